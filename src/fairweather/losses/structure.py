@@ -1,0 +1,77 @@
+"""Differences that see more than one pixel at a time: SSIM and the Fourier spectrum.
+
+Both take `output` and `target` of one shape (`N x C x H x W`, [0,1]) and give a scalar, computed in fp32 whatever
+autocast says: SSIM subtracts nearly equal squares, and half-precision transforms overflow.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fairweather.errors import BadSettings
+
+WINDOW = 11
+SIGMA = 1.5
+
+
+def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
+    """1 - SSIM, the mean over windows, channels and pictures (Wang et al., TIP 2004, section III.B).
+
+    Gaussian window of 11 px, sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1, windows wholly inside the picture:
+    scikit-image's `structural_similarity(gaussian_weights=True, use_sample_covariance=False)`.
+
+    Raises BadSettings where the shapes differ or a side is below 11 px.
+    """
+    _same_shape(output, target)
+    if min(output.shape[-2:]) < WINDOW:
+        raise BadSettings(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} px, got {tuple(output.shape[-2:])}")
+    with torch.autocast(output.device.type, enabled=False):
+        a, b = output.float(), target.float()
+        n, c, h, w = a.shape
+        # Four moments suffice, because SSIM uses the variances only as their sum. Each becomes a picture of its own:
+        # a convolution over single-channel pictures is many times as fast on a CPU as a grouped one.
+        moments = torch.stack([a, b, a * a + b * b, a * b]).reshape(4 * n * c, 1, h, w)
+        kernel = _gaussian(moments)
+        blurred = functional.conv2d(functional.conv2d(moments, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+        mean_a, mean_b, squares, product = blurred.view(4, n * c, *blurred.shape[-2:])
+        both = mean_a * mean_b
+        means = mean_a.square() + mean_b.square()
+        c1, c2 = 0.01**2, 0.03**2
+        ssim = (2 * both + c1) * (2 * (product - both) + c2) / ((means + c1) * (squares - means + c2))
+        loss: Tensor = 1 - ssim.mean()
+        return loss
+
+
+def frequency(output: Tensor, target: Tensor, *, norm: Literal["backward", "ortho"] = "backward") -> Tensor:
+    """Mean absolute difference of the real and imaginary parts of the Fourier transforms.
+
+    The frequency reconstruction term of MIMO-UNet (Cho et al., Rethinking Coarse-to-Fine Approach in Single Image
+    Deblurring, ICCV 2021, eq. 5; the paper weighs it 0.1). Its transform is not normalised, so the term grows with
+    the side of the crop; `norm="ortho"` removes that and puts it on the scale of L1.
+    """
+    _same_shape(output, target)
+    with torch.autocast(output.device.type, enabled=False):
+        width = output.shape[-1]
+        # The transform is linear, so one transform of the difference does for both pictures.
+        half = torch.view_as_real(torch.fft.rfft2(output.float() - target.float(), norm=norm)).abs()
+        # A real picture's spectrum is symmetric; rfft2 leaves out the mirror image of every column but the first
+        # and, where the width is even, the last. Counting the others twice gives the whole plane's mean.
+        total = 2 * half.sum() - half[..., 0, :].sum()
+        if width % 2 == 0:
+            total = total - half[..., -1, :].sum()
+        return total / (2 * output.numel())
+
+
+def _gaussian(like: Tensor) -> Tensor:
+    offsets = torch.arange(WINDOW, dtype=like.dtype, device=like.device) - WINDOW // 2
+    bell = torch.exp(-offsets.square() / (2 * SIGMA * SIGMA))
+    return bell / bell.sum()
+
+
+def _same_shape(output: Tensor, target: Tensor) -> None:
+    if output.shape != target.shape:
+        raise BadSettings(f"a loss compares pictures of one shape, got {tuple(output.shape)} and {tuple(target.shape)}")
