@@ -32,12 +32,17 @@ def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
     with torch.autocast(output.device.type, enabled=False):
         a, b = output.float(), target.float()
         n, c, h, w = a.shape
-        # Four moments suffice, because SSIM uses the variances only as their sum. Each becomes a picture of its own:
-        # a convolution over single-channel pictures is many times as fast on a CPU as a grouped one.
-        moments = torch.stack([a, b, a * a + b * b, a * b]).reshape(4 * n * c, 1, h, w)
-        kernel = _gaussian(moments)
-        blurred = functional.conv2d(functional.conv2d(moments, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-        mean_a, mean_b, squares, product = blurred.view(4, n * c, *blurred.shape[-2:])
+        # Four moments suffice, because SSIM uses the variances only as their sum.
+        moments = torch.cat([a, b, a * a + b * b, a * b]).reshape(1, 4 * n * c, h, w)
+        if a.device.type == "cpu":
+            # One picture with a channel per moment, channels last, is the shape that a CPU's depthwise convolution
+            # is written for: 30 times as fast as a batch of single-channel pictures. On CUDA the contiguous layout
+            # keeps to the depthwise kernel in full fp32; cuDNN's TF32 would lose the variances.
+            moments = moments.contiguous(memory_format=torch.channels_last)
+        kernel = _gaussian(moments).expand(4 * n * c, 1, 1, WINDOW)
+        blurred = functional.conv2d(moments, kernel, groups=4 * n * c)
+        blurred = functional.conv2d(blurred, kernel.transpose(2, 3), groups=4 * n * c)
+        mean_a, mean_b, squares, product = blurred.chunk(4, dim=1)
         both = mean_a * mean_b
         means = mean_a.square() + mean_b.square()
         c1, c2 = 0.01**2, 0.03**2
