@@ -1,0 +1,76 @@
+"""fairweather takes the weather out of pictures.
+
+    import fairweather
+    restorer = fairweather.load("dehaze")      # or the path of a model folder
+    clear = restorer(photo)                    # H x W x 3 uint8, uint16 or float32 in [0,1]; the same out
+
+`fairweather.train("pix2pix", data="my_pairs/")` makes such a model folder; it needs the `train` extra.
+
+The names below are the public surface. Each is imported when it is first asked for, so that
+`import fairweather` is quick and brings in neither PyTorch nor an inference engine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairweather.errors import (
+        BadCard,
+        BadFolder,
+        BadImage,
+        BadSettings,
+        FairweatherError,
+        MissingExtra,
+        ParityFailed,
+        UnknownName,
+    )
+    from fairweather.restoring import Restorer, load
+    from fairweather.training import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BadCard",
+    "BadFolder",
+    "BadImage",
+    "BadSettings",
+    "FairweatherError",
+    "MissingExtra",
+    "ParityFailed",
+    "Restorer",
+    "UnknownName",
+    "load",
+    "train",
+]
+
+_HOMES = {"Restorer": "fairweather.restoring", "load": "fairweather.restoring", "train": "fairweather.training"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'fairweather' has no attribute {name!r}")
+    try:
+        value = getattr(import_module(_HOMES.get(name, "fairweather.errors")), name)
+    except ModuleNotFoundError as missing:
+        if name != "train" or (missing.name or "").startswith("fairweather"):
+            raise
+        value = _without_torch(missing.name or "torch")
+    globals()[name] = value
+    return value
+
+
+def _without_torch(module: str) -> Any:
+    """Stand in for `train` where its extra is not installed: the name exists, calling it says what to install."""
+
+    def train(*args: object, **settings: object) -> None:
+        from fairweather.errors import MissingExtra
+
+        raise MissingExtra(module, "train", "training")
+
+    return train
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,39 @@
+# fairweather: make demo | install | test | check | bench | clean
+PYTHON ?= python3
+PIP = -m pip --quiet --disable-pip-version-check
+
+.PHONY: demo install test check bench clean
+
+# The default install alone (no PyTorch) in an environment of its own, then the photos in examples/.
+demo: .venv-demo/.installed
+	@if .venv-demo/bin/python -c 'import torch' 2>/dev/null; then echo "torch is importable in .venv-demo: this demo is to run without it" >&2; exit 1; fi
+	.venv-demo/bin/fairweather restore examples -o restored --overwrite
+	@echo "Look: examples/ holds the photos, restored/ what fairweather made of them."
+
+.venv-demo/.installed: pyproject.toml constraints.txt $(shell find src -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*')
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python $(PIP) install -c constraints.txt .
+	@touch $@
+
+# Everything, editable: what developing needs.
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) install -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,dev]'
+	@touch $@
+
+check: install
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+test: check
+	.venv/bin/pytest
+
+# Tables of quality and speed; the real photos are looked for in ../shared/data.
+bench: install
+	.venv/bin/python benchmarks/quality.py
+	.venv/bin/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv .venv-demo restored build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,162 @@
+"""The command line: a verb is a function that is imported when it is asked for.
+
+Errors become one line on stderr and an exit code here, nowhere else:
+
+    0    all done
+    1    a FairweatherError: nothing, or not all, was done
+    n    `restore`: how many pictures failed (100 at most); the others are done
+    2    a command line that cannot be understood
+    130  Ctrl-C
+
+This file imports nothing but the standard library's lightest, so that `fairweather --help` is instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+PAGE = """\
+fairweather takes the weather out of pictures: haze and rain, on a machine with or without a GPU.
+
+Clear pictures
+  fairweather restore IN... [-o OUT] [--model dehaze|PATH] [--strength S]
+                            [--engine auto|openvino|onnxruntime|torch] [--overwrite]
+      IN is a photo, a folder (searched through, its structure kept) or a pattern. OUT is a folder, or a
+      picture if there is one IN; without it results go to restored/. Inputs are never written over.
+
+Make the model that clears them
+  fairweather train RECIPE --data DIR | --degraded DIR --clear DIR
+                           [--generator G] [--config runs/x.toml] [--out RUN]
+                           [--steps N | --epochs N | --minutes M] [--seed N] [--resume]
+      RECIPE is cyclegan (unpaired photos), pix2pix or supervised (pairs). A --config gives defaults,
+      flags win. The run folder holds the model, what it learned from, and all that resuming needs.
+  fairweather synthesize haze|rain IN -o OUT [--seed N]
+      Make training pairs from clear photos.
+  fairweather evaluate --model M --data DIR [--protocol rgb] [--out DIR]
+      Score a model on pairs: PSNR and SSIM by a named protocol, and a contact sheet to look at.
+  fairweather export RUN|MODEL -o DIR
+      Turn a run into a model folder for `restore`, checked against the network it came from.
+
+See what there is
+  fairweather models           the models that come with fairweather, and their scores
+  fairweather info MODEL       one model's card: what it is, what trained it, on what terms
+
+fairweather VERB --help tells all of a verb's options; fairweather --version the version.
+"""
+
+VERBS = {
+    "restore": "restore",
+    "train": "train",
+    "synthesize": "synthesize",
+    "evaluate": "evaluate",
+    "export": "export",
+    "models": "models",
+    "info": "models",
+}
+"""Verb -> the module under fairweather.verbs that has a function of the verb's name."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. `argv` is without the program's name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("fairweather: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`fairweather models | head -1`). Python would complain once more
+        # while flushing stdout at exit, so stdout is pointed at nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments:
+        print(PAGE, end="", file=sys.stderr)
+        return 2
+    verb, rest = arguments[0], arguments[1:]
+    if verb in ("-h", "--help", "help"):
+        print(PAGE, end="")
+        return 0
+    if verb in ("-V", "--version"):
+        from fairweather import __version__
+
+        print(f"fairweather {__version__}")
+        return 0
+    if verb not in VERBS:
+        return _unknown(verb)
+    return _guarded(verb, rest)
+
+
+def _unknown(verb: str) -> int:
+    from difflib import get_close_matches
+
+    near = get_close_matches(verb, VERBS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    print(f"fairweather: no verb is called {verb!r}{hint} (fairweather --help lists them)", file=sys.stderr)
+    return 2
+
+
+def _guarded(verb: str, arguments: list[str]) -> int:
+    """Run a verb; the one place where errors become messages and exit codes."""
+    import logging
+
+    from fairweather.errors import FairweatherError
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("fairweather: %(message)s"))
+    logger = logging.getLogger("fairweather")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        return _run(verb, arguments)
+    except FairweatherError as error:
+        message = " ".join(str(error).split("\n"))
+        print(f"fairweather: error: {message}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as missing:
+        extra = EXTRAS.get((missing.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        from fairweather.errors import MissingExtra
+
+        print(f"fairweather: error: {MissingExtra(str(missing.name), extra, f'fairweather {verb}')}", file=sys.stderr)
+        return 1
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+EXTRAS = {
+    "torch": "train",
+    "lightning": "train",
+    "tensorboard": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "onnxruntime": "onnxruntime",
+    "skimage": "evaluate",
+    "pillow_heif": "photo",
+}
+"""Module -> the extra that installs it, for verbs that find it missing."""
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    from importlib import import_module
+
+    module = import_module(f"fairweather.verbs.{VERBS[verb]}")
+    function: Callable[..., int | None] = getattr(module, verb)
+    prog = f"fairweather {verb}"
+    try:
+        if hasattr(module, "parse"):  # what may be said depends on what was said: see verbs/train.py
+            return module.parse(arguments, prog)() or 0
+        import tyro
+
+        return tyro.cli(function, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)) or 0
+    except SystemExit as leaving:  # tyro: 0 after --help, 2 after a usage error
+        return leaving.code if isinstance(leaving.code, int) else 1
