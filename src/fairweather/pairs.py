@@ -46,7 +46,7 @@ _DEGRADED, _CLEAR, _EITHER = _word(_DEGRADED_WORDS), _word(_CLEAR_WORDS), _word(
 
 @dataclass(frozen=True)
 class Pair:
-    """A degraded photo and what it should look like; ``name`` is the degraded one's, without suffix, unique in its set."""
+    """A degraded photo and what it should look like; ``name`` is the degraded one's without suffix, unique in a set."""
 
     degraded: Path
     clear: Path
@@ -56,9 +56,9 @@ class Pair:
 def find_pairs(folder: str | Path) -> list[Pair]:
     """All pairs of the one set that ``folder`` is or holds, sorted by name.
 
-    Where two degraded sides share a clear one (``light`` and ``heavy``), the names begin with the side. Raises BadFolder
-    when there is no set, more than one (a folder that holds ``train`` and ``test`` is never mixed silently), or when a
-    photo has no partner or several.
+    Where two degraded sides share a clear one (``light`` and ``heavy``), the names begin with the side. Raises
+    BadFolder when there is no set, more than one (a folder that holds ``train`` and ``test`` is never mixed silently),
+    or when a photo has no partner or several.
     """
     folder = Path(folder)
     sets = _set_folders(folder)
@@ -130,7 +130,7 @@ def _sides(folder: Path) -> dict[Path, Path]:
             if name in children and clear:
                 if len(clear) > 1:
                     both = " and ".join(path.name for path in clear)
-                    raise BadFolder(f"{folder}: {both} could both be the clear side of {name}; rename or move one of them")
+                    raise BadFolder(f"{folder}: {both} could both be the clear side of {name}; rename or move one")
                 found[children[name]] = clear[0]
     return found
 

@@ -1,0 +1,104 @@
+"""PSNR and SSIM of pictures in [0,1], and what the published protocols do to a picture before they measure it.
+
+scikit-image does the arithmetic of PSNR and SSIM (the extra ``evaluate``). Which preparation goes with which metric is
+said in ``protocols.py``; nobody should quote a number from here without a protocol's name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairweather.errors import BadImage, MissingExtra
+
+WINDOW = 11
+"""Side of SSIM's gaussian window, in pixels."""
+
+
+def psnr(output: NDArray[Any], target: NDArray[Any], *, peak: float = 1.0) -> float:
+    """Peak signal-to-noise ratio in dB over all pixels and channels at once; infinite for equal pictures.
+
+    output, target: H x W or H x W x C floats of one shape, in [0, peak].
+    """
+    _same_shape(output, target)
+    if np.array_equal(output, target):
+        return float("inf")  # scikit-image divides by zero here, with a warning
+    measure = _skimage().peak_signal_noise_ratio
+    return float(measure(target.astype(np.float64), output.astype(np.float64), data_range=peak))
+
+
+def ssim(output: NDArray[Any], target: NDArray[Any], *, peak: float = 1.0) -> float:
+    """Structural similarity, mean over pixels and channels; 1 for equal pictures.
+
+    Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004: gaussian
+    window of 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, population (co)variance, only windows that lie wholly inside
+    the picture, as the authors' MATLAB code and pytorch-msssim do. Colour: the mean over the three channels.
+
+    output, target: H x W or H x W x C floats of one shape, in [0, peak]. Raises BadImage below 11 x 11 pixels.
+    """
+    _same_shape(output, target)
+    if min(output.shape[:2]) < WINDOW:
+        raise BadImage(f"SSIM needs {WINDOW} x {WINDOW} pixels at least, this picture has {size(output)}")
+    value = _skimage().structural_similarity(
+        target.astype(np.float64),
+        output.astype(np.float64),
+        data_range=peak,
+        channel_axis=None if output.ndim == 2 else 2,
+        gaussian_weights=True,  # with sigma 1.5 scikit-image's own truncation gives the window of 11
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    return float(value)
+
+
+def eight_bit(picture: NDArray[Any]) -> NDArray[np.uint8]:
+    """A picture in [0,1] as an 8-bit file would hold it: clipped, rounded half up."""
+    levels: NDArray[np.uint8] = np.floor(np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return levels
+
+
+def matlab_luma(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """H x W x 3 RGB uint8 -> H x W luma, whole numbers in 16..235: the first channel of MATLAB's ``rgb2ycbcr``.
+
+    ITU-R BT.601: 16 + (65.481 R + 128.553 G + 24.966 B) / 255, rounded half up as ``rgb2ycbcr`` does for uint8.
+    """
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+    luma: NDArray[np.float64] = np.floor(16 + pixels.astype(np.float64) @ weights + 0.5)
+    return luma
+
+
+def average_pool(picture: NDArray[Any], height: int, width: int) -> NDArray[np.float64]:
+    """H x W x C -> height x width x C by the mean over bins, with the bins of torch's ``adaptive_avg_pool2d``.
+
+    Bin i of n over a side of N pixels is floor(i N / n) up to, not including, ceil((i + 1) N / n); bins may overlap.
+    """
+    pooled = picture.astype(np.float64)
+    for axis, count in ((0, height), (1, width)):
+        side = pooled.shape[axis]
+        start = np.arange(count) * side // count
+        stop = -(-(np.arange(count) + 1) * side // count)
+        total = np.cumsum(pooled, axis=axis)
+        total = np.concatenate([np.zeros_like(np.take(total, [0], axis=axis)), total], axis=axis)
+        bins = np.take(total, stop, axis=axis) - np.take(total, start, axis=axis)
+        pooled = bins / (stop - start).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    return pooled
+
+
+def size(picture: NDArray[Any]) -> str:
+    """Width x height, as people write it."""
+    return f"{picture.shape[1]} x {picture.shape[0]}"
+
+
+def _same_shape(output: NDArray[Any], target: NDArray[Any]) -> None:
+    if output.shape != target.shape:
+        raise BadImage(f"a picture of {size(output)} cannot be compared with one of {size(target)} pixels")
+
+
+def _skimage() -> Any:
+    try:
+        from skimage import metrics
+    except ImportError:
+        raise MissingExtra("scikit-image", "evaluate", "measuring PSNR and SSIM") from None
+    return metrics

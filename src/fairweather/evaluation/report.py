@@ -1,0 +1,142 @@
+"""Evaluate a restorer on a set or a folder of sets: a table, ``scores.json``, and a contact sheet for each set."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairweather.errors import BadFolder
+from fairweather.evaluation.protocols import METRICS, Protocol, find_protocol
+from fairweather.evaluation.sets import Restore, SetScores, restored, rounded, score_set
+from fairweather.evaluation.sheet import contact_sheet
+from fairweather.images import atomic
+from fairweather.pairs import Pair, find_sets
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WITNESSES = ("fairweather", "numpy", "opencv-python-headless", "pillow", "scikit-image", "openvino", "onnxruntime")
+
+
+def evaluate(
+    restorer: Restore,
+    data: str | Path | Mapping[str, Sequence[Pair]],
+    protocol: str | Protocol = "rgb",
+    out: str | Path | None = None,
+    *,
+    system: str | None = None,
+    progress: Callable[[str, Pair], None] | None = None,
+) -> list[SetScores]:
+    """Restore and measure every pair of every set in ``data``; one SetScores a set, in order of their names.
+
+    restorer: H x W x 3 float32 in [0,1] -> the same; ``fairweather.load(...)`` or any function.
+    data: a set (a folder with, say, hazy and clear), a folder of sets, or sets as ``find_sets`` gives them.
+    out: a folder for ``scores.json`` and one contact sheet a set (it is made when missing).
+    system: what is being scored, for the record; by default the name on the restorer's card, or the function's.
+    progress: called after each photo with the set's name and the pair.
+
+    A photo that fails is in ``failed`` of its set; the rest is scored. Raises UnknownName for a protocol that there is
+    not, BadFolder for data without pairs or with unmatched photos, or an ``out`` that cannot be written: each before
+    any work; MissingExtra without scikit-image.
+    """
+    rule = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    sets = data if isinstance(data, Mapping) else find_sets(data)
+    folder = None if out is None else _made(Path(out))
+    results = []
+    for name, pairs in sets.items():
+        tell = None if progress is None else _named(progress, name)
+        results.append(score_set(name, pairs, restored(restorer), rule, progress=tell))
+    if folder is not None:
+        write_scores(folder / "scores.json", results, system or _system(restorer))
+        for result in results:
+            if result.photos:
+                contact_sheet(folder / f"{result.data.replace('/', '-')}.jpg", result, restored(restorer))
+    return results
+
+
+def write_scores(path: Path, results: Sequence[SetScores], system: str) -> None:
+    """One JSON file: protocol, versions, the means of each set, and every photo's own numbers."""
+    protocols = {result.protocol.name: result.protocol for result in results}
+    document = {
+        "system": system,
+        "protocols": {p.name: {"description": p.description, "source": p.source} for p in protocols.values()},
+        "versions": _versions(),
+        "sets": [_set_record(result) for result in results],
+    }
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def table(results: Sequence[SetScores], title: str = "") -> Table:
+    """The means as a rich table: one row a set, the input's own scores beside the restorer's."""
+    from rich.table import Table
+
+    protocols = sorted({result.protocol.name for result in results})
+    caption = f"mean over n photos ± standard deviation; protocol {', '.join(protocols)}"
+    grid = Table(title=title or None, caption=caption)
+    for heading in ("data", "n", "PSNR dB", "input", "SSIM", "input", "worse", "failed"):
+        grid.add_column(heading, justify="left" if heading == "data" else "right", no_wrap=True)
+    for result in results:
+        cells = [result.data, str(len(result.photos))]
+        for score, digits in zip(result.scores, (2, 3), strict=False):
+            spread = "" if score.spread is None else f" ± {score.spread:.{digits}f}"
+            cells += [f"{score.value:.{digits}f}{spread}", f"{score.input:.{digits}f}"]
+        if not result.photos:
+            cells += [""] * 2 * len(METRICS)
+        worse = str(result.scores[0].worse) if result.photos else ""
+        grid.add_row(*cells, worse, str(len(result.failed)) if result.failed else "")
+    return grid
+
+
+def _set_record(result: SetScores) -> dict[str, Any]:
+    photos = [
+        {
+            "name": photo.pair.name,
+            "degraded": str(photo.pair.degraded),
+            "clear": str(photo.pair.clear),
+            **{metric: rounded(photo.scores[metric]) for metric in METRICS},
+            "input": {metric: rounded(photo.input[metric]) for metric in METRICS},
+        }
+        for photo in result.photos
+    ]
+    return {
+        "data": result.data,
+        "protocol": result.protocol.name,
+        "n": len(result.photos),
+        "scores": [score.as_dict() for score in result.scores],
+        "photos": photos,
+        "failed": result.failed,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _WITNESSES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _system(restorer: Restore) -> str:
+    card = getattr(restorer, "card", None)
+    return str(getattr(card, "name", None) or getattr(restorer, "__name__", type(restorer).__name__))
+
+
+def _named(progress: Callable[[str, Pair], None], name: str) -> Callable[[Pair], None]:
+    return lambda pair: progress(name, pair)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadFolder(f"{folder} cannot be made ({error.strerror}); give a folder that can be written") from error
+    if not os.access(folder, os.W_OK):
+        raise BadFolder(f"{folder} cannot be written; give a folder that can")
+    return folder
