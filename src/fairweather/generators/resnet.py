@@ -1,0 +1,82 @@
+"""The residual generators of CycleGAN, with nine blocks and with six."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from fairweather.errors import BadSettings
+from fairweather.generators.layers import initialise
+
+
+class ResNet9(nn.Module):
+    """Zhu et al., Unpaired Image-to-Image Translation (CycleGAN), ICCV 2017, section 7.2, for 256 px and above;
+    N x 3 x H x W -> N x 3 x H x W in [0,1]; 11,378,179 parameters.
+
+    c7s1-64, d128, d256, nine R256, u128, u64, c7s1-3: reflection padding, instance norm without parameters, ReLU and
+    a tanh at the end. `width` is the channels of the first layer.
+    """
+
+    output: Literal["image"] = "image"
+    # The strides need 4. Below 2 x 2 features there is nothing to reflect and no variance to normalise by, hence 8.
+    multiple_of: int = 8
+    # Instance norm looks at the whole picture.
+    receptive_field: int | None = None
+
+    def __init__(self, *, width: int = 64, blocks: int = 9) -> None:
+        super().__init__()
+        if width < 1 or blocks < 0:
+            raise BadSettings(f"width must be at least 1 and blocks at least 0, got {width} and {blocks}")
+        self.network = nn.Sequential(
+            nn.ReflectionPad2d(3),
+            *_normalised(nn.Conv2d(3, width, 7)),
+            *_normalised(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)),
+            *_normalised(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)),
+            *(Residual(4 * width) for _ in range(blocks)),
+            *_normalised(nn.ConvTranspose2d(4 * width, 2 * width, 3, stride=2, padding=1, output_padding=1)),
+            *_normalised(nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1)),
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(width, 3, 7),
+            nn.Tanh(),
+        )
+        initialise(self)
+
+    def forward(self, degraded: Tensor) -> Tensor:
+        """N x 3 x H x W in [0,1], sides divisible by `multiple_of` -> the same shape and range."""
+        restored: Tensor = self.network(degraded * 2 - 1)
+        return restored * 0.5 + 0.5
+
+
+class ResNet6(ResNet9):
+    """Zhu et al., Unpaired Image-to-Image Translation (CycleGAN), ICCV 2017, section 7.2, for 128 px;
+    N x 3 x H x W -> N x 3 x H x W in [0,1]; 7,837,699 parameters.
+
+    ResNet9 with six residual blocks.
+    """
+
+    def __init__(self, *, width: int = 64, blocks: int = 6) -> None:
+        super().__init__(width=width, blocks=blocks)
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions over reflected borders, no activation after the sum: n x c x h x w -> n x c x h x w."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            *_normalised(nn.Conv2d(channels, channels, 3)),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3),
+            nn.InstanceNorm2d(channels),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        change: Tensor = self.network(features)
+        return features + change
+
+
+def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, nn.Module, nn.Module]:
+    # In-place ReLU is safe: instance norm's backward needs its input and statistics, not its output.
+    return convolution, nn.InstanceNorm2d(convolution.out_channels), nn.ReLU(inplace=True)

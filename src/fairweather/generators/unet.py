@@ -1,0 +1,100 @@
+"""The U-Net of pix2pix, of any depth."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fairweather.errors import BadSettings
+from fairweather.generators.layers import initialise, norm_layer
+
+
+class UNet(nn.Module):
+    """Isola et al., Image-to-Image Translation with Conditional Adversarial Networks (pix2pix), CVPR 2017, section 6.1;
+    N x 3 x H x W -> N x 3 x H x W in [0,1]; 54,413,955 parameters.
+
+    Encoder C64-C128-C256-C512 x 5, decoder CD512 x 3-C512-C256-C128-C64-C3: 4 x 4 convolutions of stride 2,
+    LeakyReLU 0.2 on the way down, ReLU on the way up, a skip at every level, tanh at the end. `width` is the channels
+    of the first level; they double from level to level up to eight times that. `dropout` is the probability in the
+    first three levels of the decoder, at work in training only. The paper keeps dropout and the batch's own statistics
+    at inference; here a photo comes out the same twice.
+    """
+
+    output: Literal["image"] = "image"
+
+    def __init__(
+        self, *, levels: int = 8, width: int = 64, norm: Literal["batch", "instance"] = "batch", dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        if levels < 1 or width < 1:
+            raise BadSettings(f"levels and width must be at least 1, got {levels} and {width}")
+        if not 0 <= dropout < 1:
+            raise BadSettings(f"dropout must be at least 0 and below 1, got {dropout}")
+        self.multiple_of: int = 2**levels
+        self.receptive_field: int | None = receptive_field(levels) if norm == "batch" else None
+        channels = [min(2**level, 8) * width for level in range(levels)]
+        # Batch norm cancels a bias. Instance norm would too; the paper's code keeps the bias there and so do we.
+        bias = norm != "batch"
+
+        self.encoder = nn.ModuleList()
+        for level in range(levels):
+            layers: list[nn.Module] = []
+            if level > 0:
+                layers.append(nn.LeakyReLU(0.2))
+            into = channels[level - 1] if level > 0 else 3
+            layers.append(nn.Conv2d(into, channels[level], 4, stride=2, padding=1, bias=bias))
+            # The outermost level has no norm, by the paper; nor has the innermost: at multiple_of its features are
+            # 1 x 1, and one value minus its own mean is nothing.
+            if 0 < level < levels - 1:
+                layers.append(norm_layer(norm, channels[level]))
+            self.encoder.append(nn.Sequential(*layers))
+
+        self.decoder = nn.ModuleList()  # from the innermost level out
+        for level in reversed(range(levels)):
+            into = channels[level] * (1 if level == levels - 1 else 2)
+            if level == 0:
+                self.decoder.append(
+                    nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(into, 3, 4, stride=2, padding=1), nn.Tanh())
+                )
+                break
+            layers = [
+                nn.ReLU(),
+                nn.ConvTranspose2d(into, channels[level - 1], 4, stride=2, padding=1, bias=bias),
+                norm_layer(norm, channels[level - 1]),
+            ]
+            if level > levels - 4:
+                layers.append(nn.Dropout(dropout))
+            self.decoder.append(nn.Sequential(*layers))
+        initialise(self)
+
+    def forward(self, degraded: Tensor) -> Tensor:
+        """N x 3 x H x W in [0,1], sides divisible by `multiple_of` -> the same shape and range."""
+        features = degraded * 2 - 1
+        skips: list[Tensor] = []
+        for down in self.encoder:
+            features = down(features)
+            skips.append(features)
+        features = skips.pop()
+        for up in self.decoder[:-1]:
+            features = torch.cat([skips.pop(), up(features)], dim=1)
+        restored: Tensor = self.decoder[-1](features)
+        return restored * 0.5 + 0.5
+
+
+def receptive_field(levels: int) -> int:
+    """Side in pixels of the smallest window, centred on an output pixel, that holds all it depends on, for any pixel.
+
+    Half of it (rounded down) is therefore the halo a tile needs, where tiles start at multiples of `2**levels`.
+    """
+    reach = 0
+    for pixel in range(2**levels):
+        first = last = pixel
+        for _ in range(levels):  # up: output o of the 4 x 4 transposed convolution sees (o - 2) / 2 ... (o + 1) / 2
+            first, last = -((2 - first) // 2), (last + 1) // 2
+        for _ in range(levels):  # down: output j of the 4 x 4 convolution sees 2j - 1 ... 2j + 2
+            first, last = 2 * first - 1, 2 * last + 2
+        # The skips turn round earlier and see less.
+        reach = max(reach, pixel - first, last - pixel)
+    return 2 * reach + 1
