@@ -1,0 +1,54 @@
+"""`fairweather evaluate`: a model's scores on pairs of photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def evaluate(
+    *,
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")],
+    data: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "rgb",
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = None,
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
+    themselves: bool = False,
+) -> int:
+    """Measure a model on pairs of degraded and clear photos: PSNR and SSIM, beside those of the untouched photos.
+
+    Args:
+        model: a shipped model's name, or the path of a model folder or run folder.
+        data: a set (a folder that holds, say, hazy/ and clear/) or a folder of sets.
+        protocol: how pictures are compared: rgb, sots-indoor, rain-y or gunet.
+        out: where to write scores.json and a contact sheet for each set; nowhere by default.
+        engine: what runs the network.
+        themselves: the data are clear photos alone; measure how far the model leaves them as they are.
+    """
+    from fairweather.evaluation import against_themselves, find_protocol, table
+    from fairweather.evaluation import evaluate as measure
+    from fairweather.pairs import find_sets
+    from fairweather.restoring import load
+
+    rule = find_protocol(protocol)  # before the model is loaded: a misspelt word should not cost that
+    sets = {data.resolve().name: against_themselves(data)} if themselves else find_sets(data)
+    restorer = load(model, engine=engine)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("photos", total=sum(map(len, sets.values())))
+
+        def progress(name: str, _: object) -> None:
+            bars.update(task, advance=1, description=name)
+
+        results = measure(restorer, sets, rule, out, progress=progress)
+    Console().print(table(results, title=f"{restorer.card.name} ({restorer.card.generator})"))
+    failed = [reason for result in results for reason in result.failed.values()]
+    for reason in failed:
+        print(f"not scored: {reason}")
+    if out is not None:
+        print(f"scores.json and the contact sheets are in {out}")
+    return 1 if failed else 0

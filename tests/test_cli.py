@@ -1,0 +1,154 @@
+"""The command line's frame: the page, unknown words, exit codes, and that help costs nothing. Verbs: tests/verbs/."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from importlib import import_module
+
+import pytest
+
+from fairweather import cli
+from fairweather.errors import BadFolder
+from fairweather.verbs import models as models_verb
+
+FAIRWEATHER = [sys.executable, "-c", "import sys; from fairweather.cli import main; sys.exit(main())"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*FAIRWEATHER, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_the_page_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    page = capsys.readouterr().out
+    for verb in cli.VERBS:
+        assert f"  fairweather {verb} " in page
+    assert max(map(len, page.splitlines())) <= 110
+
+
+def test_the_page_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    from fairweather.recipes import RECIPES
+
+    cli.main(["--help"])
+    page = capsys.readouterr().out
+    assert all(recipe in page for recipe in RECIPES)
+
+
+def test_help_loads_nothing_heavy_and_is_quick() -> None:
+    code = (
+        "import sys; before = set(sys.modules)\nfrom fairweather.cli import main; main(['--help'])\n"
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(eval(done.stderr))  # our own list, printed a line above
+    assert "fairweather" in loaded
+    assert not loaded & {"numpy", "tyro", "rich", "torch", "cv2", "logging", "argparse", "PIL", "tomllib", "difflib"}
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        run("--help")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.25, f"fairweather --help takes {min(times):.2f} s; 0.06 s is what it should be"
+
+
+def test_no_verb_shows_the_page_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "fairweather restore" in captured.err
+
+
+def test_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["restroe", "a.jpg"]) == 2
+    assert "did you mean 'restore'?" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    import fairweather
+
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fairweather {fairweather.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_a_function_and_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = import_module(f"fairweather.verbs.{cli.VERBS[verb]}")
+    assert getattr(module, verb).__doc__
+    assert cli.main([verb, "--help"]) == 0
+    assert f"fairweather {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_a_misspelt_flag_is_a_usage_error(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb, "--no-such-flag"]) == 2
+    assert capsys.readouterr().err
+
+
+def raising(error: BaseException):  # type: ignore[no-untyped-def]
+    def models() -> None:
+        raise error
+
+    return models
+
+
+def test_an_error_is_one_line_and_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(models_verb, "models", raising(BadFolder("x is missing:\nmake it")))
+    assert cli.main(["models"]) == 1
+    assert capsys.readouterr().err == "fairweather: error: x is missing: make it\n"
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models_verb, "models", raising(ModuleNotFoundError("no", name="torch.nn")))
+    assert cli.main(["models"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "pip install 'fairweather[train]'" in error
+
+
+def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_verb, "models", raising(ModuleNotFoundError("no", name="fairweather.gone")))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["models"])
+    monkeypatch.setattr(models_verb, "models", raising(ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["models"])
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(models_verb, "models", raising(KeyboardInterrupt()))
+    assert cli.main(["models"]) == 130
+    assert capsys.readouterr().err == "fairweather: interrupted\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["models"]])
+def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*FAIRWEATHER, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode in (141, 1)  # 1 where it was rich that noticed
+
+
+def test_the_log_goes_to_stderr_and_leaves_no_handler(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("fairweather")
+    before = list(logger.handlers), logger.level
+
+    def models() -> int:
+        logging.getLogger("fairweather").info("engine: %s", "openvino")
+        return 7
+
+    monkeypatch.setattr(models_verb, "models", models)
+    assert cli.main(["models"]) == 7
+    captured = capsys.readouterr()
+    assert captured.err == "fairweather: engine: openvino\n"
+    assert captured.out == ""
+    assert (list(logger.handlers), logger.level) == before
