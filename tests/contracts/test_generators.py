@@ -1,0 +1,193 @@
+"""What every generator promises, whatever it is: the same assertions over every name in GENERATORS."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from fairweather.cards import CARD, ONNX, WEIGHTS, Card, MapsSpec, read_card, read_weights, write_card
+from fairweather.generators import GENERATORS, exported, padded
+
+NARROW: dict[str, dict[str, Any]] = {
+    "resnet6": {"width": 4},
+    "resnet9": {"width": 4},
+    "unet": {"levels": 3, "width": 4},
+    "swift": {"size": 64, "widths": [8, 8, 8, 8]},
+}
+"""Arguments, as a card would hold them, that make each network small enough to be run many times."""
+
+every = pytest.mark.parametrize("name", GENERATORS)
+
+
+def narrow(name: str, *, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return GENERATORS[name](**NARROW[name])
+
+
+def photos(count: int, height: int, width: int, *, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def shaken(network: nn.Module, by: float = 0.3) -> nn.Module:
+    """The network with weights and running statistics that are nothing like those it starts with."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for tensor in [*network.parameters(), *network.buffers()]:
+            if tensor.is_floating_point():
+                tensor.add_(by * torch.rand(tensor.shape, generator=generator))
+    return network
+
+
+def test_every_generator_is_here() -> None:
+    assert set(NARROW) == set(GENERATORS)
+
+
+@every
+def test_docstring_opens_with_paper_shape_and_the_true_count(name: str) -> None:
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in GENERATORS[name]().parameters())
+    opening = " ".join((inspect.getdoc(GENERATORS[name]) or "").split("\n\n")[:2])
+    assert re.search(r"\b(19|20)\d\d\b", opening), "the paper and its year"
+    assert "N x 3 x H x W" in opening
+    counts = re.findall(r"([\d,]+) parameters", opening)
+    assert counts == [f"{parameters:,}"]
+
+
+@every
+def test_arguments_are_explicit_keywords_with_defaults(name: str) -> None:
+    for argument in inspect.signature(GENERATORS[name]).parameters.values():
+        assert argument.kind is inspect.Parameter.KEYWORD_ONLY, argument
+        assert argument.default is not inspect.Parameter.empty, argument
+    with pytest.raises(TypeError):
+        GENERATORS[name](widht=3)
+
+
+@every
+def test_declarations(name: str) -> None:
+    network = narrow(name)
+    assert isinstance(network.multiple_of, int)
+    assert network.multiple_of >= 1
+    assert network.output in ("image", "maps")
+    assert network.receptive_field is None or network.receptive_field >= 1
+    if any(isinstance(module, nn.InstanceNorm2d) for module in network.modules()):
+        assert network.receptive_field is None, "instance norm sees the whole photo"
+
+
+@every
+@pytest.mark.parametrize("size", [(1, 1), (1, 37), (33, 1), (2, 3), (31, 45), (40, 64)])
+def test_any_size_gives_the_same_size_within_the_range(name: str, size: tuple[int, int]) -> None:
+    network = shaken(narrow(name)).eval()
+    with torch.no_grad():
+        restored = padded(network, photos(2, *size).round())
+    assert restored.shape == (2, 3, *size)
+    assert restored.dtype == torch.float32
+    assert restored.min() >= 0
+    assert restored.max() <= 1
+
+
+@every
+def test_padding_is_reflection_and_only_where_needed(name: str) -> None:
+    network = narrow(name).eval()
+    multiple = network.multiple_of
+    with torch.no_grad():
+        whole = photos(1, 4 * multiple, 2 * multiple)
+        assert torch.equal(padded(network, whole), network(whole))
+        part = whole[..., : 4 * multiple - multiple // 2, : 2 * multiple - multiple // 3]
+        missing = [(0, 0), (0, 0), (0, multiple // 2), (0, multiple // 3)]
+        grown = torch.from_numpy(np.pad(part.numpy(), missing, mode="reflect"))
+        expected = network(grown)[..., : part.shape[2], : part.shape[3]]
+        assert torch.equal(padded(network, part), expected)
+
+
+@every
+def test_gradient_reaches_every_parameter(name: str) -> None:
+    network = narrow(name)
+    target = photos(2, 64, 64, seed=1)
+    (padded(network, photos(2, 64, 64)) - target).square().mean().backward()
+    # A bias that instance norm follows is cancelled by it, in the papers' networks as well.
+    cancelled = any(isinstance(module, nn.InstanceNorm2d) for module in network.modules())
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert (cancelled and key.endswith("bias")) or parameter.grad.abs().sum() > 0, key
+
+
+@every
+def test_gradient_reaches_the_photo(name: str) -> None:
+    """CycleGAN trains one generator through another."""
+    photo = photos(1, 48, 40).requires_grad_()
+    padded(narrow(name), photo).square().mean().backward()
+    assert photo.grad is not None
+    assert photo.grad.abs().amax() > 0
+
+
+@every
+def test_evaluation_is_deterministic_and_photo_by_photo(name: str) -> None:
+    network = shaken(narrow(name), 0.05).eval()
+    batch = photos(3, 40, 48)
+    with torch.no_grad():
+        together = padded(network, batch)
+        assert torch.equal(padded(network, batch), together)
+        alone = torch.cat([padded(network, photo[None]) for photo in batch])
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
+    assert (together[0] - together[1]).abs().amax() > 1e-3, "the answer depends on the photo"
+
+
+@every
+def test_the_same_seed_makes_the_same_network(name: str) -> None:
+    first, again, other = (narrow(name, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@every
+def test_steps_of_any_optimizer_see_parameters_once(name: str) -> None:
+    network = narrow(name)
+    keys = [key for key, _ in network.named_parameters(remove_duplicate=False)]
+    assert len(keys) == len(list(network.parameters())), "no weights are shared under two names"
+
+
+def card_of(name: str, network: nn.Module) -> Card:
+    maps = None
+    if network.output == "maps":
+        maps = MapsSpec(size=network.size, radius=network.radius, eps=network.eps)
+    return Card(
+        name="narrow",
+        weather="haze",
+        generator=name,
+        arguments=NARROW[name],
+        output=network.output,
+        multiple_of=exported(network).multiple_of,
+        receptive_field=network.receptive_field,
+        maps=maps,
+        training={},
+        scores=[],
+        licence="MIT",
+        terms="",
+    )
+
+
+@every
+def test_a_card_rebuilds_the_network(name: str, tmp_path: Path) -> None:
+    network = shaken(narrow(name), 0.05).eval()
+    safetensors.torch.save_file(network.state_dict(), tmp_path / WEIGHTS)
+    (tmp_path / ONNX).write_bytes(b"not looked at here")
+    write_card(tmp_path, card_of(name, network))
+    assert (tmp_path / CARD).is_file()
+
+    card = read_card(tmp_path)
+    rebuilt = GENERATORS[card.generator](**card.arguments).eval()
+    rebuilt.load_state_dict({key: torch.from_numpy(array) for key, array in read_weights(tmp_path).items()})
+    photo = photos(1, 37, 50)
+    with torch.no_grad():
+        assert torch.equal(padded(rebuilt, photo), padded(network, photo))
+    assert (rebuilt.output, rebuilt.receptive_field) == (card.output, card.receptive_field)
+    assert exported(rebuilt).multiple_of == card.multiple_of

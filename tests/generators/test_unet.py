@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fairweather.errors import BadSettings, UnknownName
+from fairweather.generators import ResNet9, UNet
+
+
+def size(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_papers_counts() -> None:
+    with torch.device("meta"):
+        network = UNet()
+    assert size(network) == 54_413_955
+    assert network.multiple_of == 256
+    assert len(network.encoder) == len(network.decoder) == 8
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_receptive_field_is_what_gradients_show(levels: int) -> None:
+    """Over every phase of a pixel within a cell of `multiple_of`, and not a pixel wider than needed."""
+    network = UNet(levels=levels, width=2, dropout=0).eval()
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.forward = lambda x: x  # a dead ReLU would hide a path that other weights have
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.weight.data.fill_(0.01)
+    field, cell = network.receptive_field, network.multiple_of
+    side = (field // cell + 2) * cell
+    start = side // 2 // cell * cell
+    photo = torch.full((1, 3, cell, side), 0.5, requires_grad=True)
+    restored = network(photo)
+    reach = 0
+    for phase in range(cell):
+        (gradient,) = torch.autograd.grad(restored[0, 0, 0, start + phase], photo, retain_graph=True)
+        seen = (gradient.abs().sum((0, 1, 2)) > 0).nonzero().flatten()
+        reach = max(reach, start + phase - int(seen[0]), int(seen[-1]) - start - phase)
+    assert field == 2 * reach + 1
+
+
+def test_receptive_field_is_whole_photo_with_instance_norm() -> None:
+    assert UNet(levels=2, width=2, norm="instance").receptive_field is None
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_one_photo_of_the_smallest_size_trains(norm: str) -> None:
+    """Innermost features are 1 x 1 here, which batch norm refuses and instance norm erases."""
+    network = UNet(levels=3, width=4, norm=norm, dropout=0)
+    network(torch.rand(1, 3, 8, 8)).mean().backward()
+    innermost = network.encoder[-1]
+    assert not any(isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d) for layer in innermost)
+    assert innermost[-1].weight.grad.abs().sum() > 0
+
+
+def test_dropout_is_in_the_first_three_levels_of_the_decoder() -> None:
+    dropped = [any(isinstance(layer, nn.Dropout) for layer in level) for level in UNet(width=1).decoder]
+    assert dropped == [True, True, True, False, False, False, False, False]
+    network = UNet(levels=3, width=4)
+    photo = torch.rand(1, 3, 16, 16)
+    assert not torch.equal(network(photo), network(photo))
+    network.eval()
+    assert torch.equal(network(photo), network(photo))
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_every_level_has_its_skip(level: int) -> None:
+    """With all below a level silenced, its encoder can reach the output through its skip alone."""
+    network = UNet(levels=4, width=4, dropout=0)
+    network.decoder[2 - level].register_forward_hook(lambda _module, _inputs, output: output * 0)
+    network(torch.rand(1, 3, 32, 32)).square().mean().backward()
+    here, below = (
+        next(layer for layer in network.encoder[at] if isinstance(layer, nn.Conv2d)) for at in (level, level + 1)
+    )
+    assert below.weight.grad.abs().sum() == 0
+    assert here.weight.grad.abs().sum() > 0
+
+
+def test_channels_double_up_to_eight_times() -> None:
+    widths = [
+        level[-1].num_features if isinstance(level[-1], nn.BatchNorm2d) else level[-1].out_channels
+        for level in UNet(levels=6, width=2).encoder
+    ]
+    assert widths == [2, 4, 8, 16, 16, 16]
+
+
+def test_weights_start_as_in_the_papers() -> None:
+    torch.manual_seed(0)
+    for network in (UNet(levels=5, width=16), ResNet9(width=16, blocks=2)):
+        weights = torch.cat([p.flatten() for name, p in network.named_parameters() if p.ndim > 1])
+        assert weights.mean().abs() < 1e-3
+        assert weights.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_settings_out_of_range() -> None:
+    with pytest.raises(BadSettings, match="levels"):
+        UNet(levels=0)
+    with pytest.raises(BadSettings, match="dropout"):
+        UNet(levels=2, dropout=1.0)
+    with pytest.raises(UnknownName, match="batch"):
+        UNet(levels=4, norm="layer")  # type: ignore[arg-type]
+    with pytest.raises(BadSettings, match="blocks"):
+        ResNet9(blocks=-1)
