@@ -1,0 +1,25 @@
+"""Training data: folders of pairs, unpaired folders, weather made over clear photos, and weighted mixtures of all of these.
+
+A dataset gives `sample(seed, epoch, index)` -> `{"degraded": ..., "clear": ...}`, each 3 x S x S float32 in [0,1], and
+nothing but the three numbers decides what: neither threads nor the order of the calls. Callers that load in threads of
+their own should set `cv2.setNumThreads(1)` and torch to one thread there: the pictures are too small to share out.
+"""
+
+from __future__ import annotations
+
+from fairweather.data.augment import Augment
+from fairweather.data.folders import Unpaired, paired, unpaired
+from fairweather.data.mixture import Mixture, MixtureSettings, SourceSettings
+from fairweather.data.source import Dataset, Sample
+
+__all__ = [
+    "Augment",
+    "Dataset",
+    "Mixture",
+    "MixtureSettings",
+    "Sample",
+    "SourceSettings",
+    "Unpaired",
+    "paired",
+    "unpaired",
+]

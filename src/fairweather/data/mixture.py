@@ -1,0 +1,156 @@
+"""Several sources drawn by weight: the data of a model that must meet every kind of weather, written down in TOML."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from fairweather.data.augment import Augment
+from fairweather.data.folders import Pairs, all_pairs, kept_short_side, photos_in
+from fairweather.data.photos import Photos
+from fairweather.data.source import Sample, Source, check_index, stream
+from fairweather.data.synthetic import Clear, Hazed, Rehazed
+from fairweather.errors import BadSettings, UnknownName
+from fairweather.pairs import Pair
+from fairweather.weather.haze import HazeSettings
+
+KINDS = ("pairs", "rehazed", "synthetic", "clear")
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """One source of a mixture, a `[[data.sources]]` table of the TOML file."""
+
+    kind: str
+    """`pairs`: folders of pairs. `rehazed`: pairs whose own transmission is used again at another density. `synthetic`:
+    weather over clear photos. `clear`: clear photos on both sides."""
+    path: str
+    """The folder, relative to the data folder."""
+    weight: float = 1.0
+    """How often it is drawn, relative to the others."""
+    weather: str = "haze"
+    """What a synthetic source adds: `haze` (along `NAME_disparity.png` where that lies beside the photo) or `rain`."""
+    streaks: str | None = None
+    """For rain: a folder of rain pairs, relative to the data folder, whose streak layers (rain - clear) are taken."""
+    haze: HazeSettings = field(default_factory=HazeSettings)
+    """Ranges of the haze of this source."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UnknownName("kind of data source", self.kind, KINDS)
+        if self.weather not in ("haze", "rain"):
+            raise UnknownName("weather", self.weather, ("haze", "rain"))
+        if not self.weight > 0:
+            raise BadSettings(f"the source {self.path} has weight {self.weight}: give one above 0, or take it out")
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """What a model is trained on, the `[data]` table of a TOML file."""
+
+    sources: tuple[SourceSettings, ...] = ()
+    """The sources, each drawn as often as its weight says."""
+    samples: int | None = None
+    """Samples per epoch; as many as all sources have photos where not given."""
+    hold_back: float = 0.0
+    """Share of the scenes of each source kept out of training, to choose by: `1400_1` and `1400_2` are one scene."""
+    memory_gib: float = 4.0
+    """The most memory for decoded photos; what does not fit is decoded again each time."""
+    short_side: int | None = None
+    """Photos are kept reduced to this short side; twice the crop where not given."""
+    augment: Augment = field(default_factory=Augment)
+    """Crops, flips, tone, noise and JPEG."""
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> MixtureSettings:
+        """From the parsed `[data]` table; BadSettings for a key that does not exist, naming the nearest."""
+        return _build(cls, table, "data")
+
+
+class Mixture:
+    """A dataset of weighted sources. A sample's source, photo and everything else come from (seed, epoch, index)."""
+
+    def __init__(self, settings: MixtureSettings, root: str | Path) -> None:
+        """Opens and checks every file under `root`; BadFolder or BadImage name those that are broken or unmatched."""
+        if not settings.sources:
+            raise BadSettings("data.sources is empty: give at least one [[data.sources]] table with kind and path")
+        short_side = kept_short_side(settings.augment) if settings.short_side is None else settings.short_side
+        self.settings = settings
+        # one store: folders that several sources share are decoded once
+        self.photos = Photos(short_side, int(settings.memory_gib * 2**30))
+        self.sources = [open_source(one, Path(root), self.photos, settings) for one in settings.sources]
+        weights = np.array([source.weight for source in settings.sources], dtype=np.float64)
+        self.edges = np.cumsum(weights / weights.sum())
+
+    def __len__(self) -> int:
+        return self.settings.samples or sum(source.items for source in self.sources)
+
+    def sample(self, seed: int, epoch: int, index: int) -> Sample:
+        check_index(index, len(self))
+        rng = stream(seed, epoch, index)
+        drawn = int(np.searchsorted(self.edges, rng.random(), side="right"))
+        source = self.sources[min(drawn, len(self.sources) - 1)]
+        return source.make(int(rng.integers(source.items)), rng)
+
+    def held_back(self) -> dict[str, list[Pair]]:
+        """The pairs kept out of training: real ones, and clear photos as their own partner. Made-up weather has none."""
+        held: dict[str, list[Pair]] = {}
+        for settings, source in zip(self.settings.sources, self.sources, strict=True):
+            if source.held:
+                held[f"{settings.kind}:{settings.path}"] = source.held
+        return held
+
+
+def open_source(one: SourceSettings, root: Path, photos: Photos, settings: MixtureSettings) -> Source:
+    """The source that one table describes."""
+    path, augment, hold_back = root / one.path, settings.augment, settings.hold_back
+    if one.kind == "pairs":
+        return Pairs(all_pairs(path), photos, augment, hold_back)
+    if one.kind == "rehazed":
+        return Rehazed(all_pairs(path), photos, augment, hold_back, one.haze)
+    if one.kind == "clear":
+        return Clear(photos_in(path), photos, augment, hold_back)
+    if one.weather == "haze":
+        return Hazed(photos_in(path), photos, augment, hold_back, one.haze)
+    raise BadSettings("synthetic rain is not here yet")
+
+
+def _build(kind: Any, table: Mapping[str, Any], where: str) -> Any:
+    """A frozen dataclass from a TOML table, strictly: unknown keys and wrong shapes are BadSettings."""
+    if not isinstance(table, Mapping):
+        raise BadSettings(f"{where} must be a table, not {table!r}")
+    hints = get_type_hints(kind)
+    known = [one.name for one in fields(kind)]
+    for key in table:
+        if key not in known:
+            raise BadSettings(str(UnknownName(f"setting of {where}", key, known)))
+    try:
+        return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in table.items()})
+    except TypeError as error:
+        raise BadSettings(f"{where}: {error}") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint):
+        return _build(hint, value, where)
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(one for one in get_args(hint) if one is not type(None))
+    if get_origin(hint) is tuple:
+        parts = get_args(hint)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise BadSettings(f"{where} must be a list, not {value!r}")
+        if parts[-1] is Ellipsis:
+            return tuple(_value(parts[0], one, f"{where}[{n}]") for n, one in enumerate(value))
+        if len(parts) != len(value):
+            raise BadSettings(f"{where} needs {len(parts)} values, not {len(value)}")
+        return tuple(_value(part, one, where) for part, one in zip(parts, value, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        raise BadSettings(f"{where} must be of type {hint.__name__}, not {value!r}")
+    return value

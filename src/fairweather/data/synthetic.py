@@ -1,0 +1,212 @@
+"""Pairs made from clear photos: invented or measured haze, computed or recorded rain, and photos left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fairweather import images
+from fairweather.data import augment as aug
+from fairweather.data.augment import Augment
+from fairweather.data.folders import scene_of_pair, scene_of_photo, split
+from fairweather.data.photos import Photos, Pixels
+from fairweather.data.source import Sample, to_tensor, torch_generator
+from fairweather.errors import BadImage
+from fairweather.pairs import Pair
+from fairweather.weather.haze import HazeSettings, haze, rehaze, transmission_of_pair
+
+DISPARITY = "_disparity"
+"""What the name of a disparity map adds to its photo's: `street.jpg` with `street_disparity.png`."""
+
+Map = NDArray[np.uint16]
+"""H x W, 0..65535 for 0..1: depth or transmission."""
+
+
+class Clear:
+    """Clear photos on both sides, so that a network learns to leave them alone. The degraded side still gets noise and JPEG."""
+
+    def __init__(self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0) -> None:
+        photos.check(paths)
+        self.paths, held = split(paths, scene_of_photo, hold_back)
+        self.held = [Pair(path, path, path.stem) for path in held]
+        self.photos = photos
+        self.augment = augment
+
+    @property
+    def items(self) -> int:
+        return len(self.paths)
+
+    def make(self, item: int, rng: np.random.Generator) -> Sample:
+        clear, box = self.clear(item, rng)
+        degraded = to_tensor(aug.spoil(self.augment, self.degraded(clear, item, box, rng), rng))
+        return {"degraded": degraded, "clear": to_tensor(clear)}
+
+    def clear(self, item: int, rng: np.random.Generator) -> tuple[aug.Picture, aug.Cut]:
+        """The clear side, S x S x 3, and the box that it was cut from."""
+        photo = self.photos.get(self.paths[item])
+        box = aug.draw_cut(self.augment, photo.shape[0], photo.shape[1], rng)
+        table = aug.draw_tone(self.augment, rng)
+        return aug.toned(aug.cut(photo, box, self.augment.crop), table), box
+
+    def degraded(self, clear: aug.Picture, item: int, box: aug.Cut, rng: np.random.Generator) -> aug.Picture:
+        """What the weather makes of a clear picture; a new array."""
+        return clear.copy()
+
+
+class Hazed(Clear):
+    """Haze over clear photos: along their true depth where a disparity map lies beside them, else along invented depth."""
+
+    def __init__(
+        self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0,
+        settings: HazeSettings | None = None,
+    ) -> None:  # fmt: skip
+        disparities = {path.stem: path for path in paths if path.stem.endswith(DISPARITY)}
+        super().__init__([path for path in paths if path.stem not in disparities], photos, augment, hold_back)
+        self.held = []
+        self.settings = settings or HazeSettings()
+        self.depths = {
+            path: depth_of_disparity(disparities[path.stem + DISPARITY], photos.short_side, photos.get(path).shape[:2])
+            for path in self.paths
+            if path.stem + DISPARITY in disparities
+        }
+
+    def degraded(self, clear: aug.Picture, item: int, box: aug.Cut, rng: np.random.Generator) -> aug.Picture:
+        depth = self.depths.get(self.paths[item])
+        given = None if depth is None else map_tensor(aug.cut(depth, box, self.augment.crop))
+        hazy, _ = haze(to_tensor(clear)[None], torch_generator(rng), self.settings, given)
+        return to_picture(hazy)
+
+
+class Rehazed:
+    """Pairs whose own transmission is measured, t = (I - A) / (J - A), and used again at another density, under another
+    airlight: endless haze over true depth. A pair is measured when it is first asked for."""
+
+    def __init__(
+        self, pairs: Sequence[Pair], photos: Photos, augment: Augment, hold_back: float = 0.0,
+        settings: HazeSettings | None = None,
+    ) -> None:  # fmt: skip
+        photos.check((), ((pair.degraded, pair.clear) for pair in pairs))
+        self.pairs, _ = split(pairs, scene_of_pair, hold_back)
+        self.held: list[Pair] = []
+        self.photos = photos
+        self.augment = augment
+        self.settings = settings or HazeSettings()
+        self._measured: dict[int, Map] = {}
+        self._lock = Lock()
+
+    @property
+    def items(self) -> int:
+        return len(self.pairs)
+
+    def make(self, item: int, rng: np.random.Generator) -> Sample:
+        pair = self.pairs[item]
+        _, photo = self.photos.pair(pair.degraded, pair.clear)
+        box = aug.draw_cut(self.augment, photo.shape[0], photo.shape[1], rng)
+        table = aug.draw_tone(self.augment, rng)
+        clear = aug.toned(aug.cut(photo, box, self.augment.crop), table)
+        transmission = map_tensor(aug.cut(self.transmission(item), box, self.augment.crop))
+        hazy, _ = rehaze(to_tensor(clear)[None], transmission, torch_generator(rng), self.settings)
+        return {
+            "degraded": to_tensor(aug.spoil(self.augment, to_picture(hazy), rng)),
+            "clear": to_tensor(clear),
+        }
+
+    def transmission(self, item: int) -> Map:
+        """The measured transmission of one pair, as large as its photos are kept."""
+        with self._lock:
+            known = self._measured.get(item)
+        if known is None:
+            pair = self.pairs[item]
+            known = measured_transmission(*self.photos.pair(pair.degraded, pair.clear))
+            with self._lock:
+                self._measured[item] = known
+        return known
+
+
+def measured_transmission(degraded: Pixels, clear: Pixels) -> Map:
+    """The transmission of a pair, made smooth along the edges of its clear photo.
+
+    Where the clear photo is as bright as the airlight (sky, white walls) a pair says nothing of t, and JPEG or noise in it
+    would be read as speckles of haze. So the measured t goes through a guided filter (He, Sun & Tang, TPAMI 2013) whose
+    windows weigh each pixel by its evidence, (J - A)^2: weak pixels take their t from the strong ones around them.
+    """
+    hazy, guide = (images.to_float(side) for side in (degraded, clear))
+    t, airlight = transmission_of_pair(to_tensor(hazy)[None], to_tensor(guide)[None])
+    weight = np.square(guide - airlight[0].numpy()).sum(axis=2) + np.float32(1e-3)
+    luma = cv2.cvtColor(guide, cv2.COLOR_RGB2GRAY)
+    smooth = _weighted_guided_filter(luma, t[0, 0].numpy(), weight, max(2, min(luma.shape) // 40), 1e-3)
+    return (np.clip(smooth, 0, 1) * 65535).round().astype(np.uint16)
+
+
+def _weighted_guided_filter(
+    guide: NDArray[np.float32], source: NDArray[np.float32], weight: NDArray[np.float32], radius: int, eps: float
+) -> NDArray[np.float32]:
+    window = (2 * radius + 1, 2 * radius + 1)
+
+    def mean(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.boxFilter(x, -1, window, borderType=cv2.BORDER_REFLECT), dtype=np.float32)
+
+    total = mean(weight)
+    mean_guide, mean_source = mean(weight * guide) / total, mean(weight * source) / total
+    slope = (mean(weight * guide * source) / total - mean_guide * mean_source) / (
+        mean(weight * guide * guide) / total - mean_guide * mean_guide + np.float32(eps)
+    )
+    offset = mean_source - slope * mean_guide
+    return (mean(weight * slope) * guide + mean(weight * offset)) / total
+
+
+def depth_of_disparity(path: Path, short_side: int | None, size: tuple[int, ...]) -> Map:
+    """Depth, 0 near to 65535 far, from a file of disparities (8 or 16 bit, any scale, 0 = unknown), at the size of its photo.
+
+    Unknown pixels are filled as in KITTI's development kit (the farther of the nearest known pixels left and right), but
+    those above all known ones of their column are sky, and far, and those below are near (a car's own bonnet). Depth is
+    the inverse of disparity, cut at the 5th percentile: stereo cameras do not tell apart what is beyond.
+    """
+    read = images.read(path).pixels
+    disparity = read[..., 0].astype(np.float32)
+    known = disparity > 0
+    if not known.any():
+        raise BadImage(f"{path} holds no disparity above 0; replace it, or take it away to let depth be invented")
+    far, near = (float(percentile) for percentile in np.percentile(disparity[known], (5, 95)))
+    rows = np.arange(len(known))[:, None]
+    seen = known.any(axis=0)
+    first, last = known.argmax(axis=0), len(known) - 1 - known[::-1].argmax(axis=0)
+    disparity[(rows < first) & seen] = far
+    disparity[(rows > last) & seen] = near
+    disparity = _filled(disparity)
+    depth = far / np.maximum(disparity, far)
+    depth = cv2.resize(depth.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    return (np.clip(depth, 0, 1) * 65535).round().astype(np.uint16)
+
+
+def _filled(disparity: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Zeros replaced by the smaller of the nearest values left and right; whole empty rows by the nearest row."""
+    columns = np.arange(disparity.shape[1])[None]
+    empty = disparity <= 0
+    left = np.maximum.accumulate(np.where(empty, -1, columns), axis=1)
+    right = np.minimum.accumulate(np.where(empty, columns.size, columns)[:, ::-1], axis=1)[:, ::-1]
+    padded = np.pad(disparity, ((0, 0), (0, 1)), constant_values=np.inf)
+    padded[padded == 0] = np.inf
+    rows = np.arange(disparity.shape[0])[:, None]
+    # column -1 is the padding, too: no neighbour on that side
+    filled = np.minimum(padded[rows, left], padded[rows, right])
+    good = np.flatnonzero(np.isfinite(filled).all(axis=1))
+    nearest = good[np.abs(np.arange(len(filled))[:, None] - good[None]).argmin(axis=1)]
+    return np.asarray(filled[nearest], dtype=np.float32)
+
+
+def map_tensor(depth: NDArray[np.generic]) -> Tensor:
+    """S x S uint16 -> 1 x 1 x S x S in [0,1]."""
+    return torch.from_numpy(np.ascontiguousarray(depth).astype(np.float32) / np.float32(65535))[None, None]
+
+
+def to_picture(tensor: Tensor) -> aug.Picture:
+    """1 x 3 x S x S -> S x S x 3."""
+    return np.ascontiguousarray(tensor[0].permute(1, 2, 0).numpy())
