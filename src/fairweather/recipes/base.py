@@ -1,0 +1,102 @@
+"""What every recipe shares: players, batches, and the two calls that a step makes on the engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Schedule = Literal["constant", "linear", "cosine"]
+Build = Callable[[], nn.Module]
+"""Makes one fresh generator; a recipe that needs two calls it twice."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photos of the two domains, `N x 3 x H x W` in [0,1]; a pair shares its index where the recipe asks for pairs."""
+
+    degraded: Tensor
+    clear: Tensor
+
+
+@dataclass(frozen=True)
+class Player:
+    """Modules that one optimizer moves, and how."""
+
+    modules: tuple[nn.Module, ...]
+    lr: float
+    """The highest learning rate of the schedule."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    """`constant`; `linear`: constant, then linear decay to zero; `cosine`: half a cosine down to zero."""
+    warmup: float = 0.0
+    """Share of the run in which the rate climbs linearly from zero."""
+    hold: float = 0.0
+    """`linear`: share of the run before the decay starts."""
+    clip: float | None = None
+    """Largest norm of the gradient of all the player's parameters together."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every trainable parameter, each once."""
+        seen: set[int] = set()
+        for module in self.modules:
+            for parameter in module.parameters():
+                if parameter.requires_grad and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield parameter
+
+
+class Learn(Protocol):
+    """What a step may ask of the engine."""
+
+    def __call__(self, player: str, loss: Tensor) -> None:
+        """Move `player` (a name from `players()`) one step down `loss`; nobody else's gradients are touched."""
+
+    def recall(self, name: str, fakes: Tensor, size: int) -> Tensor:
+        """`fakes` (detached), about half of them swapped for earlier ones from the history pool `name` of `size`."""
+
+
+class Recipe(nn.Module, ABC):
+    """A whole training algorithm: networks, players and one step.
+
+    It never sees the device, the precision, distribution or checkpointing. Its constructor takes `build`, which makes
+    a generator, and its settings (a frozen dataclass), so that recipes and generators multiply.
+    """
+
+    settings_type: ClassVar[type[Any]]
+    """The frozen dataclass of the recipe's own settings."""
+    paired: ClassVar[bool]
+    """Whether `degraded[i]` and `clear[i]` must show the same scene."""
+    batch: ClassVar[int]
+    """Batch size where the run names none."""
+    crop: ClassVar[int] = 256
+    """Side of the training crops in pixels where the run names none."""
+    epochs: ClassVar[int]
+    """Length where the run names none."""
+    generator: ClassVar[str]
+    """Name of the generator where the run names none."""
+    ema: float = 0.0
+    """Decay of the moving average of what ships; 0 ships the last weights."""
+
+    @abstractmethod
+    def players(self) -> dict[str, Player]:
+        """Name -> player. Asked for once, before training."""
+
+    @abstractmethod
+    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+        """One step. Every player learns the plain sum of its terms; all terms come back, weighed, for the log."""
+
+    @abstractmethod
+    def shipped(self) -> nn.Module:
+        """The generator that becomes the model folder: degraded -> clear."""
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of weighed terms: the loss. A term is logged only by being in here."""
+    return torch.stack([term.float() for term in terms.values()]).sum()

@@ -1,0 +1,77 @@
+"""pix2pix: a conditional GAN on pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fairweather.discriminators import PatchGAN
+from fairweather.losses import ADVERSARIAL, l1
+from fairweather.recipes.base import Batch, Build, Learn, Player, Recipe, total
+
+
+@dataclass(frozen=True)
+class Pix2PixSettings:
+    """The paper's settings (section 3.3 and appendix 6.2)."""
+
+    l1: float = 100.0
+    """Weight of the L1 difference from the ground truth; the adversarial term weighs 1."""
+    lr: float = 2e-4
+    """Learning rate of both Adams."""
+    beta1: float = 0.5
+    """First momentum of both Adams; the second is 0.999."""
+    hold: float = 0.5
+    """Share of the run before the learning rate decays linearly to zero (the authors' code: 100 of 200 epochs)."""
+    width: int = 64
+    """Channels of the discriminator's first layer."""
+
+
+class Pix2Pix(Recipe):
+    """Isola, Zhu, Zhou and Efros, Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017.
+
+    The discriminator sees the degraded photo beside the clear or the restored one. It moves first, on half its loss,
+    so that it learns slowly relative to the generator; then the generator moves against what it has become.
+
+    Terms: `adversarial`, `l1`; `discriminator`.
+    """
+
+    settings_type: ClassVar[type[Pix2PixSettings]] = Pix2PixSettings
+    paired: ClassVar[bool] = True
+    batch: ClassVar[int] = 1
+    epochs: ClassVar[int] = 200
+    generator: ClassVar[str] = "unet"
+
+    def __init__(self, build: Build, settings: Pix2PixSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or Pix2PixSettings()
+        self.restore = build()
+        self.judge = PatchGAN(6, width=self.settings.width, norm="batch")
+
+    def players(self) -> dict[str, Player]:
+        def player(module: nn.Module) -> Player:
+            s = self.settings
+            return Player((module,), lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
+
+        return {"generator": player(self.restore), "discriminator": player(self.judge)}
+
+    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+        game = ADVERSARIAL["bce"]
+        restored = self.restore(batch.degraded)
+
+        real = self.judge(torch.cat([batch.degraded, batch.clear], dim=1))
+        fake = self.judge(torch.cat([batch.degraded, restored.detach()], dim=1))
+        judged = {"discriminator": 0.5 * game.discriminator(real, fake)}
+        learn("discriminator", total(judged))
+
+        terms = {
+            "adversarial": game.generator(self.judge(torch.cat([batch.degraded, restored], dim=1))),
+            "l1": self.settings.l1 * l1(restored, batch.clear),
+        }
+        learn("generator", total(terms))
+        return terms | judged
+
+    def shipped(self) -> nn.Module:
+        return self.restore

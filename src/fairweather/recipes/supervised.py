@@ -1,0 +1,116 @@
+"""Paired regression: the output is compared with the ground truth, and that is nearly all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fairweather.discriminators import PatchGAN
+from fairweather.losses import ADVERSARIAL, charbonnier, frequency, mse, ssim_loss
+from fairweather.recipes.base import Batch, Build, Learn, Player, Recipe, total
+
+
+@dataclass(frozen=True)
+class SupervisedSettings:
+    """Weights and optimizer of paired regression. A term of weight zero is neither computed nor logged."""
+
+    charbonnier: float = 1.0
+    """Weight of the Charbonnier difference (Lai et al., LapSRN, CVPR 2017)."""
+    ssim: float = 0.1
+    """Weight of 1 - SSIM (Zhao et al., Loss Functions for Image Restoration, TCI 2017)."""
+    frequency: float = 0.05
+    """Weight of the L1 difference of orthonormal Fourier transforms (after Cho et al., MIMO-UNet, ICCV 2021)."""
+    psnr: float = 0.0
+    """Weight of the negative PSNR in dB, the mean over photos (Chen et al., HINet, CVPRW 2021); 0.01 is usual."""
+    adversarial: float = 0.0
+    """Weight of the hinge loss against a PatchGAN with spectral norm (Miyato et al., ICLR 2018); 0 makes none."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW (Loshchilov and Hutter, ICLR 2019)."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    warmup: float = 0.02
+    """Share of the run in which the learning rate climbs; afterwards half a cosine to zero."""
+    clip: float | None = 1.0
+    """Largest gradient norm; None leaves gradients as they are."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights that ships; 0 ships the last weights."""
+    lr_discriminator: float = 2e-4
+    """Peak learning rate of the discriminator's Adam, where there is one."""
+
+
+class Supervised(Recipe):
+    """One generator, pairs, and a weighed sum of differences; the reconstruction phase of most restorers.
+
+    Terms: `charbonnier`, `ssim`, `frequency`, `psnr`, each where its weight is not zero; `regulariser` where the
+    generator has a method of that name that gives a scalar; `adversarial` and `discriminator` where asked for.
+    """
+
+    settings_type: ClassVar[type[SupervisedSettings]] = SupervisedSettings
+    paired: ClassVar[bool] = True
+    batch: ClassVar[int] = 16
+    epochs: ClassVar[int] = 100
+    generator: ClassVar[str] = "swift"
+
+    def __init__(self, build: Build, settings: SupervisedSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or SupervisedSettings()
+        self.ema = self.settings.ema
+        self.restore = build()
+        self.judge = PatchGAN(norm="none", spectral=True) if self.settings.adversarial > 0 else None
+
+    def players(self) -> dict[str, Player]:
+        s = self.settings
+        players = {
+            "generator": Player(
+                (self.restore,),
+                lr=s.lr,
+                optimizer="adamw",
+                weight_decay=s.weight_decay,
+                schedule="cosine",
+                warmup=s.warmup,
+                clip=s.clip,
+            )
+        }
+        if self.judge is not None:
+            players["discriminator"] = Player(
+                (self.judge,), lr=s.lr_discriminator, betas=(0.5, 0.999), schedule="cosine", warmup=s.warmup
+            )
+        return players
+
+    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+        s = self.settings
+        restored = self.restore(batch.degraded)
+        terms: dict[str, Tensor] = {}
+        if s.charbonnier:
+            terms["charbonnier"] = s.charbonnier * charbonnier(restored, batch.clear)
+        if s.ssim:
+            terms["ssim"] = s.ssim * ssim_loss(restored, batch.clear)
+        if s.frequency:
+            terms["frequency"] = s.frequency * frequency(restored, batch.clear, norm="ortho")
+        if s.psnr:
+            terms["psnr"] = s.psnr * negative_psnr(restored, batch.clear)
+        if (regulariser := getattr(self.restore, "regulariser", None)) is not None:
+            terms["regulariser"] = regulariser()
+        if self.judge is None:
+            learn("generator", total(terms))
+            return terms
+
+        game = ADVERSARIAL["hinge"]
+        terms["adversarial"] = s.adversarial * game.generator(self.judge(restored))
+        learn("generator", total(terms))
+        judged = {"discriminator": game.discriminator(self.judge(batch.clear), self.judge(restored.detach()))}
+        learn("discriminator", total(judged))
+        return terms | judged
+
+    def shipped(self) -> nn.Module:
+        return self.restore
+
+
+def negative_psnr(output: Tensor, target: Tensor) -> Tensor:
+    """-PSNR in dB, the mean over photos: every photo counts by its ratio, a hard one does not drown the others."""
+    errors = torch.stack([mse(a, b) for a, b in zip(output, target, strict=True)])
+    return (10 / math.log(10)) * (errors + 1e-8).log().mean()

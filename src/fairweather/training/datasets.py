@@ -1,0 +1,46 @@
+"""From the `[data]` table to a dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairweather.data import Augment
+from fairweather.data.folders import Unpaired, all_pairs, kept_short_side, paired, unpaired
+from fairweather.data.mixture import Mixture, MixtureSettings
+from fairweather.data.photos import Photos
+from fairweather.data.source import Dataset
+from fairweather.errors import BadSettings
+from fairweather.recipes import Recipe
+from fairweather.training.settings import DataSettings
+
+
+def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) -> Dataset:
+    """The dataset of a run; every file is decoded once. Raises BadSettings, BadFolder or BadImage."""
+    table = {**data.augment, "crop": crop}
+    if data.sources:
+        if data.folder is None:
+            raise BadSettings("data.sources are paths below a folder: say which (--data)")
+        mixed: dict[str, Any] = {"sources": data.sources, "augment": table, "hold_back": data.hold_back}
+        optional = {"samples": data.samples, "short_side": data.short_side, "memory_gib": data.memory_gib}
+        mixed |= {key: value for key, value in optional.items() if value is not None}
+        return Mixture(MixtureSettings.from_table(mixed), data.folder)
+    augment = MixtureSettings.from_table({"augment": table}).augment
+    if not recipe.paired and not data.augment or name == "pix2pix" and not data.augment:
+        augment = Augment.paper(crop)
+    memory = int(data.memory_gib * 2**30)
+    if recipe.paired:
+        if data.folder is None or data.degraded or data.clear:
+            raise BadSettings(f"{name} learns from pairs: give their folder (--data), not --degraded and --clear")
+        return paired(data.folder, augment=augment, hold_back=data.hold_back, memory=memory)
+    if data.hold_back:
+        raise BadSettings(f"data.hold_back: {name} learns from unpaired photos, which have no ground truth to measure by")
+    if data.folder is not None:
+        if data.degraded or data.clear:
+            raise BadSettings("give either --data or --degraded and --clear, not both")
+        pairs = all_pairs(data.folder)
+        clear = list(dict.fromkeys(pair.clear for pair in pairs))
+        photos = Photos(kept_short_side(augment), memory)
+        return Unpaired([pair.degraded for pair in pairs], clear, photos, augment)
+    if not (data.degraded and data.clear):
+        raise BadSettings(f"{name} needs --degraded and --clear, a folder of photos each (or --data, a folder of pairs)")
+    return unpaired(data.degraded, data.clear, augment=augment, memory=memory)

@@ -1,0 +1,82 @@
+"""Batches for the loop: in an order that (seed, step) decides alone, prepared beside the networks' work."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fairweather.recipes import Batch
+
+
+class Samples(Protocol):
+    """What the loop wants of a dataset."""
+
+    def __len__(self) -> int:
+        """Samples an epoch."""
+
+    def sample(self, seed: int, epoch: int, index: int) -> dict[str, Tensor]:
+        """`degraded` and `clear`, each 3 x H x W in [0,1]; every random draw comes from the arguments."""
+
+
+class Feed:
+    """Endless batches of a dataset, starting behind `position` samples.
+
+    Epochs follow each other without a gap: a batch may hold the end of one and the beginning of the next, so that
+    a dataset smaller than a batch is no special case.
+    """
+
+    def __init__(self, samples: Samples, *, seed: int, batch: int, position: int = 0, workers: int = 0) -> None:
+        keys = _Keys(len(samples), batch, position)
+        self._loader: DataLoader[Any] = DataLoader(
+            _Keyed(samples, seed),
+            batch_sampler=keys,
+            collate_fn=_collate,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_start_worker,
+            # Without one of its own, the loader draws from the global generator, and a resumed run would differ.
+            generator=torch.Generator().manual_seed(0),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)
+
+
+class _Keyed(Dataset[dict[str, Tensor]]):
+    def __init__(self, samples: Samples, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        return self.samples.sample(self.seed, *key)
+
+
+class _Keys:
+    """Lists of (epoch, index), for ever."""
+
+    def __init__(self, length: int, batch: int, position: int) -> None:
+        self.length, self.batch, self.position = length, batch, position
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        start = self.position
+        while True:
+            yield [divmod(at, self.length) for at in range(start, start + self.batch)]
+            start += self.batch
+
+
+def _collate(samples: list[dict[str, Tensor]]) -> Batch:
+    return Batch(*(torch.stack([sample[side] for sample in samples]) for side in ("degraded", "clear")))
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C is the main process's affair: it finishes its step and saves; workers end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import cv2
+
+    # OpenCV's own threads do not survive a fork, and would fight the networks' threads for the cores.
+    cv2.setNumThreads(0)

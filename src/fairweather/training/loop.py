@@ -1,0 +1,170 @@
+"""The training loop: batches in, steps, and all that is kept on the way."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from fairweather.data.photos import Photos
+from fairweather.data.source import Dataset
+from fairweather.training import state
+from fairweather.training.engine import Diverged, Engine
+from fairweather.training.feed import Feed
+from fairweather.training.report import Report
+from fairweather.training.settings import RunSettings
+from fairweather.training.sheets import chosen_pairs, draw_sheet, validate
+
+log = logging.getLogger("fairweather")
+
+
+@dataclass
+class Clock:
+    """How far a run is: steps, and seconds of training over all its parts."""
+
+    step: int
+    seconds: float
+    steps: int | None
+    minutes: float | None
+
+    def __post_init__(self) -> None:
+        self._start = time.monotonic() - self.seconds
+
+    def tick(self) -> None:
+        self.step += 1
+        self.seconds = time.monotonic() - self._start
+
+    @property
+    def progress(self) -> float:
+        """0 at the start, 1 at the end."""
+        if self.steps is not None:
+            return self.step / self.steps
+        assert self.minutes is not None
+        return self.seconds / (60 * self.minutes)
+
+
+class Cadence:
+    """When the next checkpoint is due."""
+
+    def __init__(self, run: RunSettings, clock: Clock) -> None:
+        self.steps, minutes = run.checkpoint_steps, run.checkpoint_minutes
+        self.seconds = 60 * minutes if minutes else (math.inf if self.steps else 300.0)
+        self.last = clock.seconds
+
+    def due(self, clock: Clock) -> bool:
+        by_step = self.steps is not None and clock.step % self.steps == 0
+        if by_step or clock.seconds - self.last >= self.seconds:
+            self.last = clock.seconds
+            return True
+        return False
+
+
+def steps_of(run: RunSettings, length: int, batch: int) -> int | None:
+    """Number of steps of the run; None where the clock ends it."""
+    if run.epochs is not None:
+        return math.ceil(run.epochs * length / batch)
+    return run.steps
+
+
+def fit(engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, crop: int, paired: bool, resume: bool) -> None:
+    """Train to the end of `run`, in `folder`. Raises Diverged on NaN, KeyboardInterrupt on Ctrl-C after a checkpoint."""
+    assert run.batch is not None
+    clock = Clock(0, 0.0, steps_of(run, len(dataset), run.batch), run.minutes)
+    saved: dict[str, Any] | None = state.load(folder / "state") if resume else None
+    if saved is not None:
+        clock = Clock(saved["step"], saved["seconds"], clock.steps, clock.minutes)
+    workers = run.workers if run.workers is not None else _workers(engine.device)
+    feed = Feed(dataset, seed=run.seed, batch=run.batch, position=clock.step * run.batch, workers=workers)
+    batches = iter(feed)
+    if saved is not None:
+        engine.load_state(saved["engine"])
+        state.set_random_states(saved["random"])
+
+    def save() -> None:
+        state.save(
+            folder / "state",
+            {
+                "step": clock.step,
+                "seconds": clock.seconds,
+                "samples": clock.step * (run.batch or 0),
+                "engine": engine.state(),
+                "random": state.random_states(),
+            },
+        )
+
+    cadence, photos, held = Cadence(run, clock), Photos(2 * crop), chosen_pairs(dataset)
+    if saved is None:
+        save()
+    with (
+        Report(
+            folder,
+            step=clock.step,
+            steps=clock.steps,
+            minutes=run.minutes,
+            every=run.log_steps,
+            tensorboard=run.tensorboard,
+        ) as report,
+        interruptible() as interrupted,
+    ):
+        while clock.progress < 1:
+            try:
+                terms = engine.step(next(batches), clock.progress)
+            except Diverged as error:
+                raise Diverged(
+                    f"{error} in step {clock.step + 1}; {folder / 'state'} holds the last good state. Lower the learning "
+                    "rate or clip the gradient (recipe.lr, recipe.clip), or take precision 'fp32'"
+                ) from None
+            clock.tick()
+            values = dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist(), strict=True))
+            last = clock.progress >= 1
+            if held and (last or (run.validate_steps and clock.step % run.validate_steps == 0)):
+                values |= validate(engine, held, photos)
+            report.step(clock.step, clock.seconds, values, run.batch)
+            if run.sample_steps and (last or clock.step % run.sample_steps == 0):
+                path = folder / "samples" / f"step-{clock.step:07d}.jpg"
+                draw_sheet(engine, dataset, run.seed, path, paired=paired)
+            stop = interrupted()
+            if cadence.due(clock) or last or stop:
+                save()
+            if stop:
+                log.info("stopped after step %d; --resume goes on from here", clock.step)
+                raise KeyboardInterrupt
+
+
+def _workers(device: str) -> int:
+    import os
+
+    return 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM are noted, and the call that is given says so; a second Ctrl-C stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        with nullcontext():
+            yield lambda: False
+        return
+    noted: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,112 @@
+"""What a run says while it works: one line a step in stats.jsonl, TensorBoard, a progress bar or a line in the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("fairweather")
+
+Values = dict[str, float]
+
+
+def read_stats(path: Path) -> list[dict[str, Any]]:
+    """The lines of a stats.jsonl; one that was cut off while it was being written is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def truncate_stats(path: Path, step: int) -> None:
+    """Drop the lines behind `step`: they tell of steps that a resumed run takes again."""
+    kept = [line for line in read_stats(path) if line["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class Report:
+    """Open for the length of the loop; `step` takes each step's terms."""
+
+    def __init__(
+        self, folder: Path, *, step: int, steps: int | None, minutes: float | None, every: int, tensorboard: bool
+    ) -> None:
+        self.every, self.minutes, self.first = every, minutes, step
+        self.stats = folder / "stats.jsonl"
+        truncate_stats(self.stats, step)
+        self._file = open(self.stats, "a", encoding="utf-8")
+        self._board = _tensorboard(folder / "tensorboard", step) if tensorboard else None
+        console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            by_step = [MofNCompleteColumn()] if minutes is None else [TaskProgressColumn()]
+            self._bar = Progress(
+                TextColumn("step {task.fields[step]}"),
+                BarColumn(),
+                *by_step,
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[terms]}"),
+                console=console,
+            )
+            total = steps if minutes is None else minutes * 60
+            self._task = self._bar.add_task("", total=total, step=step, terms="")
+            self._bar.start()
+        self._speed = 0.0
+        self._last: float | None = None
+
+    def step(self, step: int, time: float, values: Values, photos: int) -> None:
+        """Note step number `step`, finished `time` seconds after the run's start, which saw `photos` photos."""
+        self._file.write(json.dumps({"step": step, "time": round(time, 4), **values}) + "\n")
+        # A line at a time, so that a killed run has told all that it did.
+        self._file.flush()
+        if self._last is not None and time > self._last:
+            now = photos / (time - self._last)
+            self._speed = now if not self._speed else 0.95 * self._speed + 0.05 * now
+        self._last = time
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+            self._board.add_scalar("photos_per_second", self._speed, step)
+        if self._bar is not None:
+            done = step if self.minutes is None else time
+            self._bar.update(self._task, completed=done, step=step, terms=self._words(values))
+        elif self.every and step % self.every == 0:
+            log.info("step %d, %.1f min: %s", step, time / 60, self._words(values))
+
+    def _words(self, values: Values) -> str:
+        return f"{_joined(f'{name} {value:.4g}' for name, value in values.items())}  {self._speed:.1f} photos/s"
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+
+
+def _joined(words: Iterable[str]) -> str:
+    return "  ".join(words)
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    # purge_step hides what a killed run had written behind its last checkpoint.
+    return SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]

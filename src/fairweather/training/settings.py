@@ -1,0 +1,211 @@
+"""The settings of a run: one tree of dataclasses that a TOML file and the command line fill, and `run.json` keeps.
+
+    [run]        RunSettings        how long, how precise, how often things are kept
+    [data]       DataSettings       which photos; further keys describe sources (see fairweather.data)
+    [recipe]     name, and the fields of the recipe's own settings
+    [generator]  name, and the generator's own arguments
+
+Imports no torch, so that the command line can show it at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from fairweather.errors import BadFolder, BadSettings
+
+T = TypeVar("T")
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+LENGTHS = ("steps", "epochs", "minutes")
+CADENCE = frozenset(
+    {
+        "run.checkpoint_steps",
+        "run.checkpoint_minutes",
+        "run.sample_steps",
+        "run.validate_steps",
+        "run.log_steps",
+        "run.tensorboard",
+        "run.workers",
+    }
+)
+"""What a resumed run may change: none of it touches a weight."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How long, how precise, how often things are kept."""
+
+    steps: int | None = None
+    """Length in steps. One of steps, epochs, minutes; without any, the recipe's own number of epochs."""
+    epochs: int | None = None
+    """Length in passes over the data."""
+    minutes: float | None = None
+    """Length by the wall clock; learning rates follow the clock too, so that such a run cannot be repeated bit by bit."""
+    batch: int | None = None
+    """Photos (or pairs) a step; the recipe's own number where none is given."""
+    seed: int = 0
+    """Decides weights, order and every random draw."""
+    precision: Precision = "auto"
+    """fp32, bf16 (mixed), fp16 (mixed, CUDA only); auto is bf16 where the device has it in hardware, else fp32."""
+    device: Device = "auto"
+    """cpu, cuda, mps; auto is the best there is."""
+    threads: int | None = None
+    """CPU threads of the networks; PyTorch's own choice where none is given."""
+    workers: int | None = None
+    """Processes that prepare data; 0 does it between steps. None: 1 on a CPU, up to 8 beside a GPU."""
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints; 5 where neither cadence is given."""
+    sample_steps: int = 500
+    """Steps between sample sheets (input | output | target) in samples/; 0 draws none."""
+    validate_steps: int = 0
+    """Steps between measurements of PSNR on held-back pairs; 0 measures at the end alone."""
+    log_steps: int = 50
+    """Steps between lines in the log where there is no terminal for a progress bar."""
+    tensorboard: bool = True
+    """Write TensorBoard's files beside stats.jsonl where the package is installed."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which photos. Either `folder` (pairs, or what `sources` are relative to), or `degraded` and `clear`."""
+
+    folder: str | None = None
+    """Folder of pairs; with `sources`, the folder that their paths are relative to."""
+    degraded: str | None = None
+    """Folder of degraded photos (unpaired)."""
+    clear: str | None = None
+    """Folder of clear photos (unpaired)."""
+    crop: int | None = None
+    """Side of the training crops in pixels; augment.crop, else the recipe's own where none is given."""
+    hold_back: float = 0.0
+    """Share of the scenes kept out of training; their PSNR is measured every `validate_steps` and at the end."""
+    memory_gib: float = 4.0
+    """The most memory for decoded photos."""
+    augment: dict[str, Any] = field(default_factory=dict)
+    """Fields of fairweather.data.Augment; without any, pix2pix and cyclegan do as their papers did."""
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    """A weighted mixture: one table a source (kind, path, weight, ...; see fairweather.data.SourceSettings)."""
+    samples: int | None = None
+    """Of a mixture: samples an epoch."""
+    short_side: int | None = None
+    """Of a mixture: photos are kept reduced to this short side."""
+    weather: str = "haze"
+    """What is in the way on the degraded photos; goes onto the card."""
+    terms: str = ""
+    """On what terms the photos may be used; goes onto the card."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A recipe or a generator: its name and the settings that are its own."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of it."""
+
+    recipe: Named
+    generator: Named
+    run: RunSettings = field(default_factory=RunSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted name -> plain value."""
+        tree = {"run": dataclasses.asdict(self.run), "data": dataclasses.asdict(self.data)}
+        for key, named in (("recipe", self.recipe), ("generator", self.generator)):
+            tree[key] = {"name": named.name, **named.settings}
+        return {f"{table}.{key}": plain(value) for table, rows in tree.items() for key, value in rows.items()}
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON gives it back: tuples as lists, paths as text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def read_toml(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The tables of a settings file. Raises BadFolder where there is none, BadSettings where it cannot be read."""
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadFolder(f"{path}: there is no such settings file (--config)") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path}: {error}") from None
+    known_keys(tables, ("run", "data", "recipe", "generator"), where=str(path), kind="table")
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise BadSettings(f"{path}: {name} is a table: write [{name}] and its keys below it")
+    return tables
+
+
+def known_keys(given: Iterable[str], known: Iterable[str], *, where: str, kind: str = "key") -> None:
+    """Raises BadSettings naming the first unknown key, where it stands and the nearest known one."""
+    known = sorted(known)
+    for key in given:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
+            raise BadSettings(f"{where}: no {kind} is called {key!r}; {hint}")
+
+
+def fill(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
+    """A dataclass from plain values. Raises BadSettings for an unknown key or a value of the wrong kind."""
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    known_keys(values, fields, where=where)
+    hints = typing.get_type_hints(cls)
+    checked = {key: _checked(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    return cls(**checked)
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for option in arguments:
+            try:
+                return _checked(value, option, where)
+            except BadSettings:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        variadic = arguments[1:] == (Ellipsis,)
+        kinds = [arguments[0]] * len(value) if variadic else list(arguments)
+        if len(kinds) == len(value):
+            return tuple(_checked(item, kind, where) for item, kind in zip(value, kinds, strict=True))
+    elif origin is list and isinstance(value, (list, tuple)):
+        return [_checked(item, arguments[0], where) for item in value]
+    elif origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise BadSettings(f"{where} is {value!r}; it must be {_words(hint)}")
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")  # type: ignore[return-value]
