@@ -72,23 +72,24 @@ def write_scores(path: Path, results: Sequence[SetScores], system: str) -> None:
 
 
 def table(results: Sequence[SetScores], title: str = "") -> Table:
-    """The means as a rich table: one row a set, the input's own scores beside the restorer's."""
+    """The means as a rich table that fits 80 columns: one row a set, the input's own scores beside the restorer's."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     protocols = sorted({result.protocol.name for result in results})
-    caption = f"mean over n photos ± standard deviation; protocol {', '.join(protocols)}"
-    grid = Table(title=title or None, caption=caption)
-    for heading in ("data", "n", "PSNR dB", "input", "SSIM", "input", "worse", "failed"):
+    caption = f"mean over n photos ± standard deviation; protocol {', '.join(protocols)}; worse: photos below the input"
+    grid = Table(title=title or None, caption=caption, box=SIMPLE_HEAD)
+    failures = any(result.failed for result in results)
+    for heading in ("data", "n", "PSNR dB", "input", "SSIM", "input", "worse", *(("failed",) if failures else ())):
         grid.add_column(heading, justify="left" if heading == "data" else "right", no_wrap=True)
     for result in results:
-        cells = [result.data, str(len(result.photos))]
-        for score, digits in zip(result.scores, (2, 3), strict=False):
-            spread = "" if score.spread is None else f" ± {score.spread:.{digits}f}"
-            cells += [f"{score.value:.{digits}f}{spread}", f"{score.input:.{digits}f}"]
-        if not result.photos:
-            cells += [""] * 2 * len(METRICS)
-        worse = str(result.scores[0].worse) if result.photos else ""
-        grid.add_row(*cells, worse, str(len(result.failed)) if result.failed else "")
+        cells = [result.data, str(len(result.photos)), "", "", "", "", "", str(len(result.failed) or "")]
+        if result.photos:
+            decibel, structure = result.scores
+            spread = "" if decibel.spread is None else f" ± {decibel.spread:.2f}"
+            cells[2:4] = [f"{decibel.value:.2f}{spread}", f"{decibel.input:.2f}"]
+            cells[4:7] = [f"{structure.value:.3f}", f"{structure.input:.3f}", str(decibel.worse)]
+        grid.add_row(*cells[: len(grid.columns)])
     return grid
 
 

@@ -50,7 +50,7 @@ def _row(label: str, photo: PhotoScore, result: SetScores, produce: Produce) -> 
     output = produce(photo.pair, degraded)
     cells = [_cell(p) for p in (degraded, output, result.protocol.aligned(output, clear))]
     captions = [
-        f"{label}: {photo.pair.name}  {_caption(photo.input)}",
+        f"{label}: {_short(photo.pair.name)}, degraded  {_caption(photo.input)}",
         f"restored  {_caption(photo.scores)}",
         "clear",
     ]
@@ -75,6 +75,10 @@ def _caption(scores: dict[str, float]) -> str:
 
 def _digits(metric: str, value: float) -> str:
     return f"{value:.2f} dB" if metric == "psnr" else f"{value:.3f}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:12]}...{name[-13:]}"
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

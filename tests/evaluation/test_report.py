@@ -1,0 +1,206 @@
+"""Evaluation end to end: sets on disk in, a table, scores.json and contact sheets out."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fairweather.errors import BadFolder, BadImage, MissingExtra, UnknownName
+from fairweather.evaluation import Score, against_themselves, evaluate, from_folder, score_set, table
+from fairweather.evaluation.protocols import PROTOCOLS
+from fairweather.evaluation.sheet import chosen
+from fairweather.pairs import find_pairs
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((picture * 255).round().astype(np.uint8)).save(path)
+
+
+def halve(picture: np.ndarray) -> np.ndarray:
+    return picture / 2
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> Path:
+    """Two sets of flat pictures on whole levels, so that every score can be worked out by hand."""
+    root = tmp_path / "sets"
+    for name, count in (("one", 3), ("two", 1)):
+        for i in range(count):
+            save(root / name / "hazy" / f"{i}.png", np.full((20, 24, 3), 102 / 255))
+            save(root / name / "clear" / f"{i}.png", np.full((20, 24, 3), (51 + 51 * (i == 0) + i) / 255))
+    return root
+
+
+def test_scores_by_hand(sets: Path) -> None:
+    one, two = evaluate(halve, sets)  # every output is 51/255
+    first, second, third = (photo.scores["psnr"] for photo in one.photos)
+    assert first == pytest.approx(20 * math.log10(255 / 51), abs=1e-4)
+    assert second == pytest.approx(20 * math.log10(255), abs=1e-3)
+    assert third == pytest.approx(20 * math.log10(255 / 2), abs=1e-3)
+    score = one.scores[0]
+    assert (score.metric, score.protocol, score.data, score.n) == ("psnr", "rgb", "one", 3)
+    assert score.value == pytest.approx((first + second + third) / 3)  # the mean of photos, not of their errors
+    assert score.spread == pytest.approx(np.std([first, second, third], ddof=1))
+    assert one.photos[0].input["psnr"] == math.inf  # this one was clear already
+    assert score.input == math.inf
+    assert score.worse == 1
+    assert (two.data, two.scores[0].n, two.scores[0].spread) == ("two", 1, None)
+
+
+def test_the_record_says_everything(sets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    results = evaluate(halve, sets, "gunet", out)
+    record = json.loads((out / "scores.json").read_text())
+    assert record["system"] == "halve"
+    assert record["protocols"]["gunet"]["source"] == PROTOCOLS["gunet"].source
+    assert "numpy" in record["versions"]
+    one = record["sets"][0]
+    assert (one["data"], one["n"], one["protocol"]) == ("one", 3, "gunet")
+    assert one["scores"] == [score.as_dict() for score in results[0].scores]
+    assert set(one["scores"][0]) == {"metric", "protocol", "data", "n", "value", "spread", "input", "worse"}
+    assert one["scores"][0]["input"] == "inf"
+    assert [photo["name"] for photo in one["photos"]] == ["0", "1", "2"]
+    assert one["photos"][1]["psnr"] == pytest.approx(results[0].photos[1].scores["psnr"], abs=1e-4)
+
+
+def test_a_contact_sheet_for_each_set(sets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    one, two = evaluate(halve, sets, out=out)
+    assert sorted(path.name for path in out.iterdir()) == ["one.jpg", "scores.json", "two.jpg"]
+    with Image.open(out / "one.jpg") as three_rows, Image.open(out / "two.jpg") as one_row:
+        assert three_rows.width == one_row.width
+        assert three_rows.height > 2 * one_row.height
+        row = np.asarray(three_rows)[60, :, 0].astype(int)
+    assert min(abs(row - 51)) <= 2, "the restored picture is on the sheet"
+    assert [(label, photo.pair.name) for label, photo in chosen(one)] == [
+        ("best", "1"),
+        ("median", "2"),
+        ("worst", "0"),
+    ]
+    assert [label for label, _ in chosen(two)] == ["best"]
+
+
+def test_a_bad_photo_is_reported_and_the_others_are_scored(sets: Path, tmp_path: Path) -> None:
+    (sets / "one" / "hazy" / "1.png").write_text("not a picture")
+    save(sets / "one" / "clear" / "2.png", np.zeros((20, 30, 3)))
+    (one, two) = evaluate(halve, sets, out=tmp_path / "out")
+    assert [photo.pair.name for photo in one.photos] == ["0"]
+    assert set(one.failed) == {"1", "2"}
+    assert str(sets / "one" / "hazy" / "1.png") in one.failed["1"]
+    assert "24 x 20" in one.failed["2"]
+    assert "30 x 20" in one.failed["2"]
+    assert not two.failed
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["sets"][0]["failed"] == one.failed
+
+
+def test_a_set_where_everything_fails_has_no_score(sets: Path, tmp_path: Path) -> None:
+    def refuse(picture: np.ndarray) -> np.ndarray:
+        raise BadImage("will not")
+
+    results = evaluate(refuse, sets, out=tmp_path / "out")
+    assert [result.scores for result in results] == [[], []]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.json"]
+    assert "3" in rendered(results)
+
+
+def test_a_missing_extra_is_no_bad_photo(sets: Path) -> None:
+    def lacks(picture: np.ndarray) -> np.ndarray:
+        raise MissingExtra("x", "evaluate", "this")
+
+    with pytest.raises(MissingExtra):
+        evaluate(lacks, sets)
+
+
+def test_a_bug_in_a_restorer_is_not_hidden(sets: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        evaluate(lambda picture: picture / (1 // 0), sets)
+
+
+def test_errors_come_before_work(sets: Path, tmp_path: Path) -> None:
+    calls: list[Any] = []
+
+    def count(picture: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        return picture
+
+    with pytest.raises(UnknownName, match="protocol"):
+        evaluate(count, sets, "rbg")
+    save(sets / "two" / "hazy" / "lone.png", np.zeros((20, 20, 3)))
+    with pytest.raises(BadFolder, match="lone"):
+        evaluate(count, sets)
+    (sets / "two" / "hazy" / "lone.png").unlink()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadFolder, match="file"):
+        evaluate(count, sets, out=tmp_path / "file" / "out")
+    assert not calls
+
+
+def rendered(results: Any) -> str:
+    from rich.console import Console
+
+    console = Console(width=80, file=io.StringIO())
+    console.print(table(results, title="halved"))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_table_fits_a_terminal(sets: Path) -> None:
+    text = rendered(evaluate(halve, sets))
+    (row,) = [line.split() for line in text.splitlines() if line.strip().startswith("one")]
+    psnr = (20 * math.log10(255 / 51), 20 * math.log10(255), 20 * math.log10(255 / 2))
+    assert row[:6] == ["one", "3", f"{np.mean(psnr):.2f}", "±", f"{np.std(psnr, ddof=1):.2f}", "inf"]
+    assert row[-1] == "1", "how many got worse"
+    assert "rgb" in text
+    assert "halved" in text
+
+
+def test_progress_is_told_of_every_photo(sets: Path) -> None:
+    told: list[tuple[str, str]] = []
+    evaluate(halve, sets, progress=lambda name, pair: told.append((name, pair.name)))
+    assert told == [("one", "0"), ("one", "1"), ("one", "2"), ("two", "0")]
+
+
+def test_finished_outputs_of_another_system(sets: Path, tmp_path: Path) -> None:
+    pairs = find_pairs(sets / "one")
+    for pair in pairs[:2]:
+        save(tmp_path / "theirs" / f"{pair.name}.PNG", np.full((20, 24, 3), 51 / 255))
+    with pytest.raises(BadFolder, match=r"1 of 3 outputs.*'2'"):
+        from_folder(tmp_path / "theirs", pairs)
+    save(tmp_path / "theirs" / "2.png", np.full((20, 24, 3), 51 / 255))
+    theirs = score_set("one", pairs, from_folder(tmp_path / "theirs", pairs), PROTOCOLS["rgb"])
+    ours = evaluate(halve, sets / "one")[0]
+    assert [s.value for s in theirs.scores] == pytest.approx([s.value for s in ours.scores], abs=1e-4)
+
+
+def test_clear_photos_against_themselves(sets: Path, tmp_path: Path) -> None:
+    pairs = against_themselves(sets / "one" / "clear")
+    (result,) = evaluate(lambda picture: picture * 0 + 0.5, {"clear": pairs})
+    assert result.scores[0].n == 3
+    assert result.scores[0].input == math.inf
+    assert result.photos[1].scores["psnr"] == pytest.approx(-20 * math.log10(0.5 - 52 / 255), abs=1e-3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadFolder, match="no pictures"):
+        against_themselves(tmp_path / "empty")
+
+
+def test_a_score_is_never_a_bare_number() -> None:
+    with pytest.raises(TypeError):
+        Score(metric="psnr", value=30.0)  # type: ignore[call-arg]
+
+
+def test_the_input_scores_what_it_is_known_to_score(shared_data: Path) -> None:
+    """An anchor outside this code: the rainy photos themselves, as another harness measured them, in RGB and luma."""
+    light = {"light": find_pairs(shared_data / "test" / "rain100")[17:]}
+    assert light["light"][0].name.startswith("light/")
+    for protocol, decibel in (("rgb", 26.21), ("rain-y", 27.57)):
+        (result,) = evaluate(lambda picture: picture, light, protocol)
+        assert result.scores[0].n == 17
+        assert result.scores[0].value == pytest.approx(decibel, abs=0.015)
+        assert result.scores[0].input == result.scores[0].value
