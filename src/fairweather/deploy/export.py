@@ -1,0 +1,208 @@
+"""From a generator to a model folder (weights, ONNX with free height and width, card), kept only if engines agree."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import nn
+
+from fairweather import cards
+from fairweather.deploy import parity
+from fairweather.errors import BadFolder, MissingExtra
+from fairweather.generators import exported
+from fairweather.restoring.engines import rebuilt
+
+OPSET = 18
+
+
+def export(
+    generator: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    weather: str,
+    generator_name: str,
+    arguments: Mapping[str, Any],
+    licence: str,
+    terms: str,
+    training: Mapping[str, Any],
+    scores: Sequence[Mapping[str, Any]] = (),
+    description: str = "",
+    photos: Sequence[NDArray[Any]] = (),
+) -> cards.Card:
+    """Write the model folder of a generator and give its card.
+
+    `generator_name` and `arguments` must rebuild the generator. `photos` (H x W x 3 uint8, uint16 or float32) are what
+    the engines are compared on; without them, invented pictures. The folder appears whole or not at all; a model folder
+    that is there already is replaced, any other folder with something in it is not. The generator is not changed: a
+    copy goes to ONNX, in eval mode, on the CPU, in float32.
+    Raises ParityFailed, BadFolder, BadCard.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BadFolder(f"{folder} is a file: choose another folder for the model")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / cards.CARD).is_file():
+        raise BadFolder(f"{folder} holds something that is no model: choose another folder, or empty it")
+    frozen = copy.deepcopy(generator).to("cpu", torch.float32).eval()
+    network = exported(frozen)
+    multiple_of = int(getattr(network, "multiple_of", frozen.multiple_of))  # type: ignore[arg-type]
+    maps = None
+    if frozen.output == "maps":
+        maps = cards.MapsSpec(size=int(frozen.size), radius=int(frozen.radius), eps=float(frozen.eps))  # type: ignore[arg-type]
+    building = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        building.mkdir(parents=True)
+        write_weights(frozen, building / cards.WEIGHTS)
+        write_onnx(network, building / cards.ONNX, multiple_of)
+        card = cards.Card(
+            name=name,
+            weather=weather,
+            generator=generator_name,
+            arguments=dict(arguments),
+            output=frozen.output,  # type: ignore[arg-type]
+            multiple_of=multiple_of,
+            receptive_field=frozen.receptive_field,  # type: ignore[arg-type]
+            maps=maps,
+            training=dict(training),
+            scores=[dict(score) for score in scores],
+            licence=licence,
+            terms=terms,
+            bytes_per_pixel=bytes_per_pixel(building / cards.ONNX, multiple_of),
+            description=description,
+        )
+        card = cards.write_card(building, card)
+        parity.check(frozen, building, parity.pictures(photos, card))
+        _replace(folder, building)
+    except OSError as error:
+        raise BadFolder(
+            f"{folder} cannot be written ({error.strerror or error}): choose another, or free space"
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return card
+
+
+def reexport(
+    model: str | os.PathLike[str], out: str | os.PathLike[str], *, photos: Sequence[NDArray[Any]] = ()
+) -> cards.Card:
+    """Build a model's generator from its card and weights and export it anew: another release's ONNX, a checked copy.
+
+    `model`: a shipped name, a model folder, or a run folder. Raises as `export`, and BadCard where weights do not fit.
+    """
+    folder = cards.find(model)
+    card = cards.read_card(folder, verify=False)  # its model.onnx may be the very thing that needs making again
+    return export(
+        rebuilt(folder, card),
+        out,
+        name=card.name,
+        weather=card.weather,
+        generator_name=card.generator,
+        arguments=card.arguments,
+        licence=card.licence,
+        terms=card.terms,
+        training=card.training,
+        scores=card.scores,
+        description=card.description,
+        photos=photos,
+    )
+
+
+def write_weights(generator: nn.Module, path: Path) -> None:
+    """The state of a module as safetensors, floats as float32, tied tensors written twice."""
+    state = {
+        key: (value.detach().float() if value.is_floating_point() else value.detach()).cpu().contiguous().clone()
+        for key, value in generator.state_dict().items()
+    }
+    save_file(state, path)
+
+
+def write_onnx(network: nn.Module, path: Path, multiple_of: int) -> None:
+    """One file: input `picture` 1 x 3 x h x w with h and w any multiples of `multiple_of`, output `result`."""
+    try:
+        import onnxscript  # noqa: F401  (torch's exporter needs it and says so less clearly)
+    except ImportError:
+        raise MissingExtra("onnxscript", "train", "exporting a model") from None
+    # At least two cells, or torch would take the side for a constant; two lengths, or it would take them for equal.
+    cells = math.ceil(64 / multiple_of)
+    sides = ((cells + 1) * multiple_of, (cells + 2) * multiple_of)
+    height = multiple_of * torch.export.Dim("cells_down", min=1, max=1 << 20)
+    width = multiple_of * torch.export.Dim("cells_across", min=1, max=1 << 20)
+    picture = torch.linspace(0, 1, 3 * sides[0] * sides[1]).reshape(1, 3, *sides)
+    quiet = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in quiet]
+    try:
+        for logger in quiet:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network,
+                (picture,),
+                path,
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                dynamic_shapes=({2: height, 3: width},),
+                input_names=["picture"],
+                output_names=["result"],
+                verbose=False,
+            )
+    finally:
+        for logger, level in zip(quiet, levels, strict=True):
+            logger.setLevel(level)
+
+
+def bytes_per_pixel(path: Path, multiple_of: int) -> float:
+    """Peak of the bytes that are alive at once while the network runs node by node, per pixel of its input.
+
+    Counted on the ONNX graph at one size; weights, which do not grow with the photo, are left out. An engine's own
+    scratch space comes on top, work done in place comes off.
+    """
+    model = onnx.load(path)
+    side = multiple_of * math.ceil(256 / multiple_of)
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = side
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True).graph
+    sizes = {}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        tensor = value.type.tensor_type
+        width = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+        sizes[value.name] = width * math.prod(dim.dim_value for dim in tensor.shape.dim)
+    last = {name: index for index, node in enumerate(graph.node) for name in node.input}
+    alive = peak = sum(sizes[value.name] for value in graph.input)
+    for index, node in enumerate(graph.node):
+        alive += sum(sizes.get(name, 0) for name in node.output)
+        peak = max(peak, alive)
+        alive -= sum(sizes.get(name, 0) for name in set(node.input) if last[name] == index)
+    return float(round(peak / (side * side), 1))
+
+
+def _replace(folder: Path, building: Path) -> None:
+    """Put `building` at `folder`; what is there is moved aside first and removed last."""
+    if not folder.exists():
+        building.rename(folder)
+        return
+    old = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    folder.rename(old)
+    try:
+        building.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,167 @@
+"""Engines: what runs a network. An engine is any callable from one float32 array to one float32 array,
+
+    N x 3 x h x w in [0,1], sides multiples of the card's `multiple_of`  ->  N x C x ..., C = 3 (image) or 7 (maps)
+
+so a test's engine is a lambda. The exported networks take N = 1. The libraries are imported when their engine is
+asked for, not before.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairweather import cards
+from fairweather.errors import BadCard, BadSettings, MissingExtra, UnknownName
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Engine: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+PRECISIONS = ("auto", "f32", "bf16")
+_log = logging.getLogger("fairweather")
+
+
+def open_engine(
+    name: str, folder: Path, card: cards.Card, *, threads: int | None = None, precision: str = "auto"
+) -> Engine:
+    """An engine for a model folder.
+
+    `name` is one of ENGINES, or "auto": the first of them that is installed; a log line says which and why.
+    `threads` of None leaves the number to the engine. `precision`: "f32" computes in float32; "bf16" may round inside
+    the network (OpenVINO only); "auto" is bf16 where the processor has it in hardware, about three times as fast.
+    Raises UnknownName, MissingExtra, BadSettings, and BadCard where the network cannot be read.
+    """
+    if name not in (*ENGINES, "auto"):
+        raise UnknownName("engine", name, (*ENGINES, "auto"))
+    if precision not in PRECISIONS:
+        raise BadSettings(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if threads is not None and threads < 1:
+        raise BadSettings(f"threads must be at least 1, not {threads}; leave it out for the engine's own choice")
+    why = "asked for"
+    if name == "auto":
+        name, why = _first_installed()
+    if precision == "bf16" and name != "openvino":
+        raise BadSettings(f"precision bf16 is for the openvino engine, not {name}: leave it out")
+    engine = ENGINES[name](folder, card, threads, precision)
+    _log.info("engine: %s (%s), model %s", name, why, card.name)
+    return engine
+
+
+def rebuilt(folder: Path, card: cards.Card) -> nn.Module:
+    """The PyTorch generator of a model folder, with its weights, on the CPU, in eval mode. Raises BadCard."""
+    import torch
+
+    from fairweather.generators import GENERATORS
+
+    path = folder / cards.CARD
+    try:
+        generator: nn.Module = GENERATORS[card.generator](**card.arguments)
+    except (TypeError, ValueError) as error:
+        raise BadCard(f"{path}: generator {card.generator} does not take these arguments ({error})") from None
+    weights = {key: torch.from_numpy(value) for key, value in cards.read_weights(folder).items()}
+    try:
+        generator.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise BadCard(f"{folder / cards.WEIGHTS} does not fit generator {card.generator} of {path}: {error}") from None
+    return generator.eval()
+
+
+def _first_installed() -> tuple[str, str]:
+    missing: list[str] = []
+    for name in ENGINES:
+        if importlib.util.find_spec(name) is not None:
+            return name, "auto: " + (f"{' and '.join(missing)} not installed" if missing else "the default on a CPU")
+        missing.append(name)
+    raise MissingExtra("onnxruntime", "onnxruntime", "restoring without OpenVINO")
+
+
+def _openvino(folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtra("openvino", "openvino", "the openvino engine") from None
+    # Free height and width stay free: measured on AMD EPYC, a model reshaped to one size runs within noise of the
+    # same speed and costs 30-80 ms of compilation a size; OpenVINO keeps its kernels per shape itself.
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    if precision != "auto":
+        config["INFERENCE_PRECISION_HINT"] = precision
+    path = folder / cards.ONNX
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU", config)
+    except RuntimeError as error:
+        raise BadCard(f"{path} cannot be read by OpenVINO ({_last_line(error)}): export the model again") from None
+    request, lock = compiled.create_infer_request(), threading.Lock()
+
+    def run(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        with lock:  # one request has one set of buffers
+            answer = request.infer([np.ascontiguousarray(picture)], share_inputs=True, share_outputs=False)
+        return np.asarray(answer[0], np.float32)
+
+    return run
+
+
+def _onnxruntime(folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtra("onnxruntime", "onnxruntime", "the onnxruntime engine") from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    path = folder / cards.ONNX
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own, derived from Exception alone
+        raise BadCard(f"{path} cannot be read by ONNX Runtime ({_last_line(error)}): export the model again") from None
+    name = session.get_inputs()[0].name
+
+    def run(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(session.run(None, {name: np.ascontiguousarray(picture)})[0], np.float32)
+
+    return run
+
+
+def _torch(folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra("torch", "train", "the torch engine") from None
+    from fairweather.generators import exported
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    network = exported(rebuilt(folder, card)).to(device).eval()
+
+    def run(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        # "f32" means it: cuDNN's convolutions would otherwise round to 10 bits of mantissa (TF32)
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=precision != "f32"):
+            answer = network(torch.from_numpy(np.ascontiguousarray(picture)).to(device)).float().cpu()
+        return np.asarray(answer.numpy(), np.float32)
+
+    return run
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+ENGINES: dict[str, Callable[[Path, cards.Card, int | None, str], Engine]] = {
+    "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
+    "torch": _torch,
+}
+"""In the order in which "auto" tries them."""

@@ -1,0 +1,199 @@
+"""A photo in, the restored photo out: same size, same type, whatever the network behind it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairweather import cards
+from fairweather.errors import BadCard, BadImage, BadSettings
+from fairweather.images import from_float, to_float
+from fairweather.restoring import apply, tiles
+from fairweather.restoring.engines import Engine, open_engine
+
+UNKNOWN_BYTES_PER_PIXEL = 2048.0
+"""What a network is taken to need where its card does not say: eight full-size layers of 64 channels in float32."""
+
+
+def load(
+    name_or_path: str | os.PathLike[str] = "dehaze",
+    *,
+    engine: str = "auto",
+    tile: int | None = None,
+    memory: int | None = None,
+    threads: int | None = None,
+    precision: str = "auto",
+) -> Restorer:
+    """The restorer of a shipped model, or of a model folder (or run folder) of your own.
+
+    `engine`: "auto", "openvino", "onnxruntime" or "torch"; `threads` and `precision` are the engine's (see
+    `fairweather.restoring.engines.open_engine`), `tile` and `memory` the restorer's.
+    Raises UnknownName, BadFolder, BadCard, MissingExtra, BadSettings.
+    """
+    folder = cards.find(name_or_path)
+    card = cards.read_card(folder)
+    return Restorer(
+        card, open_engine(engine, folder, card, threads=threads, precision=precision), tile=tile, memory=memory
+    )
+
+
+class Restorer:
+    """Restores photos with one network.
+
+    `engine` is any callable as in `fairweather.restoring.engines`. `memory` is how many bytes the network may use
+    (default: half of the RAM that is free now); a photo that needs more is worked in tiles whose overlap covers the
+    network's receptive field, so that the picture is the one that the whole would have given, up to float rounding.
+    `tile` asks for tiles of that side. A network with global statistics sees a photo whole or not at all.
+    """
+
+    def __init__(self, card: cards.Card, engine: Engine, *, tile: int | None = None, memory: int | None = None) -> None:
+        if tile is not None and tile < 1:
+            raise BadSettings(f"tile must be at least 1 pixel, not {tile}; leave it out to tile only where memory asks")
+        if tile is not None and card.output == "maps":
+            raise BadSettings(f"tile: model {card.name} sees a reduced photo and needs no tiles; leave tile out")
+        if tile is not None and card.receptive_field is None:
+            raise BadSettings(
+                f"tile: model {card.name} normalises with statistics of the whole photo, so tiles would show; "
+                "leave tile out, or take another model"
+            )
+        if memory is not None and memory < 1:
+            raise BadSettings(
+                f"memory must be a number of bytes above 0, not {memory}; leave it out for half of the RAM"
+            )
+        self.card = card
+        self.engine = engine
+        self.tile = tile
+        self.memory = tiles.available_memory() // 2 if memory is None else memory
+
+    def __call__(self, photo: NDArray[Any], strength: float = 1.0) -> NDArray[Any]:
+        """The restored photo: H x W x 3 uint8, uint16 or float32 in [0,1] -> a new array of that size and type.
+
+        `strength` mixes: 0 gives the photo bit for bit, 1 all that the network does.
+        Raises BadImage (shape, type, values, or too large to be seen whole) and BadSettings (strength).
+        """
+        _check_photo(photo)
+        if not 0 <= strength <= 1:  # a NaN is refused too
+            raise BadSettings(f"strength must be from 0 (untouched) to 1, not {strength}")
+        if strength == 0:
+            return np.array(photo, order="C")
+        if self.card.output == "maps":
+            return self._by_maps(photo, strength)
+        return self._by_image(photo, strength)
+
+    def frames(self, frames: Iterable[NDArray[Any]], strength: float = 1.0) -> Iterator[NDArray[Any]]:
+        """The restored frames, one by one as they are asked for."""
+        for frame in frames:
+            yield self(frame, strength)
+
+    def maps(self, photo: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """What a maps network sees in the photo, at the network's own low resolution.
+
+        "transmission" h x w (1 = clear air), "airlight" h x w x 3, "offset" h x w x 3.
+        Raises BadSettings where the model gives a picture and no maps.
+        """
+        _check_photo(photo)
+        if self.card.output != "maps":
+            raise BadSettings(f"model {self.card.name} gives a picture and no maps: take one whose card says 'maps'")
+        maps = self._predicted(photo)[1][0].transpose(1, 2, 0)
+        return {"transmission": maps[..., 0], "airlight": maps[..., 1:4], "offset": maps[..., 4:7]}
+
+    def _predicted(self, photo: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The reduced photo, 1 x 3 x h x w, and the network's maps of it, 1 x 7 x h' x w'."""
+        spec = self.card.maps
+        assert spec is not None, "a card with output maps has a maps field"
+        reduced = apply.reduce_photo(photo, spec, self.card.multiple_of)
+        return reduced, self._run(reduced)
+
+    def _by_maps(self, photo: NDArray[Any], strength: float) -> NDArray[Any]:
+        assert self.card.maps is not None
+        photo = np.ascontiguousarray(photo)
+        return apply.apply_maps(photo, *self._predicted(photo), self.card.maps, strength)
+
+    def _by_image(self, photo: NDArray[Any], strength: float) -> NDArray[Any]:
+        result = np.empty(photo.shape, photo.dtype)
+        for row, column in self._grid(*photo.shape[:2]):
+            window = to_float(tiles.read(photo, row, column))
+            answer = self._run(np.ascontiguousarray(window.transpose(2, 0, 1))[None])
+            inner = (_inside(row), _inside(column))
+            kept = answer[0].transpose(1, 2, 0)[inner]
+            if strength != 1:
+                kept = window[inner] + np.float32(strength) * (kept - window[inner])
+            kept = kept.clip(0, 1) if photo.dtype == np.float32 else from_float(kept, photo.dtype)
+            result[row.first : row.last, column.first : column.last] = kept
+        return result
+
+    def _grid(self, height: int, width: int) -> tiles.Grid:
+        """The windows for a picture of this size; raises BadImage where it must be seen whole and cannot be."""
+        name, m, field = self.card.name, self.card.multiple_of, self.card.receptive_field
+        if self.tile is not None and field is not None:
+            return tiles.fixed(height, width, self.tile, tiles.halo(field, m), m)
+        whole = tiles.whole(height, width, m)
+        per_pixel = self.card.bytes_per_pixel or UNKNOWN_BYTES_PER_PIXEL
+        pixels, allowed = int(self.memory / per_pixel), f"{self.memory / 2**30:.1f} GiB of memory"
+        if math.prod(whole.window) <= pixels:
+            return whole
+        if field is None:
+            raise BadImage(
+                f"a photo of {width} x {height} pixels is too large for model {name} in {allowed}: the model uses "
+                f"statistics of the whole photo, so it cannot be worked in tiles, and the whole needs about "
+                f"{math.prod(whole.window) * per_pixel / 2**30:.1f} GiB; give a smaller photo "
+                f"(up to about {pixels / 1e6:.1f} megapixels), allow more memory, or take another model"
+            )
+        grid = tiles.cheapest(height, width, pixels, tiles.halo(field, m), m)
+        if grid is None:
+            least = (2 * tiles.halo(field, m) + m) ** 2
+            raise BadImage(
+                f"a photo of {width} x {height} pixels is too large for model {name} in {allowed}: its smallest tile "
+                f"needs about {least * per_pixel / 2**30:.1f} GiB; allow more memory, or take another model"
+            )
+        return grid
+
+    def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The engine's answer for one picture, 1 x C x h x w, once it is what the card promises."""
+        name = self.card.name
+        try:
+            answer = self.engine(picture)
+        except (MemoryError, RuntimeError) as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+            raise BadImage(
+                f"model {name} failed on {picture.shape[3]} x {picture.shape[2]} pixels ({line}): "
+                "give a smaller photo, or allow less memory so that tiles are smaller"
+            ) from error
+        promised = answer.shape == picture.shape
+        if self.card.output == "maps":
+            promised = answer.ndim == 4 and answer.shape[:2] == (1, 7)
+        if not promised:
+            raise BadCard(
+                f"model {name} answers {picture.shape} with {answer.shape}, which is not what its card promises: "
+                "export the model again"
+            )
+        if not np.isfinite(answer).all():
+            raise BadCard(f"model {name} gives values that are no numbers: train it again, or use another model")
+        return answer
+
+
+def _inside(span: tiles.Span) -> slice:
+    """What is kept, counted from the window's own start."""
+    return slice(span.first - span.start, span.last - span.start)
+
+
+def _check_photo(photo: Any) -> None:
+    """Raises BadImage unless this is a photo as the restorer takes it."""
+    if not isinstance(photo, np.ndarray):
+        raise BadImage(f"a photo must be a NumPy array, not {type(photo).__name__}: np.asarray(photo) makes one")
+    if photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
+        raise BadImage(
+            f"a photo must be H x W x 3 (RGB), not {' x '.join(map(str, photo.shape)) or 'a single number'}: "
+            "repeat a grey channel three times, take alpha off"
+        )
+    if photo.dtype not in (np.uint8, np.uint16, np.float32):
+        raise BadImage(f"a photo must be uint8, uint16, or float32 in [0,1], not {photo.dtype}: convert it with astype")
+    if photo.dtype == np.float32:
+        low, high = float(photo.min()), float(photo.max())
+        if not (low >= 0 and high <= 1):  # a NaN is refused too
+            raise BadImage(f"a float32 photo must lie in [0,1], this one spans {low:g} to {high:g}: scale or clip it")
