@@ -75,8 +75,9 @@ def conduct(
     if engine.device == "cpu" and not tuned(os.environ):
         words = " ".join(f"{key}={value}" for key, value in MALLOC.items())
         log.info("training on this CPU is nearly twice as fast in a process started with %s", words)
-    fit(engine, dataset, settings.run, out, crop=crop, paired=kind.paired, resume=resume)
-    export_model(engine, settings, out)
+    step = fit(engine, dataset, settings.run, out, crop=crop, paired=kind.paired, resume=resume)
+    export_model(engine, settings, dataset, step, out)
+    log.info("the model is in %s", out / "model")
     return Run(out)
 
 
@@ -152,9 +153,38 @@ def commit() -> str | None:
     return words[0].stdout.strip() + ("+" if words[1].stdout.strip() else "")
 
 
-def export_model(engine: Engine, settings: Settings, out: Path) -> None:
-    """RUN/model: the shipped network as a model folder."""
+def export_model(engine: Engine, settings: Settings, dataset: Dataset, step: int, out: Path) -> None:
+    """RUN/model: the network that ships as a model folder, compared on training crops. Raises ParityFailed."""
     from fairweather.deploy.export import export
 
-    network = engine.shipped().to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    export(network, out / "model", name=out.resolve().name)
+    data, run = settings.data, settings.run
+    crops = [dataset.sample(run.seed, 0, at)["degraded"] for at in range(min(3, len(dataset)))]
+    sources = [{key: source[key] for key in ("kind", "path", "weight") if key in source} for source in data.sources]
+    # Names of folders, not where they lie: a card travels.
+    folders = {key: Path(value).name for key in ("folder", "degraded", "clear") if (value := getattr(data, key))}
+    export(
+        engine.shipped(),
+        out / "model",
+        name=out.resolve().name,
+        weather=data.weather,
+        generator_name=settings.generator.name,
+        arguments=settings.generator.settings,
+        licence=data.licence,
+        terms=data.terms,
+        training={
+            "recipe": settings.recipe.name,
+            "settings": settings.recipe.settings,
+            "data": {**folders, **({"sources": sources} if sources else {})},
+            "steps": step,
+            "batch": run.batch,
+            "crop": data.crop,
+            "seed": run.seed,
+            "precision": run.precision,
+            "device": engine.device,
+            "commit": commit(),
+            "fairweather": fairweather.__version__,
+            "torch": torch.__version__,
+        },
+        description=data.description,
+        photos=[crop.permute(1, 2, 0).numpy() for crop in crops],
+    )

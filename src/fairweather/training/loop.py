@@ -76,8 +76,8 @@ def steps_of(run: RunSettings, length: int, batch: int) -> int | None:
     return run.steps
 
 
-def fit(engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, crop: int, paired: bool, resume: bool) -> None:
-    """Train to the end of `run`, in `folder`. Raises Diverged on NaN, KeyboardInterrupt on Ctrl-C after a checkpoint."""
+def fit(engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, crop: int, paired: bool, resume: bool) -> int:
+    """Train to the end of `run`, in `folder`, and return the number of steps taken. Raises Diverged on NaN, KeyboardInterrupt on Ctrl-C after a checkpoint."""
     assert run.batch is not None
     clock = Clock(0, 0.0, steps_of(run, len(dataset), run.batch), run.minutes)
     saved: dict[str, Any] | None = state.load(folder / "state") if resume else None
@@ -139,6 +139,7 @@ def fit(engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, cro
             if stop:
                 log.info("stopped after step %d; --resume goes on from here", clock.step)
                 raise KeyboardInterrupt
+    return clock.step
 
 
 def _workers(device: str) -> int:

@@ -102,8 +102,12 @@ class DataSettings:
     """Of a mixture: photos are kept reduced to this short side."""
     weather: str = "haze"
     """What is in the way on the degraded photos; goes onto the card."""
-    terms: str = ""
+    terms: str = "not stated"
     """On what terms the photos may be used; goes onto the card."""
+    licence: str = "not stated"
+    """Licence of the model that comes out; goes onto the card."""
+    description: str = ""
+    """A sentence about the model, for its card."""
 
 
 @dataclass(frozen=True)
