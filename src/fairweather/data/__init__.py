@@ -1,4 +1,4 @@
-"""Training data: folders of pairs, unpaired folders, weather made over clear photos, and weighted mixtures of all of these.
+"""Training data: folders of pairs, unpaired folders, weather made over clear photos, and weighted mixtures of these.
 
 A dataset gives `sample(seed, epoch, index)` -> `{"degraded": ..., "clear": ...}`, each 3 x S x S float32 in [0,1], and
 nothing but the three numbers decides what: neither threads nor the order of the calls. Callers that load in threads of

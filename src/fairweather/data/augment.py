@@ -1,4 +1,4 @@
-"""Augmentation: the crop, flip and tone that a pair shares, and the sensor noise and JPEG of the degraded side alone."""
+"""Augmentation: the crop, flip and tone that a pair shares, the sensor noise and JPEG of the degraded side alone."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ Picture = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Augment:
-    """How a training sample is cut from a photo. `Augment.paper()` gives what pix2pix and CycleGAN do, `Augment.plain()` a
-    centred crop and nothing else."""
+    """How a training sample is cut from a photo and changed.
+
+    `Augment.paper()` gives what pix2pix and CycleGAN do, `Augment.plain()` the largest square and nothing else.
+    """
 
     crop: int = 256
     """Side of a sample in pixels."""
     load_size: int | None = None
-    """The papers' way (pix2pix, section 6.2; CycleGAN, section 7.1): every photo is first resized to load_size x load_size
-    (286 there), and the crop is taken from that. `scale`, `aspect`, `whole` and `enlarge` then have no say."""
+    """The way of pix2pix (Isola et al., CVPR 2017, section 6.2) and CycleGAN's code: every photo is first resized to
+    load_size x load_size (286 there), and the crop is taken from that;
+    `scale`, `aspect`, `whole` and `enlarge` then have no say."""
     scale: Range = (0.4, 1.0)
     """Side of the crop as a share of the largest box of its aspect that fits into the photo; then resized to `crop`."""
     aspect: Range = (0.75, 1.3333)
     """Width over height of the crop before it is resized to a square, drawn evenly in its logarithm."""
     whole: float = 0.15
-    """Share of samples that see the whole photo, squeezed to a square: what a network that looks at a reduced photo meets."""
+    """Share of samples that see the whole photo, squeezed to a square: what a network that reduces photos meets."""
     enlarge: float = 1.25
     """A crop is never enlarged by more than this (photos that are too small for it give their largest box)."""
     flip: float = 0.5
@@ -72,7 +75,7 @@ class Augment:
 
     @classmethod
     def paper(cls, crop: int = 256, load_size: int | None = None) -> Augment:
-        """Resize to 286 (in proportion for another crop), random crop of 256, mirrored half of the time, nothing else."""
+        """Resized to 286 (in proportion for another crop), a random crop of 256, mirrored or not, nothing else."""
         load_size = round(crop * 286 / 256) if load_size is None else load_size
         return cls(crop=crop, load_size=load_size, tone=0.0, noise_share=0.0, jpeg_share=0.0)
 
@@ -84,7 +87,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Cut:
-    """A crop box in pixels of the photo (after a resize to `first` x `first`, if that is given), and whether it is mirrored."""
+    """A crop box in pixels of the photo (resized to `first` x `first` before, if given), and whether it is mirrored."""
 
     top: int
     left: int
@@ -118,7 +121,7 @@ def draw_cut(augment: Augment, height: int, width: int, rng: np.random.Generator
 
 
 def cut(picture: NDArray[np.generic], box: Cut, crop: int) -> NDArray[np.generic]:
-    """The box of a H x W [x C] picture as crop x crop [x C]: by area where that reduces, cubic where it enlarges (8 bits)."""
+    """The box of a H x W [x C] picture as crop x crop [x C]: by area where that reduces, else cubic (maps: linear)."""
     if box.first is not None:
         reduces = min(picture.shape[:2]) >= box.first
         picture = cv2.resize(picture, (box.first, box.first), interpolation=_interpolation(picture, reduces))
@@ -126,7 +129,7 @@ def cut(picture: NDArray[np.generic], box: Cut, crop: int) -> NDArray[np.generic
     if picture.shape[:2] != (crop, crop):
         reduces = min(box.height, box.width) >= crop
         picture = cv2.resize(picture, (crop, crop), interpolation=_interpolation(picture, reduces))
-    return picture[:, ::-1] if box.mirrored else picture
+    return np.asarray(picture[:, ::-1] if box.mirrored else picture)
 
 
 def _interpolation(picture: NDArray[np.generic], reduces: bool) -> int:
@@ -146,7 +149,7 @@ def draw_tone(augment: Augment, rng: np.random.Generator) -> NDArray[np.float32]
     low, high = augment.exposure
     power = _between_logs(augment.gamma, exponent)
     gain = np.exp2(low + (high - low) * stops + augment.white_balance * gains)
-    return np.minimum(table**power * gain.astype(np.float32), 1.0).astype(np.float32)
+    return np.asarray(np.minimum(table**power * gain, 1.0), dtype=np.float32)
 
 
 def toned(picture: NDArray[np.generic], table: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -109,8 +109,11 @@ class Pairs:
 
 
 class Unpaired:
-    """Two folders whose photos do not belong together. Each side has an order, a crop and a tone of its own: nothing that
-    is drawn for one is used for the other. An epoch visits every photo of the longer side once."""
+    """Two folders whose photos do not belong together.
+
+    Each side has an order, a crop and a tone of its own: nothing that is drawn for one is used for the other. An epoch
+    visits every photo of the longer side once, and those of the shorter side as evenly as can be.
+    """
 
     def __init__(self, degraded: Sequence[Path], clear: Sequence[Path], photos: Photos, augment: Augment) -> None:
         photos.check([*degraded, *clear])

@@ -13,11 +13,13 @@ import numpy as np
 from fairweather.data.augment import Augment
 from fairweather.data.folders import Pairs, all_pairs, kept_short_side, photos_in
 from fairweather.data.photos import Photos
+from fairweather.data.rainy import Rained
 from fairweather.data.source import Sample, Source, check_index, stream
 from fairweather.data.synthetic import Clear, Hazed, Rehazed
 from fairweather.errors import BadSettings, UnknownName
 from fairweather.pairs import Pair
 from fairweather.weather.haze import HazeSettings
+from fairweather.weather.rain import RainSettings
 
 KINDS = ("pairs", "rehazed", "synthetic", "clear")
 
@@ -39,6 +41,8 @@ class SourceSettings:
     """For rain: a folder of rain pairs, relative to the data folder, whose streak layers (rain - clear) are taken."""
     haze: HazeSettings = field(default_factory=HazeSettings)
     """Ranges of the haze of this source."""
+    rain: RainSettings = field(default_factory=RainSettings)
+    """Ranges of the rain of this source."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -69,7 +73,8 @@ class MixtureSettings:
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> MixtureSettings:
         """From the parsed `[data]` table; BadSettings for a key that does not exist, naming the nearest."""
-        return _build(cls, table, "data")
+        built: MixtureSettings = _build(cls, table, "data")
+        return built
 
 
 class Mixture:
@@ -98,7 +103,7 @@ class Mixture:
         return source.make(int(rng.integers(source.items)), rng)
 
     def held_back(self) -> dict[str, list[Pair]]:
-        """The pairs kept out of training: real ones, and clear photos as their own partner. Made-up weather has none."""
+        """The pairs kept out of training: real ones, and clear photos as their own partner."""
         held: dict[str, list[Pair]] = {}
         for settings, source in zip(self.settings.sources, self.sources, strict=True):
             if source.held:
@@ -117,7 +122,8 @@ def open_source(one: SourceSettings, root: Path, photos: Photos, settings: Mixtu
         return Clear(photos_in(path), photos, augment, hold_back)
     if one.weather == "haze":
         return Hazed(photos_in(path), photos, augment, hold_back, one.haze)
-    raise BadSettings("synthetic rain is not here yet")
+    streaks = all_pairs(root / one.streaks) if one.streaks else ()
+    return Rained(photos_in(path), photos, augment, hold_back, one.rain, streaks)
 
 
 def _build(kind: Any, table: Mapping[str, Any], where: str) -> Any:

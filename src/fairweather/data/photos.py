@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 
 RESIDE_BORDER = 10
-"""RESIDE's indoor clear photos keep the 10 px border of NYU depth that its hazy ones have lost (640 x 480, 620 x 460)."""
+"""RESIDE's indoor clear photos keep a border of 10 px that its hazy ones have lost (640 x 480 and 620 x 460)."""
 
 
 class Photos:
@@ -38,6 +39,14 @@ class Photos:
         self._sizes: dict[Path, Size] = {}
         self._lock = Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process that is not forked gets a copy; a lock does not travel
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = Lock()
+
     def check(self, photos: Iterable[Path], pairs: Iterable[tuple[Path, Path]] = ()) -> None:
         """Decode everything once, and name every file that is broken and every pair whose sizes differ.
 
@@ -50,7 +59,7 @@ class Photos:
         faults = list(dict.fromkeys(fault for fault in broken if fault))
         if faults:
             more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
-            kind = BadImage if all(isinstance(fault, str) and fault.startswith("\0") for fault in faults) else BadFolder
+            kind = BadImage if all(fault.startswith("\0") for fault in faults) else BadFolder
             raise kind("\n".join(fault.lstrip("\0") for fault in faults[:20]) + more)
 
     def _trial(self, path: Path) -> str:

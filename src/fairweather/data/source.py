@@ -17,7 +17,7 @@ Sample = dict[str, Tensor]
 
 
 class Dataset(Protocol):
-    """A map-style dataset whose every random draw comes from (seed, epoch, index), whatever thread asks in whatever order."""
+    """A map-style dataset whose every random draw comes from (seed, epoch, index), whoever asks in whatever order."""
 
     def __len__(self) -> int:
         """Samples per epoch."""

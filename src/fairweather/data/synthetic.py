@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 
 import cv2
 import numpy as np
@@ -30,7 +29,7 @@ Map = NDArray[np.uint16]
 
 
 class Clear:
-    """Clear photos on both sides, so that a network learns to leave them alone. The degraded side still gets noise and JPEG."""
+    """Clear photos on both sides, so that a network learns to leave them alone; one side still gets noise and JPEG."""
 
     def __init__(self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0) -> None:
         photos.check(paths)
@@ -61,7 +60,7 @@ class Clear:
 
 
 class Hazed(Clear):
-    """Haze over clear photos: along their true depth where a disparity map lies beside them, else along invented depth."""
+    """Haze over clear photos: along true depth where a disparity map lies beside them, else along invented depth."""
 
     def __init__(
         self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0,
@@ -72,7 +71,7 @@ class Hazed(Clear):
         self.held = []
         self.settings = settings or HazeSettings()
         self.depths = {
-            path: depth_of_disparity(disparities[path.stem + DISPARITY], photos.short_side, photos.get(path).shape[:2])
+            path: depth_of_disparity(disparities[path.stem + DISPARITY], photos.get(path).shape[:2])
             for path in self.paths
             if path.stem + DISPARITY in disparities
         }
@@ -99,7 +98,6 @@ class Rehazed:
         self.augment = augment
         self.settings = settings or HazeSettings()
         self._measured: dict[int, Map] = {}
-        self._lock = Lock()
 
     @property
     def items(self) -> int:
@@ -120,20 +118,18 @@ class Rehazed:
 
     def transmission(self, item: int) -> Map:
         """The measured transmission of one pair, as large as its photos are kept."""
-        with self._lock:
-            known = self._measured.get(item)
+        # no lock: two threads that measure the same pair come to the same map
+        known = self._measured.get(item)
         if known is None:
             pair = self.pairs[item]
-            known = measured_transmission(*self.photos.pair(pair.degraded, pair.clear))
-            with self._lock:
-                self._measured[item] = known
+            known = self._measured[item] = measured_transmission(*self.photos.pair(pair.degraded, pair.clear))
         return known
 
 
 def measured_transmission(degraded: Pixels, clear: Pixels) -> Map:
     """The transmission of a pair, made smooth along the edges of its clear photo.
 
-    Where the clear photo is as bright as the airlight (sky, white walls) a pair says nothing of t, and JPEG or noise in it
+    Where the clear photo is as bright as the airlight (sky, white walls) a pair says nothing of t; its JPEG or noise
     would be read as speckles of haze. So the measured t goes through a guided filter (He, Sun & Tang, TPAMI 2013) whose
     windows weigh each pixel by its evidence, (J - A)^2: weak pixels take their t from the strong ones around them.
     """
@@ -162,10 +158,10 @@ def _weighted_guided_filter(
     return (mean(weight * slope) * guide + mean(weight * offset)) / total
 
 
-def depth_of_disparity(path: Path, short_side: int | None, size: tuple[int, ...]) -> Map:
-    """Depth, 0 near to 65535 far, from a file of disparities (8 or 16 bit, any scale, 0 = unknown), at the size of its photo.
+def depth_of_disparity(path: Path, size: tuple[int, ...]) -> Map:
+    """Depth, 0 near to 65535 far, from a file of disparities (8 or 16 bit, any scale, 0 unknown), at its photo's size.
 
-    Unknown pixels are filled as in KITTI's development kit (the farther of the nearest known pixels left and right), but
+    Unknown pixels are filled as in KITTI's development kit (the farther of the nearest known pixels left and right) but
     those above all known ones of their column are sky, and far, and those below are near (a car's own bonnet). Depth is
     the inverse of disparity, cut at the 5th percentile: stereo cameras do not tell apart what is beyond.
     """
@@ -183,7 +179,7 @@ def depth_of_disparity(path: Path, short_side: int | None, size: tuple[int, ...]
     disparity = _filled(disparity)
     depth = far / np.maximum(disparity, far)
     depth = cv2.resize(depth.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    return (np.clip(depth, 0, 1) * 65535).round().astype(np.uint16)
+    return np.asarray((np.clip(depth, 0, 1) * 65535).round(), dtype=np.uint16)
 
 
 def _filled(disparity: NDArray[np.float32]) -> NDArray[np.float32]:
