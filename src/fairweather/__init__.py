@@ -51,25 +51,8 @@ _HOMES = {"Restorer": "fairweather.restoring", "load": "fairweather.restoring", 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'fairweather' has no attribute {name!r}")
-    try:
-        value = getattr(import_module(_HOMES.get(name, "fairweather.errors")), name)
-    except ModuleNotFoundError as missing:
-        if name != "train" or (missing.name or "").startswith("fairweather"):
-            raise
-        value = _without_torch(missing.name or "torch")
-    globals()[name] = value
+    value = globals()[name] = getattr(import_module(_HOMES.get(name, "fairweather.errors")), name)
     return value
-
-
-def _without_torch(module: str) -> Any:
-    """Stand in for `train` where its extra is not installed: the name exists, calling it says what to install."""
-
-    def train(*args: object, **settings: object) -> None:
-        from fairweather.errors import MissingExtra
-
-        raise MissingExtra(module, "train", "training")
-
-    return train
 
 
 def __dir__() -> list[str]:

@@ -62,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. `argv` is without the program's name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if argv is None and arguments[:1] == ["train"]:
+            from fairweather.training.allocator import restart_tuned
+
+            restart_tuned()  # half of the time on a CPU; only where this process is ours to start again
         code = _main(arguments)
         sys.stdout.flush()
         return code

@@ -24,7 +24,9 @@ def test_no_file_is_too_long() -> None:
 
 
 def test_no_file_is_called_nothing() -> None:
-    names = [path for folder in ("src", "tests") for path in (ROOT / folder).rglob("*") if "__pycache__" not in str(path)]
+    names = [
+        path for folder in ("src", "tests") for path in (ROOT / folder).rglob("*") if "__pycache__" not in str(path)
+    ]
     assert not [path for path in names if EMPTY_NAMES.search(path.name.split(".")[0])]
     assert EMPTY_NAMES.search("train_utils")
     assert not EMPTY_NAMES.search("restorer")
@@ -49,7 +51,10 @@ def test_constraints_pin_every_requirement_and_hold_no_address() -> None:
     pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
     assert len(pinned) == len(lines), "a package is pinned twice"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
     names = {re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", name)[0]).lower() for name in wanted}  # type: ignore[index]
     assert not {name for name in names if not name.startswith("fairweather")} - pinned
 

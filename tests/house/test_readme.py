@@ -95,7 +95,9 @@ def test_readme_trains_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls
 
 
-@pytest.mark.parametrize(("name", "words"), commands(), ids=lambda value: " ".join(value) if type(value) is list else value)
+@pytest.mark.parametrize(
+    ("name", "words"), commands(), ids=lambda value: " ".join(value) if type(value) is list else value
+)
 def test_every_command_is_understood(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed by the real parser against the verb's real signature; the verb itself is left out."""
     verb = words[0]

@@ -61,7 +61,8 @@ def score_line(score: dict[str, Any]) -> str:
     unit = " dB" if str(score["metric"]).lower() == "psnr" else ""
     digits = 2 if unit else 3
     before = f" ({score['input']:.{digits}f})" if score.get("input") is not None else ""
-    return f"{score['metric']} {score['value']:.{digits}f}{unit}{before}, {score['protocol']}, {score['data']}, n={score['n']}"
+    value = f"{score['metric']} {score['value']:.{digits}f}{unit}{before}"
+    return f"{value}, {score['protocol']}, {score['data']}, n={score['n']}"
 
 
 def _gives(card: cards.Card) -> str:
