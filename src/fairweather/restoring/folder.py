@@ -1,0 +1,314 @@
+"""Many photos: which file becomes which (`plan`), and the work on them, overlapped (`run`).
+
+Reading, restoring and writing overlap: threads decode ahead and encode behind (the codecs release Python's lock),
+the caller's thread restores. At most `2 * _threads() - 1` photos are in memory.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
+from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, atomic, read, write
+from fairweather.images.formats import FORMATS
+
+DEFAULT_OUT = "restored"
+_log = logging.getLogger("fairweather")
+
+
+class Job(NamedTuple):
+    """One photo: where it is, and where its restored version goes."""
+
+    source: Path
+    destination: Path
+
+
+@dataclass
+class Report:
+    """What became of a run. `pixels` counts the restored photos' own (none for files copied at strength 0)."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    """Each photo that could not be done, and why; the message names the file."""
+    seconds: float = 0.0
+    pixels: int = 0
+
+
+class _Found(NamedTuple):
+    source: Path
+    relative: Path
+    named: bool  # given as a file or by a pattern, not found inside a folder
+
+
+def plan(inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> list[Job]:
+    """The jobs that files, folders and patterns (`*`, `?`, `[...]`, `**`) amount to, in a stable order.
+
+    A folder is searched to any depth and its structure is kept under `out`; a pattern keeps the structure below the
+    part before its first wildcard. Inside folders and patterns only pictures count (by suffix), nothing hidden, and
+    nothing that lies in `out` already; a file that is named is taken whatever its suffix.
+    `out` is a folder (default: `restored` in the current one), unless there is exactly one input file and `out` ends
+    in a picture's suffix. Nothing is created.
+
+    Raises BadImage (an input that is not there) and BadFolder: no pictures, two inputs for one destination,
+    a destination that is an input, a place that is not a folder or cannot be written.
+    """
+    target = Path(DEFAULT_OUT if out is None else out)
+    found: list[_Found] = []
+    for given in inputs:
+        found += _expand(os.fspath(given), target)
+    if not found:
+        raise BadSettings("there is nothing to restore: give files, folders or patterns")
+    if len(found) == 1 and found[0].named and target.suffix.lower() in SUFFIXES and not target.is_dir():
+        jobs = [Job(found[0].source, target)]
+    else:
+        jobs = [Job(one.source, target / one.relative) for one in found]
+    return _checked(jobs)
+
+
+def run(
+    jobs: Sequence[Job],
+    restore: Callable[[NDArray[Any]], NDArray[Any]],
+    *,
+    strength: float = 1.0,
+    overwrite: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    progress: bool = True,
+) -> Report:
+    """Do the jobs. `restore` takes and gives H x W x 3 pixels, uint8 or uint16, and is called from this thread only.
+
+    `strength` 0 copies files byte for byte (other strengths are `restore`'s own business). What exists is skipped
+    unless `overwrite`. A photo that fails is reported and the others are done; BadFolder (disk full, folder not
+    writable) ends the run, as does any error of `restore` that is about the model rather than the photo.
+    Written files are complete or not there, after Ctrl-C too. `progress` shows a bar on stderr if that is a terminal.
+    """
+    began, report = time.monotonic(), Report()
+    todo = [job for job in jobs if overwrite or not job.destination.exists()]
+    report.skipped = len(jobs) - len(todo)
+    with _bar(report, len(todo), progress) as show:
+        try:
+            if strength == 0:
+                for job in todo:
+                    with _counted(report, job.source):
+                        _copy(job, max_pixels)
+                        report.done += 1
+                    show()
+            else:
+                _overlapped(todo, restore, max_pixels, report, show)
+        except BadFolder as error:
+            raise BadFolder(f"{error} [stopped; {report.done} of {len(todo)} photos are done]") from error
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _overlapped(
+    todo: Sequence[Job],
+    restore: Callable[[NDArray[Any]], NDArray[Any]],
+    max_pixels: int,
+    report: Report,
+    show: Callable[[], None],
+) -> None:
+    threads, waiting = _threads(), iter(todo)
+    reading: deque[tuple[Job, Future[Photo]]] = deque()
+    writing: deque[tuple[Job, Future[int]]] = deque()
+    readers, writers = ThreadPoolExecutor(threads, "read"), ThreadPoolExecutor(threads, "write")
+    try:
+        while True:
+            while len(reading) < threads and (job := next(waiting, None)):
+                reading.append((job, readers.submit(read, job.source, max_pixels=max_pixels)))
+            if reading:
+                job, photo = reading.popleft()
+                with _counted(report, job.source):
+                    restored = _restored(photo.result(), restore)
+                    writing.append((job, writers.submit(_save, job.destination, restored)))
+                photo = restored = None  # type: ignore[assignment]  # let go of the pixels before the next ones come
+            elif not writing:
+                break
+            while writing and (not reading or len(writing) >= threads or writing[0][1].done()):
+                job, written = writing.popleft()
+                with _counted(report, job.source):
+                    report.pixels += written.result()
+                    report.done += 1
+                show()
+            show()
+    finally:
+        # After an error or Ctrl-C: what has not begun is dropped; what is being written is finished, not cut.
+        readers.shutdown(cancel_futures=True)
+        writers.shutdown(cancel_futures=True)
+
+
+def _restored(photo: Photo, restore: Callable[[NDArray[Any]], NDArray[Any]]) -> Photo:
+    return photo.replaced(restore(photo.pixels))
+
+
+def _save(destination: Path, photo: Photo) -> int:
+    _make(destination.parent)
+    write(destination, photo)
+    height, width = photo.pixels.shape[:2]
+    return int(height * width)
+
+
+def _copy(job: Job, max_pixels: int) -> None:
+    if FORMATS.get(job.source.suffix.lower()) != FORMATS.get(job.destination.suffix.lower()):
+        _save(job.destination, read(job.source, max_pixels=max_pixels))
+        return
+    _make(job.destination.parent)
+    with atomic(job.destination) as temporary:
+        try:
+            source = open(job.source, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise BadImage(f"{job.source}: cannot be read ({error.strerror}); check its permissions") from error
+        with source, open(temporary, "wb") as target:
+            shutil.copyfileobj(source, target, 2**20)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadFolder(f"{folder}: cannot be made ({error.strerror}); choose another folder with -o") from error
+
+
+def _threads() -> int:
+    """Readers, and as many writers: enough to keep up, few enough to bound the photos in memory."""
+    return min(4, max(2, (os.cpu_count() or 2) // 2))
+
+
+@contextmanager
+def _counted(report: Report, source: Path) -> Iterator[None]:
+    """What is wrong with one photo goes into the report; what would be wrong with every one goes on."""
+    try:
+        yield
+    except (BadImage, MissingExtra) as error:
+        message = str(error)
+    except FairweatherError:
+        raise
+    except MemoryError:
+        message = "there is not enough memory for it; close other programs, or make the photo smaller"
+    except Exception as error:  # a network's runtime raises types of its own; hours of work are not lost to one photo
+        _log.debug("%s", source, exc_info=True)
+        message = f"{type(error).__name__}: {error}"
+    else:
+        return
+    report.failed.append((source, message if str(source) in message else f"{source}: {message}"))
+
+
+@contextmanager
+def _bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None]]:
+    """A function to call whenever the report has changed; it draws only where a person looks on."""
+    if not (wanted and total and sys.stderr.isatty()):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
+    with Progress(TextColumn("restoring"), *columns, console=Console(stderr=True)) as bar:
+        task, began = bar.add_task("restoring", total=total, pace=""), time.monotonic()
+
+        def show() -> None:
+            pace = f"{report.done / max(time.monotonic() - began, 1e-3):.2f} photos/s"
+            bar.update(task, completed=report.done + len(report.failed), pace=pace)
+
+        yield show
+
+
+def _expand(given: str, target: Path) -> list[_Found]:
+    path = Path(given)
+    if path.is_dir():
+        found = [_Found(file, file.relative_to(path), False) for file in _pictures(path, target)]
+        if not found:
+            raise BadFolder(f"{path}: there are no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
+        return found
+    if path.exists():
+        return [_Found(path, Path(path.name), True)]
+    if not glob.has_magic(given):
+        raise BadImage(f"{path}: no such file or folder; check the name")
+    fixed = [part for part in Path(given).parts]
+    while any(glob.has_magic(part) for part in fixed):
+        fixed.pop()
+    root = Path(*fixed)
+    found = []
+    for match in map(Path, sorted(glob.glob(given, recursive=True))):
+        if _inside(match, target) and not _inside(root, target):
+            continue  # an earlier result
+        if match.is_dir() and "**" not in given:
+            found += [_Found(file, file.relative_to(root), True) for file in _pictures(match, target)]
+        elif match.is_file() and match.suffix.lower() in SUFFIXES:
+            found.append(_Found(match, match.relative_to(root), True))
+    if not found:
+        raise BadFolder(f"{given}: no picture matches this pattern; check it, and quote it")
+    return found
+
+
+def _pictures(folder: Path, target: Path) -> Iterator[Path]:
+    """Pictures below a folder, sorted; hidden ones are left out, and so is the folder that results go to."""
+
+    def refuse(error: OSError) -> None:
+        raise BadFolder(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+
+    results = os.path.realpath(target)
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and os.path.realpath(os.path.join(place, name)) != results
+        )
+        for name in sorted(files):
+            path = Path(place, name)
+            if name[0] != "." and path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _checked(jobs: list[Job]) -> list[Job]:
+    """The jobs without repetitions, none of which writes over an input or over another's result."""
+    inputs = {_identity(job.source): job.source for job in jobs}
+    takers: dict[str, Job] = {}
+    for job in jobs:
+        if job.destination.exists() and (source := inputs.get(_identity(job.destination))):
+            raise BadFolder(
+                f"{job.destination} would be written over the input {source}; choose another folder with -o"
+            )
+        if job.destination.is_dir():
+            raise BadFolder(
+                f"{job.destination}: is a folder, where the result of {job.source} is to go; choose another -o"
+            )
+        key = os.path.normcase(os.path.join(os.path.realpath(job.destination.parent), job.destination.name))
+        other = takers.setdefault(key, job)
+        if _identity(other.source) != _identity(job.source):
+            raise BadFolder(
+                f"{other.source} and {job.source} would both be written to {job.destination}; "
+                "restore them one after the other, into different folders (-o)"
+            )
+    for folder in {job.destination.parent for job in takers.values()}:
+        there = folder
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            raise BadFolder(
+                f"{there}: is a file, and results are to go into a folder of that name; choose another (-o)"
+            )
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise BadFolder(f"{there}: cannot be written into; choose another folder with -o")
+    return list(takers.values())
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
