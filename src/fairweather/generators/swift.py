@@ -38,7 +38,7 @@ class Swift(nn.Module):
         widths: tuple[int, int, int, int] = (40, 80, 128, 160),
         blocks: int = 1,
         radius: int = 2,
-        eps: float = 1e-3,
+        eps: float = 2e-4,
         offset: float = 0.25,
     ) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fairweather.discriminators import PatchGAN
-from fairweather.losses import ADVERSARIAL, charbonnier, frequency, mse, ssim_loss
+from fairweather.losses import ADVERSARIAL, charbonnier, frequency, ssim_loss
 from fairweather.recipes.base import Batch, Build, Learn, Player, Recipe, total
 
 
@@ -26,6 +26,8 @@ class SupervisedSettings:
     """Weight of the L1 difference of orthonormal Fourier transforms (after Cho et al., MIMO-UNet, ICCV 2021)."""
     psnr: float = 0.0
     """Weight of the negative PSNR in dB, the mean over photos (Chen et al., HINet, CVPRW 2021); 0.01 is usual."""
+    psnr_ceiling: float = 35.0
+    """PSNR in dB beyond which that term hardly rewards a photo, or those left clear would outweigh all others."""
     adversarial: float = 0.0
     """Weight of the hinge loss against a PatchGAN with spectral norm (Miyato et al., ICLR 2018); 0 makes none."""
     lr: float = 1e-3
@@ -92,7 +94,7 @@ class Supervised(Recipe):
         if s.frequency:
             terms["frequency"] = s.frequency * frequency(restored, batch.clear, norm="ortho")
         if s.psnr:
-            terms["psnr"] = s.psnr * negative_psnr(restored, batch.clear)
+            terms["psnr"] = s.psnr * negative_psnr(restored, batch.clear, s.psnr_ceiling)
         if (regulariser := getattr(self.restore, "regulariser", None)) is not None:
             terms["regulariser"] = regulariser()
         if self.judge is None:
@@ -110,7 +112,10 @@ class Supervised(Recipe):
         return self.restore
 
 
-def negative_psnr(output: Tensor, target: Tensor) -> Tensor:
-    """-PSNR in dB, the mean over photos: every photo counts by its ratio, a hard one does not drown the others."""
-    errors = torch.stack([mse(a, b) for a, b in zip(output, target, strict=True)])
-    return (10 / math.log(10)) * (errors + 1e-8).log().mean()
+def negative_psnr(output: Tensor, target: Tensor, ceiling: float) -> Tensor:
+    """-PSNR in dB, the mean over photos: every photo counts by its ratio, a hard one does not drown the others.
+
+    The error that `ceiling` dB stand for is added to each photo's own, so that the slope levels off there.
+    """
+    errors = (output.float() - target.float()).square().mean((1, 2, 3))
+    return (10 / math.log(10)) * (errors + 10 ** (-ceiling / 10)).log().mean()

@@ -1,0 +1,117 @@
+"""Maps applied at full size: the equation, its limits, and that NumPy does what PyTorch does in training."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from fairweather.cards import MapsSpec
+from fairweather.restoring.apply import apply_maps, reduce_photo, reduced_size
+
+SPEC = MapsSpec(size=64, radius=2, eps=1e-3)
+
+
+def flat_maps(t: float, airlight: float, offset: float = 0.0, size: tuple[int, int] = (16, 16)) -> np.ndarray:
+    maps = np.empty((1, 7, *size), np.float32)
+    maps[:, 0], maps[:, 1:4], maps[:, 4:] = t, airlight, offset
+    return maps
+
+
+def test_flat_maps_give_the_affine_change(photo: np.ndarray) -> None:
+    picture = photo.astype(np.float32) / 255
+    reduced = reduce_photo(picture, SPEC, 32)
+    restored = apply_maps(picture, reduced, flat_maps(0.5, 0.8, 0.02), SPEC)
+    expected = np.clip(0.8 + 2 * (picture - 0.8) + 0.02, 0, 1)
+    np.testing.assert_allclose(restored, expected, atol=2e-5)
+
+
+def test_transmission_of_one_changes_nothing(photo: np.ndarray) -> None:
+    reduced = reduce_photo(photo, SPEC, 32)
+    assert np.array_equal(apply_maps(photo, reduced, flat_maps(1.0, 0.7), SPEC), photo)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_every_type_gives_the_same_picture(photo: np.ndarray, dtype: type, rng: np.random.Generator) -> None:
+    units = {np.uint8: 255, np.uint16: 65535, np.float32: 1}
+    picture = (photo.astype(np.float64) / 255 * units[dtype]).astype(dtype)
+    maps = flat_maps(0.6, 0.9)
+    maps[:, 0] += rng.uniform(-0.3, 0.3, (16, 16))
+    reduced = reduce_photo(photo, SPEC, 32)
+    restored = apply_maps(picture, reduced, maps, SPEC)
+    assert restored.dtype == dtype
+    assert restored.shape == picture.shape
+    reference = apply_maps(photo.astype(np.float32) / 255, reduced, maps, SPEC)
+    assert np.abs(restored / units[dtype] - reference).max() <= 0.51 / min(255, units[dtype]) + 1e-5
+
+
+def test_strength_is_a_straight_line(photo: np.ndarray, rng: np.random.Generator) -> None:
+    picture = photo.astype(np.float32) / 255 * 0.5 + 0.4
+    reduced = reduce_photo(picture, SPEC, 32)
+    maps = flat_maps(0.8, 0.85, 0.01)
+    maps[:, 0] += rng.uniform(-0.1, 0.1, (16, 16))
+    whole = apply_maps(picture, reduced, maps, SPEC)
+    assert whole.min() > 0
+    assert whole.max() < 1  # nothing is clipped, so the line is visible
+    half = apply_maps(picture, reduced, maps, SPEC, strength=0.5)
+    np.testing.assert_allclose(half, (picture + whole) / 2, atol=1e-5)
+
+
+def test_gain_follows_the_photos_edges() -> None:
+    """A far bright half and a near dark half: the gain jumps where the photo does, not where the coarse map does."""
+    picture = np.full((256, 256, 3), 0.2, np.float32)
+    picture[:, 128:] = 0.8
+    spec = MapsSpec(size=64, radius=2, eps=1e-4)
+    reduced = reduce_photo(picture, spec, 32)
+    maps = flat_maps(0.9, 1.0, size=(32, 32))
+    maps[:, 0, :, 16:] = 0.3
+    restored = apply_maps(picture, reduced, maps, spec)
+    near, far = 1 + (0.2 - 1) / 0.9, 1 + (0.8 - 1) / 0.3
+    error = np.abs(restored - np.where(picture < 0.5, np.float32(near), np.float32(far)))
+    # One cell of the map is 8 pixels: beyond it nothing leaks, within it little does.
+    assert error[:, :120].max() < 0.01
+    assert error[:, 136:].max() < 0.01
+    plain = cv2.resize(1 / maps[0, 0], (256, 256), interpolation=cv2.INTER_LINEAR)[..., None]
+    unguided = np.abs(1 + plain * (picture - 1) - np.where(picture < 0.5, np.float32(near), np.float32(far)))
+    assert error[:, 120:136].mean() < 0.2 * unguided[:, 120:136].mean()
+
+
+def test_reduced_sides_are_multiples_and_about_the_size() -> None:
+    for height, width in [(3000, 4000), (413, 550), (1, 1), (10, 5000), (64, 64), (640, 3)]:
+        h, w = reduced_size(height, width, SPEC, 32)
+        assert h % 32 == 0
+        assert w % 32 == 0
+        assert min(h, w) >= 32
+    assert reduced_size(1000, 1000, MapsSpec(256, 2, 1e-3), 32) == (256, 256)
+
+
+def test_strips_leave_no_seam(rng: np.random.Generator) -> None:
+    """A picture of many strips equals the same rows of a transposed one, whose strips lie across."""
+    picture = rng.random((700, 900, 3), dtype=np.float32)
+    reduced = reduce_photo(picture, SPEC, 32)
+    maps = flat_maps(0.6, 0.8, size=(reduced.shape[2] // 2, reduced.shape[3] // 2))
+    maps[:, 0] += rng.uniform(-0.3, 0.3, maps.shape[-2:])
+    upright = apply_maps(picture, reduced, maps, SPEC)
+    turned = apply_maps(
+        np.ascontiguousarray(picture.transpose(1, 0, 2)), reduced.transpose(0, 1, 3, 2), maps.transpose(0, 1, 3, 2), SPEC
+    )
+    np.testing.assert_allclose(turned.transpose(1, 0, 2), upright, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (97, 131), (512, 384), (33, 17)])
+def test_numpy_does_what_torch_does(size: tuple[int, int], rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    from fairweather.generators import Swift
+
+    torch.manual_seed(1)
+    network = Swift(size=96, widths=(8, 8, 8, 8)).eval()
+    torch.nn.init.normal_(network.maps_module.transmission.weight, std=1.0)
+    torch.nn.init.normal_(network.maps_module.colour.weight, std=1.0)
+    spec = MapsSpec(size=96, radius=2, eps=1e-3)
+    picture = rng.random((*size, 3), dtype=np.float32)
+    reduced = reduce_photo(picture, spec, 32)
+    with torch.no_grad():
+        maps = network.maps_module(torch.from_numpy(reduced)).numpy()
+        expected = network(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    assert maps[:, 0].std() > 0.003  # the maps are not flat, or the comparison would be of nothing
+    np.testing.assert_allclose(apply_maps(picture, reduced, maps, spec), expected, atol=1e-4)

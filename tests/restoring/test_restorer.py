@@ -1,0 +1,338 @@
+"""The restorer around its engine: sizes, types, strength, tiles, refusals. Engines here are lambdas and small nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fairweather.cards import Card, MapsSpec
+from fairweather.errors import BadCard, BadImage, BadSettings
+from fairweather.restoring import tiles
+from fairweather.restoring.restorer import Restorer
+
+LOCAL = Card(
+    name="tiny",
+    weather="haze",
+    generator="unet",
+    arguments={},
+    output="image",
+    multiple_of=8,
+    receptive_field=40,
+    maps=None,
+    training={},
+    scores=[],
+    licence="MIT",
+    terms="",
+    bytes_per_pixel=100.0,
+)
+GLOBAL = replace(LOCAL, name="global", generator="resnet6", receptive_field=None)
+MAPS = replace(
+    LOCAL,
+    name="maps",
+    generator="swift",
+    output="maps",
+    receptive_field=None,
+    maps=MapsSpec(size=64, radius=2, eps=1e-3),
+)
+DTYPES = ("uint8", "uint16", "float32")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Nets this small are slower on many threads, far slower on cores that are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def same(picture: np.ndarray) -> np.ndarray:
+    return picture.copy()
+
+
+def photo_of(height: int, width: int, dtype: str, rng: np.random.Generator) -> np.ndarray:
+    if dtype == "float32":
+        return rng.random((height, width, 3), np.float32)
+    return rng.integers(0, np.iinfo(dtype).max, (height, width, 3), endpoint=True).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_small_size_comes_back_as_it_was(dtype: str, rng: np.random.Generator) -> None:
+    seen = set()
+
+    def engine(picture: np.ndarray) -> np.ndarray:
+        assert picture.dtype == np.float32
+        assert picture.flags.c_contiguous
+        assert picture.shape[:2] == (1, 3)
+        assert picture.shape[2] % 8 == picture.shape[3] % 8 == 0
+        seen.add(picture.shape)
+        return picture.copy()
+
+    restorer = Restorer(LOCAL, engine)
+    for height in range(1, 41):
+        for width in range(1, 41):
+            photo = photo_of(height, width, dtype, rng)
+            result = restorer(photo)
+            assert result.dtype == photo.dtype
+            assert result.shape == photo.shape
+            assert (result == photo).all()
+    assert seen == {(1, 3, h, w) for h in (16, 24, 32, 40) for w in (16, 24, 32, 40)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_channels_rows_and_columns_keep_their_places(dtype: str, rng: np.random.Generator) -> None:
+    photo = photo_of(20, 30, dtype, rng)
+    full = 1 if dtype == "float32" else np.iinfo(dtype).max
+    negative = Restorer(LOCAL, lambda picture: 1 - picture)(photo)
+    assert np.allclose(negative.astype(np.float64), full - photo.astype(np.float64), atol=1e-6)
+    swapped = Restorer(LOCAL, lambda picture: picture[:, ::-1])(photo)
+    assert (swapped == photo[..., ::-1]).all()
+    beyond = Restorer(LOCAL, lambda picture: 3 * picture - 1)(photo)
+    assert (beyond == 0).any()
+    assert (beyond == full).any()
+
+
+def test_input_may_be_read_only_strided_and_stays_as_it_is(rng: np.random.Generator) -> None:
+    for card, engine in ((LOCAL, lambda picture: np.clip(picture * 0.5, 0, 1)), (MAPS, steady_maps(t=0.5))):
+        base = photo_of(60, 90, "uint8", rng)
+        copy = base.copy()
+        base.flags.writeable = False
+        view = base[5:57:2, ::-3]
+        assert not view.flags.c_contiguous
+        result = Restorer(card, engine)(view)
+        assert (result == Restorer(card, engine)(np.ascontiguousarray(view))).all()
+        assert (base == copy).all()
+        assert result.flags.writeable
+        assert not np.shares_memory(result, base)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("card", [LOCAL, GLOBAL, MAPS], ids=lambda card: card.name)
+def test_strength_nought_is_the_photo_bit_for_bit(card: Card, dtype: str, rng: np.random.Generator) -> None:
+    def never(picture: np.ndarray) -> np.ndarray:
+        raise AssertionError("nothing is to be computed")
+
+    photo = photo_of(23, 31, dtype, rng)
+    result = Restorer(card, never)(photo, strength=0)
+    assert result.tobytes() == photo.tobytes()
+    assert not np.shares_memory(result, photo)
+
+
+def test_strength_mixes(rng: np.random.Generator) -> None:
+    photo = photo_of(20, 20, "float32", rng)
+    restorer = Restorer(LOCAL, lambda picture: 1 - picture)
+    for strength in (0.25, 0.5, 1.0):
+        assert np.abs(restorer(photo, strength) - (photo + strength * (1 - 2 * photo))).max() < 1e-6
+    for strength in (-0.1, 1.001, float("nan"), float("inf")):
+        with pytest.raises(BadSettings, match="strength"):
+            restorer(photo, strength)
+
+
+@pytest.mark.parametrize(
+    ("photo", "words"),
+    [
+        ([[1, 2, 3]], "NumPy array"),
+        (np.zeros((4, 4), np.uint8), "H x W x 3"),
+        (np.zeros((4, 4, 4), np.uint8), "alpha"),
+        (np.zeros((3, 4, 4), np.uint8), "H x W x 3"),
+        (np.zeros((0, 4, 3), np.uint8), "H x W x 3"),
+        (np.zeros((4, 4, 3), np.float64), "float64"),
+        (np.zeros((4, 4, 3), np.int16), "int16"),
+        (np.full((4, 4, 3), 255, np.float32), "spans 255"),
+        (np.full((4, 4, 3), -0.1, np.float32), r"\[0,1\]"),
+        (np.full((4, 4, 3), np.nan, np.float32), r"\[0,1\]"),
+    ],
+)
+def test_what_is_no_photo_is_refused(photo: Any, words: str) -> None:
+    for strength in (0, 1):
+        with pytest.raises(BadImage, match=words):
+            Restorer(LOCAL, same)(photo, strength)
+
+
+class Pyramid(nn.Module):
+    """Two strided convolutions down, two up, with a skip: local, receptive field counted below, multiple of 4."""
+
+    receptive_field = 4 + 2 * (4 - 1) + 4 * (3 - 1) + 4 * 2 + 2 * 2  # generous by a few pixels
+
+    def __init__(self, padding_mode: str) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.one = nn.Conv2d(3, 6, 4, 2, 1, padding_mode=padding_mode)
+        self.two = nn.Conv2d(6, 8, 4, 2, 1, padding_mode=padding_mode)
+        self.middle = nn.Conv2d(8, 8, 3, 1, 1, padding_mode=padding_mode)
+        self.three = nn.ConvTranspose2d(8, 6, 4, 2, 1)
+        self.four = nn.ConvTranspose2d(12, 3, 4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one = torch.tanh(self.one(x))
+        deep = torch.tanh(self.middle(torch.tanh(self.two(one))))
+        return torch.sigmoid(6 * self.four(torch.cat([torch.tanh(self.three(deep)), one], 1)))
+
+
+def engine_of(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    def run(picture: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(picture)).numpy()
+
+    return run
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_tiled_is_whole(padding_mode: str, rng: np.random.Generator) -> None:
+    engine = engine_of(Pyramid(padding_mode).eval())
+    card = replace(LOCAL, multiple_of=4, receptive_field=Pyramid.receptive_field)
+    for height, width, sides in [(45, 61, (1, 4, 7, 16, 40)), (131, 97, (32, 50, 64, 129, 1000)), (1, 170, (20, 64))]:
+        photo = photo_of(height, width, "float32", rng)
+        whole = Restorer(card, engine)(photo)
+        for side in sides:
+            assert np.abs(Restorer(card, engine, tile=side)(photo) - whole).max() < 1e-5
+        for pixels in (2_400, 5_000, 9_000):
+            limited = Restorer(card, engine, memory=int(pixels * card.bytes_per_pixel))
+            assert np.abs(limited(photo) - whole).max() < 1e-5
+        if min(height, width) > 90:  # the check above can fail: with too little halo the seams show
+            short = replace(card, receptive_field=6)
+            assert np.abs(Restorer(short, engine, tile=32)(photo) - whole).max() > 1 / 255
+
+
+def test_tiles_mix_by_strength_too(rng: np.random.Generator) -> None:
+    engine = engine_of(Pyramid("zeros").eval())
+    card = replace(LOCAL, multiple_of=4, receptive_field=Pyramid.receptive_field)
+    photo = photo_of(90, 61, "uint8", rng)
+    whole = Restorer(card, engine)(photo, 0.4).astype(int)
+    assert np.abs(Restorer(card, engine, tile=20)(photo, 0.4) - whole).max() <= 1
+
+
+def test_memory_decides_between_whole_and_tiles(rng: np.random.Generator) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def engine(picture: np.ndarray) -> np.ndarray:
+        shapes.append(picture.shape[2:])
+        return picture
+
+    photo = photo_of(400, 300, "uint8", rng)
+    assert (Restorer(LOCAL, engine, memory=400 * 304 * 100)(photo) == photo).all()
+    assert shapes == [(400, 304)]
+    shapes.clear()
+    assert (Restorer(LOCAL, engine, memory=400 * 304 * 100 - 1)(photo) == photo).all()
+    assert len(shapes) > 1
+    assert all(h * w * 100 < 400 * 304 * 100 for h, w in shapes)
+    shapes.clear()
+    with pytest.raises(BadImage, match=r"300 x 400 pixels.*smallest tile.*memory"):
+        Restorer(LOCAL, engine, memory=50 * 50 * 100)(photo)
+    assert not shapes
+
+
+def test_a_card_without_a_number_is_taken_to_need_much() -> None:
+    unknown = replace(LOCAL, bytes_per_pixel=0.0)
+    assert len(Restorer(unknown, same, memory=1 << 30)._grid(3000, 4000)) > 1
+
+
+def test_a_network_that_sees_the_whole_is_never_tiled(rng: np.random.Generator) -> None:
+    photo = photo_of(100, 120, "uint8", rng)
+    shapes: list[tuple[int, ...]] = []
+
+    def engine(picture: np.ndarray) -> np.ndarray:
+        shapes.append(picture.shape[2:])
+        return picture
+
+    assert (Restorer(GLOBAL, engine, memory=104 * 120 * 100)(photo) == photo).all()
+    assert shapes == [(104, 120)]
+    with pytest.raises(BadImage, match=r"120 x 100 pixels.*global.*smaller photo.*another model"):
+        Restorer(GLOBAL, engine, memory=104 * 120 * 100 - 1)(photo)
+    assert len(shapes) == 1
+    for card in (GLOBAL, MAPS):
+        with pytest.raises(BadSettings, match="tile"):
+            Restorer(card, engine, tile=64)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(BadSettings, match="tile"):
+        Restorer(LOCAL, same, tile=0)
+    with pytest.raises(BadSettings, match="memory"):
+        Restorer(LOCAL, same, memory=0)
+
+
+def test_an_engine_that_breaks_its_promise_is_named(rng: np.random.Generator) -> None:
+    photo = photo_of(20, 20, "uint8", rng)
+
+    def fails(picture: np.ndarray) -> np.ndarray:
+        raise RuntimeError("first line\ncould not allocate")
+
+    with pytest.raises(BadImage, match="tiny failed on 24 x 24 pixels.*could not allocate"):
+        Restorer(LOCAL, fails)(photo)
+    for engine in (lambda p: p[:, :2], lambda p: p[:, :, :-1], lambda p: p[0]):
+        with pytest.raises(BadCard, match="tiny answers"):
+            Restorer(LOCAL, engine)(photo)
+    with pytest.raises(BadCard, match="no numbers"):
+        Restorer(LOCAL, lambda p: p * np.float32(np.nan))(photo)
+    with pytest.raises(BadCard, match="maps answers"):
+        Restorer(MAPS, same)(photo)
+
+
+def steady_maps(t: float, airlight: float = 1.0, offset: float = 0.0) -> Callable[[np.ndarray], np.ndarray]:
+    """A maps engine that says the same everywhere, at half the resolution that it is given."""
+
+    def engine(picture: np.ndarray) -> np.ndarray:
+        maps = np.empty((1, 7, picture.shape[2] // 2, picture.shape[3] // 2), np.float32)
+        maps[:, 0], maps[:, 1:4], maps[:, 4:] = t, airlight, offset
+        return maps
+
+    return engine
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_maps_are_applied_to_the_photo_at_full_size(dtype: str, rng: np.random.Generator) -> None:
+    full = 1 if dtype == "float32" else np.iinfo(dtype).max
+    for height, width in [(1, 1), (3, 200), (97, 61), (150, 230)]:
+        photo = photo_of(height, width, dtype, rng)
+        clear = photo / full
+        for strength in (0.5, 1.0):
+            result = Restorer(MAPS, steady_maps(t=0.8, airlight=0.9, offset=0.05))(photo, strength)
+            assert result.shape == photo.shape
+            assert result.dtype == photo.dtype
+            expected = clear + strength * (0.9 + (clear - 0.9) / 0.8 + 0.05 - clear)
+            assert np.abs(result / full - expected.clip(0, 1)).max() < (1e-3 if dtype != "uint8" else 3e-3)
+
+
+def test_maps_by_name(rng: np.random.Generator) -> None:
+    photo = photo_of(200, 300, "uint8", rng)
+    named = Restorer(MAPS, steady_maps(t=0.8, airlight=0.9, offset=0.1)).maps(photo)
+    assert {name: array.shape[2:] for name, array in named.items()} == {
+        "transmission": (),
+        "airlight": (3,),
+        "offset": (3,),
+    }
+    assert named["transmission"].shape == named["offset"].shape[:2]
+    assert [round(float(array.mean()), 3) for array in named.values()] == [0.8, 0.9, 0.1]
+    with pytest.raises(BadSettings, match="no maps"):
+        Restorer(LOCAL, same).maps(photo)
+    with pytest.raises(BadImage):
+        Restorer(MAPS, same).maps(photo[..., :2])
+
+
+def test_frames_are_restored_as_they_are_asked_for(rng: np.random.Generator) -> None:
+    taken: list[int] = []
+
+    def source():  # type: ignore[no-untyped-def]
+        for number in range(5):
+            taken.append(number)
+            yield np.full((20, 20, 3), number, np.uint8)
+
+    frames = Restorer(LOCAL, lambda picture: 1 - picture).frames(source())
+    assert not taken
+    assert (next(frames) == 255).all()
+    assert taken == [0]
+    assert [int(frame.max()) for frame in frames] == [254, 253, 252, 251]
+    weak = Restorer(LOCAL, lambda picture: 1 - picture).frames(source(), strength=0)
+    assert [int(frame.max()) for frame in weak] == [0, 1, 2, 3, 4]
+
+
+def test_default_memory_is_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "available_memory", lambda: 1000)
+    assert Restorer(LOCAL, same).memory == 500

@@ -1,0 +1,148 @@
+"""The scattering model: its equation, its inverse, its limits, and that a seed is a picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fairweather.weather import haze as physics
+from fairweather.weather.haze import HazeSettings
+
+
+@pytest.fixture
+def clear() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(4)
+    coarse = torch.rand(3, 3, 9, 12, generator=generator)
+    return torch.nn.functional.interpolate(coarse, (72, 96), mode="bicubic").clamp(0, 1)
+
+
+def drawn(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_compose_is_the_scattering_model(clear: torch.Tensor) -> None:
+    transmission = torch.rand(3, 1, 72, 96, generator=drawn())
+    airlight = torch.tensor([[0.9, 0.8, 0.7]]).expand(3, 3)
+    hazy = physics.compose(clear, transmission, airlight)
+    i, y, x = 1, 30, 40
+    for channel, light in enumerate((0.9, 0.8, 0.7)):
+        t = transmission[i, 0, y, x]
+        assert hazy[i, channel, y, x] == pytest.approx(float(clear[i, channel, y, x] * t + light * (1 - t)), abs=1e-6)
+
+
+def test_linear_light_differs_and_has_the_same_ends(clear: torch.Tensor) -> None:
+    airlight = torch.full((3, 3), 0.8)
+    for t in (0.0, 1.0):
+        flat = torch.full((3, 1, 72, 96), t)
+        pair = [physics.compose(clear, flat, airlight, linear=linear) for linear in (False, True)]
+        assert torch.allclose(*pair, atol=2e-3)
+    half = torch.full((3, 1, 72, 96), 0.5)
+    brighter = physics.compose(clear, half, airlight, linear=True) - physics.compose(clear, half, airlight)
+    # Light adds up in linear light, where bright counts for more: half-way mixtures of dark and bright are brighter.
+    assert brighter.mean() > 0.01
+
+
+def test_srgb_round_trip() -> None:
+    codes = torch.linspace(0, 1, 256)
+    assert torch.allclose(physics.to_srgb(physics.to_linear(codes)), codes, atol=1e-5)
+    assert physics.to_linear(torch.tensor(0.5)).item() == pytest.approx(0.21404, abs=1e-4)
+
+
+def test_a_seed_is_a_picture(clear: torch.Tensor) -> None:
+    first, record = physics.haze(clear, drawn(7))
+    again, _ = physics.haze(clear, drawn(7))
+    other, _ = physics.haze(clear, drawn(8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == clear.shape
+    assert 0 <= first.min()
+    assert first.max() <= 1
+    assert record["transmission"].shape == (3, 1, 72, 96)
+    assert record["airlight"].shape == (3, 3)
+
+
+def test_the_record_makes_the_picture(clear: torch.Tensor) -> None:
+    settings = HazeSettings(noise=0.0, linear=0.0, patchy=0.0)
+    hazy, record = physics.haze(clear, drawn(3), settings)
+    expected = physics.compose(clear, record["transmission"], record["airlight"]).clamp(0, 1)
+    assert torch.allclose(hazy, expected, atol=1e-6)
+
+
+def test_density_and_airlight_keep_to_their_ranges(clear: torch.Tensor) -> None:
+    settings = HazeSettings(density=(1.0, 1.5), airlight=(0.8, 0.9), tint=0.0, patchy=0.0)
+    for seed in range(5):
+        _, record = physics.haze(clear, drawn(seed), settings)
+        # The farthest point of each invented depth lies at 1, so its optical depth is the density itself.
+        thickest = -record["transmission"].amin((1, 2, 3)).log()
+        assert ((thickest > 0.999) & (thickest < 1.501)).all()
+        assert ((record["airlight"] >= 0.8) & (record["airlight"] <= 0.9)).all()
+        assert torch.equal(record["airlight"][:, 0], record["airlight"][:, 2])
+
+
+def test_denser_haze_hides_more(clear: torch.Tensor) -> None:
+    depth = torch.rand(3, 1, 72, 96, generator=drawn())
+    calm = HazeSettings(noise=0.0, linear=0.0, patchy=0.0, airlight=(0.8, 0.8), tint=0.0)
+    light, _ = physics.haze(clear, drawn(), replace(calm, density=(0.5, 0.5)), depth=depth)
+    dense, _ = physics.haze(clear, drawn(), replace(calm, density=(3.0, 3.0)), depth=depth)
+    assert (dense - 0.8).abs().mean() < 0.5 * (light - 0.8).abs().mean()
+
+
+def test_a_share_is_left_exactly_clear(clear: torch.Tensor) -> None:
+    hazy, record = physics.haze(clear, drawn(), HazeSettings(clear=1.0, linear=0.0))
+    assert torch.allclose(hazy, clear, atol=1e-6)
+    assert (record["transmission"] == 1).all()
+
+
+def test_a_pair_reveals_its_transmission_and_airlight(clear: torch.Tensor) -> None:
+    depth = physics.invented_depth(3, 72, 96, drawn(1), guide=clear)
+    truth = (-1.2 * depth).exp()
+    hazy = physics.compose(clear, truth, torch.full((3, 3), 0.87))
+    transmission, airlight = physics.transmission_of_pair(hazy, clear)
+    assert torch.allclose(airlight, torch.full((3, 3), 0.87), atol=0.011)
+    assert (transmission - truth).abs().median() < 0.01
+    given, _ = physics.transmission_of_pair(hazy, clear, airlight=torch.full((3, 3), 0.87))
+    assert (given - truth).abs().median() < 0.002
+
+
+def test_rehaze_keeps_the_scene(clear: torch.Tensor) -> None:
+    depth = physics.invented_depth(3, 72, 96, drawn(1), guide=clear)
+    truth = (-1.2 * depth).exp()
+    _, record = physics.rehaze(clear, truth, drawn(5), HazeSettings(patchy=0.0))
+    powers = record["transmission"].log() / truth.clamp(max=0.98).log()
+    far = depth > 0.5
+    for one, where in zip(powers, far, strict=True):
+        assert one[where].std() < 0.02
+        assert 0.39 < one[where].mean() < 2.01
+
+
+def test_guided_filter_keeps_edges_that_the_guide_has() -> None:
+    step = torch.zeros(1, 1, 64, 64)
+    step[..., 32:] = 1
+    noisy = step + 0.2 * torch.randn(step.shape, generator=drawn())
+    filtered = physics.guided_filter(step, noisy, 8, 1e-4)
+    assert (filtered - step)[..., 20:44].abs().mean() < 0.05
+    blurred = torch.nn.functional.avg_pool2d(noisy, 17, 1, 8, count_include_pad=False)
+    assert (filtered - step).abs().mean() < 0.3 * (blurred - step).abs().mean()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (33, 7)])
+def test_any_size(size: tuple[int, int]) -> None:
+    hazy, _ = physics.haze(torch.rand(2, 3, *size, generator=drawn()), drawn())
+    assert hazy.shape == (2, 3, *size)
+    assert hazy.isfinite().all()
+
+
+def test_real_pairs_are_explained_by_their_transmission(shared_data) -> None:  # type: ignore[no-untyped-def]
+    from fairweather.images import read, to_float
+
+    folder = shared_data / "train" / "sots_outdoor"
+    hazy, clear = (
+        torch.from_numpy(to_float(read(next((folder / side).glob("0008*"))).pixels)).permute(2, 0, 1)[None]
+        for side in ("hazy", "clear")
+    )
+    transmission, airlight = physics.transmission_of_pair(hazy, clear)
+    again = physics.compose(clear, transmission, airlight)
+    assert (again - hazy).abs().mean() < 0.005
+    assert (clear - hazy).abs().mean() > 0.05
