@@ -30,7 +30,7 @@ class UnknownName(FairweatherError):
         known = sorted(known)
         near = get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"no {kind} is called {name!r}{hint} (there are: {', '.join(known)})")
+        super().__init__(f"no {kind} is called {name!r}{hint} (there are: {', '.join(known) or 'none'})")
 
 
 class BadImage(FairweatherError):
