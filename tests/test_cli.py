@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import subprocess
 import sys
-import time
 from importlib import import_module
 
 import pytest
@@ -15,7 +15,7 @@ from fairweather import cli
 from fairweather.errors import BadFolder
 from fairweather.verbs import models as models_verb
 
-FAIRWEATHER = [sys.executable, "-c", "import sys; from fairweather.cli import main; sys.exit(main())"]
+FAIRWEATHER = [sys.executable, "-m", "fairweather"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,12 +47,16 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
     loaded = set(eval(done.stderr))  # our own list, printed a line above
     assert "fairweather" in loaded
     assert not loaded & {"numpy", "tyro", "rich", "torch", "cv2", "logging", "argparse", "PIL", "tomllib", "difflib"}
+    # Processor time, so that a busy machine does not fail it; on an idle one it is the time that a person waits.
     times = []
     for _ in range(5):
-        start = time.perf_counter()
-        run("--help")
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.25, f"fairweather --help takes {min(times):.2f} s; 0.06 s is what it should be"
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 0.15, (
+        f"fairweather --help takes {min(times):.2f} s of processor time; 0.06 s is what it should be"
+    )
 
 
 def test_no_verb_shows_the_page_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

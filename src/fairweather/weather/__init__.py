@@ -1,0 +1,1 @@
+"""Weather: the physics of haze and rain, as pure functions on batches of pictures."""
