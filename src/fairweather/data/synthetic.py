@@ -130,15 +130,31 @@ def measured_transmission(degraded: Pixels, clear: Pixels) -> Map:
     """The transmission of a pair, made smooth along the edges of its clear photo.
 
     Where the clear photo is as bright as the airlight (sky, white walls) a pair says nothing of t; its JPEG or noise
-    would be read as speckles of haze. So the measured t goes through a guided filter (He, Sun & Tang, TPAMI 2013) whose
-    windows weigh each pixel by its evidence, (J - A)^2: weak pixels take their t from the strong ones around them.
+    would be read as speckles of haze. So each pixel weighs as much as its evidence, (J - A)^2: weak ones take their t
+    from the strong ones around them, at whatever distance those are (push-pull, Gortler et al., The Lumigraph, 1996),
+    and a guided filter with the same weights (He, Sun & Tang, TPAMI 2013) takes the noise out of the rest.
     """
     hazy, guide = (images.to_float(side) for side in (degraded, clear))
-    t, airlight = transmission_of_pair(to_tensor(hazy)[None], to_tensor(guide)[None])
-    weight = np.square(guide - airlight[0].numpy()).sum(axis=2) + np.float32(1e-3)
+    measured, airlight = transmission_of_pair(to_tensor(hazy)[None], to_tensor(guide)[None])
+    evidence = np.square(guide - airlight[0].numpy()).sum(axis=2)
+    weight = evidence / (evidence + np.float32(0.01))
+    filled = _pushed_and_pulled(measured[0, 0].numpy(), weight)
     luma = cv2.cvtColor(guide, cv2.COLOR_RGB2GRAY)
-    smooth = _weighted_guided_filter(luma, t[0, 0].numpy(), weight, max(2, min(luma.shape) // 40), 1e-3)
-    return (np.clip(smooth, 0, 1) * 65535).round().astype(np.uint16)
+    radius = max(2, min(luma.shape) // 40)
+    smooth = _weighted_guided_filter(luma, filled, weight + np.float32(0.01), radius, 1e-3)
+    return np.asarray((np.clip(smooth, 0, 1) * 65535).round(), dtype=np.uint16)
+
+
+def _pushed_and_pulled(values: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values where their weight is 1, those of the surroundings where it is 0, H x W each."""
+    if min(values.shape) > 1:
+        size = ((values.shape[1] + 1) // 2, (values.shape[0] + 1) // 2)
+        total = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
+        means = cv2.resize(values * weight, size, interpolation=cv2.INTER_AREA) / np.maximum(total, np.float32(1e-6))
+        around = _pushed_and_pulled(means, np.minimum(total * 4, np.float32(1)))
+        around = cv2.resize(around, values.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        values = values * weight + around * (1 - weight)
+    return values
 
 
 def _weighted_guided_filter(
