@@ -99,7 +99,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo
         raise
     except Exception as error:  # decoders raise a dozen types on damage: OSError, SyntaxError, struct.error, cv2.error
         raise BadImage(
-            f"{path}: cannot be decoded as {format} ({error}); open it elsewhere and save it again, or get a whole copy"
+            f"{path}: cannot be decoded as {format} ({_line(error)}); get a whole copy, or save it anew elsewhere"
         ) from error
     return _photo(stored, kind)
 
@@ -126,7 +126,7 @@ def write(path: str | os.PathLike[str], photo: Photo | NDArray[Any]) -> None:
     except Exception as error:
         height, width = photo.pixels.shape[:2]
         raise BadImage(
-            f"{path}: {width} x {height} pixels cannot be written as {format} ({error}); choose another suffix"
+            f"{path}: {width} x {height} pixels cannot be written as {format} ({_line(error)}); choose another suffix"
         ) from error
     with atomic(path) as temporary:
         temporary.write_bytes(data)
@@ -139,9 +139,9 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises BadFolder where the folder is missing or writing fails because of the disk or permissions.
     """
     path = Path(path)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise BadFolder(f"{path}: there is no folder {path.parent} to write into; create it or choose another (-o)")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise BadFolder(f"{path}: is a folder; choose another name for the file")
     if not os.access(path.parent, os.W_OK):
         raise BadFolder(f"{path}: cannot be written: {_CANNOT_WRITE[errno.EACCES]}")
@@ -176,6 +176,10 @@ def from_float(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     np.clip(scaled, 0, np.iinfo(dtype).max, out=scaled)
     rounded: NDArray[Any] = np.rint(scaled, out=scaled).astype(dtype)
     return rounded
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _photo(stored: Any, kind: Kind) -> Photo:

@@ -79,18 +79,19 @@ def decode(data: bytes, format: str, name: str, max_pixels: int) -> tuple[Stored
     if 9 <= bits < len(data) and data[bits] > 8:
         _log.warning("%s has %d bits a channel; they are read as 8", name, data[bits])
     kind = _kind(header, data)
+    told = header.getexif().get(ORIENTATION, 1) if format == "TIFF" else settle(header.info.get("exif") or b"")[0]
+    if told in (5, 6, 7, 8) and kind.dpi:
+        kind = replace(kind, dpi=kind.dpi[::-1])
     if format == "PNG" and data[24] == 16:
         stored = _deep_png(data, header)
     elif format == "TIFF" and (max(_tag(header, 258, 1)) > 8 or width * height > _LARGE_TIFF):
         stored = _deep_tiff(data, header)
     elif format == "JPEG" and header.mode == "RGB" and _complete(data):
-        stored = _by_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, header)
+        stored = _by_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, header.size)
     else:
         stored = _by_pillow(data, header)
-    # Asked only now: where Pillow turns the picture itself (TIFF), the tag is gone once it is loaded.
-    told = header.getexif().get(ORIENTATION, 1) if format == "TIFF" else settle(header.info.get("exif") or b"")[0]
-    if told in (5, 6, 7, 8) and kind.dpi:
-        kind = replace(kind, dpi=kind.dpi[::-1])
+        if format == "TIFF":  # Pillow turns these itself, and then removes the tag
+            told = header.getexif().get(ORIENTATION, 1)
     mode = "CMYK" if header.mode == "CMYK" else _MODES[1 if stored.ndim == 2 else stored.shape[2]]
     return _upright(stored, told), replace(kind, mode=mode)
 
@@ -190,7 +191,7 @@ def _by_pillow(data: bytes, header: ImageFile.ImageFile) -> Stored:
     return np.array(header if header.mode == mode else header.convert(mode))
 
 
-def _by_opencv(data: bytes, flags: int, header: ImageFile.ImageFile) -> Any:
+def _by_opencv(data: bytes, flags: int, size: tuple[int, int]) -> Any:
     # Its complaints would go to stderr, across a progress bar; what fails ends as an exception anyway.
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(0)
@@ -198,7 +199,7 @@ def _by_opencv(data: bytes, flags: int, header: ImageFile.ImageFile) -> Any:
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     finally:
         cv2.utils.logging.setLogLevel(level)
-    if stored is None or stored.shape[1::-1] != header.size or stored.dtype not in (np.uint8, np.uint16):
+    if stored is None or stored.shape[1::-1] != size or stored.dtype not in (np.uint8, np.uint16):
         raise ValueError("it is damaged, or of a variant that is not supported")
     if stored.ndim == 3 and stored.shape[2] >= 3:
         cv2.cvtColor(stored, cv2.COLOR_BGR2RGB if stored.shape[2] == 3 else cv2.COLOR_BGRA2RGBA, dst=stored)
@@ -207,7 +208,7 @@ def _by_opencv(data: bytes, flags: int, header: ImageFile.ImageFile) -> Any:
 
 def _deep_png(data: bytes, header: ImageFile.ImageFile) -> Stored:
     _open(data, "PNG").verify()  # each chunk's checksum: OpenCV alone lets damage through
-    stored = _by_opencv(data, cv2.IMREAD_UNCHANGED, header)
+    stored = _by_opencv(data, cv2.IMREAD_UNCHANGED, header.size)
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[data[25]]
     if channels in (1, 2) and stored.ndim == 3:  # OpenCV gives grey and alpha as four channels
         stored = stored[..., 0] if channels == 1 else stored[..., (0, 3)]
@@ -224,7 +225,12 @@ def _deep_tiff(data: bytes, header: ImageFile.ImageFile) -> Stored:
     whole = all(form == 1 for form in _tag(header, 339, 1)) and set(_tag(header, 258, 1)) <= {8, 16}
     if not whole or (ink, samples) not in ((1, 1), (2, 3), (2, 4)):
         raise ValueError("its samples are not plain RGB or grey of 8 or 16 bits; convert it to that")
-    return _by_opencv(data, cv2.IMREAD_UNCHANGED, header)  # type: ignore[no-any-return]
+    big = 43 in data[2:4]
+    if big and _tag(header, ORIENTATION, 1) != (1,):
+        raise ValueError("it is a turned BigTIFF, which is not supported; save it upright")
+    settled = data if big else settle(data)[1]  # OpenCV would turn it, whatever the flags
+    (width,), (height,) = _tag(header, 256, 0), _tag(header, 257, 0)  # as stored: `size` is that of the turned picture
+    return _by_opencv(settled, cv2.IMREAD_UNCHANGED, (width, height))  # type: ignore[no-any-return]
 
 
 def _complete(jpeg: bytes) -> bool:

@@ -229,12 +229,12 @@ def _bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None
 
 def _expand(given: str, target: Path) -> list[_Found]:
     path = Path(given)
-    if path.is_dir():
+    if os.path.isdir(given):
         found = [_Found(file, file.relative_to(path), False) for file in _pictures(path, target)]
         if not found:
             raise BadFolder(f"{path}: there are no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
         return found
-    if path.exists():
+    if os.path.exists(given):
         return [_Found(path, Path(path.name), True)]
     if not glob.has_magic(given):
         raise BadImage(f"{path}: no such file or folder; check the name")

@@ -1,0 +1,413 @@
+"""Every format x mode x depth: what is read is what was stored, and what is written is the same kind of file."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, JpegImagePlugin
+
+from fairweather import images
+from fairweather.errors import BadImage
+
+
+def grey(rgb: np.ndarray) -> np.ndarray:
+    return np.repeat(rgb[..., :1], 3, axis=2)
+
+
+@pytest.fixture
+def alpha(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 256, (96, 128), dtype=np.uint8)
+
+
+@pytest.fixture
+def deep(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 65536, (41, 53, 4), dtype=np.uint16)
+
+
+def rewritten(path: Path) -> Path:
+    """Read, write under another name, and return that."""
+    other = path.with_name("again" + path.suffix)
+    images.write(other, images.read(path))
+    return other
+
+
+LOSSLESS = [(suffix, mode) for suffix in (".png", ".tif") for mode in ("L", "LA", "RGB", "RGBA")]
+LOSSLESS += [(".tif", "CMYK"), (".bmp", "L"), (".bmp", "RGB"), (".ppm", "L"), (".ppm", "RGB")]
+
+
+@pytest.mark.parametrize(("suffix", "mode"), LOSSLESS)
+def test_lossless_eight_bits_round_trip(
+    suffix: str, mode: str, photo: np.ndarray, alpha: np.ndarray, tmp_path: Path
+) -> None:
+    source = Image.fromarray(np.dstack([photo, alpha])).convert(mode) if mode != "CMYK" else _inks(photo, alpha)
+    source.save(tmp_path / f"a{suffix}")
+    read = images.read(tmp_path / f"a{suffix}")
+    if mode != "CMYK":
+        assert np.array_equal(read.pixels, np.asarray(source.convert("RGB")))
+    assert read.pixels.dtype == np.uint8
+    assert (read.alpha is not None) == mode.endswith("A")
+    if read.alpha is not None:
+        assert np.array_equal(read.alpha, alpha)
+    with Image.open(rewritten(tmp_path / f"a{suffix}")) as again:
+        assert again.mode == mode
+        assert np.array_equal(np.asarray(again), np.asarray(source))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_round_trip_exactly(suffix: str, channels: int, deep: np.ndarray, tmp_path: Path) -> None:
+    stored = np.ascontiguousarray(deep[..., :channels]) if channels > 1 else np.ascontiguousarray(deep[..., 0])
+    path = tmp_path / f"a{suffix}"
+    flipped = stored if channels == 1 else stored[..., [2, 1, 0, 3][:channels]]
+    assert cv2.imwrite(str(path), flipped)
+    photo = images.read(path)
+    assert photo.pixels.dtype == np.uint16
+    assert np.array_equal(photo.pixels, stored[..., :3] if channels > 1 else np.repeat(stored[..., None], 3, 2))
+    again = cv2.imread(str(rewritten(path)), cv2.IMREAD_UNCHANGED)
+    assert again is not None
+    assert again.dtype == np.uint16
+    assert np.array_equal(again, flipped)
+    if channels == 4:
+        assert photo.alpha is not None
+        assert np.array_equal(photo.alpha, stored[..., 3])
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+    """A PNG written by hand: what Pillow and OpenCV cannot write can still be read."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), *extra]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    out = b"\x89PNG\r\n\x1a\n"
+    for name, body in chunks:
+        out += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return out
+
+
+def _rows(samples: np.ndarray) -> bytes:
+    return b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+
+
+def test_sixteen_bit_grey_and_alpha_png_round_trip(deep: np.ndarray, tmp_path: Path) -> None:
+    height, width = deep.shape[:2]
+    path = tmp_path / "a.png"
+    path.write_bytes(png(width, height, 16, 4, _rows(deep[..., :2])))
+    photo = images.read(path)
+    assert photo.alpha is not None
+    assert np.array_equal(photo.pixels[..., 1], deep[..., 0])
+    assert np.array_equal(photo.alpha, deep[..., 1])
+    other = rewritten(path)
+    data = other.read_bytes()
+    assert (data[24], data[25]) == (16, 4)
+    again = images.read(other)
+    assert np.array_equal(again.pixels, photo.pixels)
+    assert np.array_equal(again.alpha, photo.alpha)
+
+
+def test_sixteen_bit_png_with_one_transparent_colour(deep: np.ndarray, tmp_path: Path) -> None:
+    height, width = deep.shape[:2]
+    rgb = deep[..., :3].copy()
+    rgb[4, 7] = hole = (1000, 2000, 3000)
+    (tmp_path / "a.png").write_bytes(png(width, height, 16, 2, _rows(rgb), (b"tRNS", struct.pack(">HHH", *hole))))
+    photo = images.read(tmp_path / "a.png")
+    assert np.array_equal(photo.pixels, rgb)
+    assert photo.alpha is not None
+    assert photo.alpha[4, 7] == 0
+    assert (photo.alpha == 65535).sum() == height * width - 1
+
+
+def test_sixteen_bit_grey_and_alpha_tiff_becomes_rgba(deep: np.ndarray, tmp_path: Path) -> None:
+    height, width = deep.shape[:2]
+    (tmp_path / "a.png").write_bytes(png(width, height, 16, 4, _rows(deep[..., :2])))
+    images.write(tmp_path / "a.tif", images.read(tmp_path / "a.png"))
+    again = images.read(tmp_path / "a.tif")
+    assert again.alpha is not None
+    assert np.array_equal(again.alpha, deep[..., 1])
+    assert np.array_equal(again.pixels, np.repeat(deep[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_tiff_stays_compressed_or_not(raw: bool, photo: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(photo).save(tmp_path / "a.tif", compression=None if raw else "tiff_lzw")
+    with Image.open(rewritten(tmp_path / "a.tif")) as again:
+        assert again.info["compression"] == ("raw" if raw else "tiff_adobe_deflate")
+        assert np.array_equal(np.asarray(again), photo)
+
+
+def test_tall_tiff_of_many_strips(rng: np.random.Generator, tmp_path: Path) -> None:
+    tall = rng.integers(0, 256, (3001, 97, 3), dtype=np.uint8)
+    images.write(tmp_path / "a.tif", tall)
+    with Image.open(tmp_path / "a.tif") as again:
+        assert len(again.tag_v2[273]) > 3  # type: ignore[attr-defined]
+        assert np.array_equal(np.asarray(again), tall)
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_palette_png_stays_one_while_its_colours_fit(transparent: bool, photo: np.ndarray, tmp_path: Path) -> None:
+    source = Image.fromarray(photo).quantize(64)
+    source.save(tmp_path / "a.png", **({"transparency": bytes(range(0, 128, 2))} if transparent else {}))
+    mode = "RGBA" if transparent else "RGB"
+    with Image.open(tmp_path / "a.png") as first, Image.open(rewritten(tmp_path / "a.png")) as again:
+        assert again.mode == "P"
+        assert np.array_equal(np.asarray(again.convert(mode)), np.asarray(first.convert(mode)))
+    read = images.read(tmp_path / "a.png")
+    images.write(tmp_path / "b.png", read.replaced(photo))
+    with Image.open(tmp_path / "b.png") as more:
+        assert more.mode == mode
+        assert np.array_equal(np.asarray(more)[..., :3], photo)
+
+
+def test_one_bit_becomes_grey(photo: np.ndarray, tmp_path: Path) -> None:
+    source = Image.fromarray(photo).convert("1")
+    source.save(tmp_path / "a.png")
+    with Image.open(rewritten(tmp_path / "a.png")) as again:
+        assert again.mode == "L"
+        assert np.array_equal(np.asarray(again), np.asarray(source.convert("L")))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_transparent_colour_becomes_alpha(mode: str, photo: np.ndarray, tmp_path: Path) -> None:
+    source = Image.fromarray(photo).convert(mode)
+    hole: Any = source.getpixel((3, 5))
+    source.save(tmp_path / "a.png", transparency=hole)
+    read = images.read(tmp_path / "a.png")
+    assert read.alpha is not None
+    assert read.alpha[5, 3] == 0
+    assert read.alpha.max() == 255
+
+
+# JPEG
+
+
+def _inks(photo: np.ndarray, black: np.ndarray) -> Image.Image:
+    return Image.merge("CMYK", [Image.fromarray(plane) for plane in (*photo.transpose(2, 0, 1), black // 2)])
+
+
+@pytest.mark.parametrize("quality", [30, 75, 92, 100])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_keeps_its_quantization(
+    quality: int, subsampling: int, progressive: bool, photo: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(photo).save(path, quality=quality, subsampling=subsampling, progressive=progressive)
+    with Image.open(path) as first, Image.open(rewritten(path)) as again:
+        assert isinstance(first, JpegImagePlugin.JpegImageFile)
+        assert isinstance(again, JpegImagePlugin.JpegImageFile)
+        effective = [[list(im.quantization[component[3]]) for component in im.layer] for im in (first, again)]
+        assert effective[0] == effective[1]
+        assert JpegImagePlugin.get_sampling(again) == subsampling
+        assert bool(again.info.get("progressive")) == progressive
+        if quality < 100:  # at 100 the tables are all ones, and one table does
+            assert again.quantization == first.quantization
+
+
+def test_jpeg_with_uncommon_tables(photo: np.ndarray, tmp_path: Path) -> None:
+    tables = [[1 + (k * i) % 37 for i in range(64)] for k in (1, 2, 3)]
+    Image.fromarray(photo).save(tmp_path / "a.jpg", qtables=tables, subsampling=0)
+    with Image.open(tmp_path / "a.jpg") as first, Image.open(rewritten(tmp_path / "a.jpg")) as again:
+        assert len(first.quantization) == 3  # type: ignore[attr-defined]
+        assert again.quantization == first.quantization  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_jpeg_pixels_are_those_of_pillow(subsampling: int, photo: np.ndarray, tmp_path: Path) -> None:
+    odd = np.ascontiguousarray(photo[:95, :127])
+    Image.fromarray(odd).save(tmp_path / "a.jpg", quality=80, subsampling=subsampling)
+    with Image.open(tmp_path / "a.jpg") as first:
+        assert np.array_equal(images.read(tmp_path / "a.jpg").pixels, np.asarray(first))
+
+
+def test_jpeg_that_stores_rgb(photo: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(photo).save(tmp_path / "a.jpg", quality=95, keep_rgb=True)
+    with Image.open(tmp_path / "a.jpg") as first:
+        assert np.array_equal(images.read(tmp_path / "a.jpg").pixels, np.asarray(first))
+    with Image.open(rewritten(tmp_path / "a.jpg")) as again:
+        assert [component[0] for component in again.layer] == [82, 71, 66]  # type: ignore[attr-defined]
+        assert np.abs(np.asarray(again).astype(int) - photo).mean() < 2
+
+
+def test_noise_at_the_finest_quality(rng: np.random.Generator, tmp_path: Path) -> None:
+    noise = rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    _, data = cv2.imencode(".jpg", noise, [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_PROGRESSIVE, 1,
+                                           cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111])  # fmt: skip
+    (tmp_path / "a.jpg").write_bytes(data.tobytes())
+    assert np.array_equal(images.read(rewritten(tmp_path / "a.jpg")).pixels.shape, noise.shape)
+
+
+def test_grey_jpeg_stays_grey(photo: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(photo).convert("L").save(tmp_path / "a.jpg", quality=60)
+    read = images.read(tmp_path / "a.jpg")
+    assert np.array_equal(read.pixels[..., 0], read.pixels[..., 2])
+    with Image.open(tmp_path / "a.jpg") as first, Image.open(rewritten(tmp_path / "a.jpg")) as again:
+        assert again.mode == "L"
+        assert again.quantization == first.quantization  # type: ignore[attr-defined]
+    # a colour cast that a network adds is weighed back to luma (ITU-R BT.601)
+    images.write(tmp_path / "b.jpg", read.replaced(np.full_like(read.pixels, (250, 100, 40))))
+    luma = images.read(tmp_path / "b.jpg").pixels
+    assert np.abs(luma.astype(int) - round(0.299 * 250 + 0.587 * 100 + 0.114 * 40)).max() <= 1
+
+
+def test_cmyk_jpeg_stays_cmyk(photo: np.ndarray, alpha: np.ndarray, tmp_path: Path) -> None:
+    smooth = cv2.GaussianBlur(alpha, (0, 0), 8)
+    source = _inks(photo, smooth)
+    source.save(tmp_path / "a.jpg", quality=95)
+    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()[:200]
+    with Image.open(tmp_path / "a.jpg") as first, Image.open(rewritten(tmp_path / "a.jpg")) as again:
+        assert again.mode == "CMYK"
+        assert again.quantization == first.quantization  # type: ignore[attr-defined]
+        assert np.abs(images.read(tmp_path / "a.jpg").pixels.astype(int) - np.asarray(first.convert("RGB"))).max() <= 1
+        # inverted plates, or plates in another order, would be off by tens
+        assert np.abs(np.asarray(again).astype(int) - np.asarray(first)).mean() < 0.5
+
+
+def test_cmyk_pixels_survive_the_inks(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Any other RGB that a network asks for is what the written plates mix to."""
+    inks = Image.frombytes("CMYK", (40, 30), rng.integers(0, 256, 4800, dtype=np.uint8).tobytes())
+    inks.save(tmp_path / "a.tif")
+    read = images.read(tmp_path / "a.tif")
+    asked = rng.integers(0, 256, read.pixels.shape, dtype=np.uint8)
+    asked[:3] = 0
+    asked[3:6] = 255
+    images.write(tmp_path / "b.tif", read.replaced(asked))
+    assert np.abs(images.read(tmp_path / "b.tif").pixels.astype(int) - asked).max() <= 1
+    images.write(tmp_path / "c.png", read)
+    with Image.open(tmp_path / "c.png") as plain:
+        assert plain.mode == "RGB"
+        assert np.array_equal(np.asarray(plain), read.pixels)
+
+
+# WebP, AVIF, HEIC
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_lossless_webp_stays_lossless(mode: str, photo: np.ndarray, alpha: np.ndarray, tmp_path: Path) -> None:
+    source = Image.fromarray(np.dstack([photo, alpha])).convert(mode)
+    source.save(tmp_path / "a.webp", lossless=True, exact=True)
+    with Image.open(rewritten(tmp_path / "a.webp")) as again:
+        assert np.array_equal(np.asarray(again), np.asarray(source))
+
+
+LOSSY = [(".webp", "RGB"), (".webp", "RGBA"), (".avif", "RGB"), (".avif", "RGBA"), (".avif", "L")]
+LOSSY += [(".heic", "RGB"), (".heic", "RGBA"), (".heic", "L")]
+
+
+@pytest.mark.parametrize(("suffix", "mode"), LOSSY)
+def test_lossy_formats(suffix: str, mode: str, photo: np.ndarray, alpha: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    source = Image.fromarray(np.dstack([photo, alpha])).convert(mode)
+    if suffix == ".heic":
+        pytest.importorskip("pillow_heif").from_pillow(source).save(path, quality=95)
+    else:
+        source.save(path, quality=95)
+    read = images.read(path)
+    assert np.abs(read.pixels.astype(int) - np.asarray(source.convert("RGB"))).mean() < 4
+    assert (read.alpha is not None) == (mode == "RGBA")
+    again = images.read(rewritten(path))
+    assert again.kind.mode == mode
+    assert again.kind.format == read.kind.format
+    assert np.abs(again.pixels.astype(int) - read.pixels).mean() < 3
+    if mode == "RGBA":
+        assert np.array_equal(again.alpha, read.alpha)
+
+
+# from one format to another
+
+
+def test_a_picture_without_a_jpeg_behind_it_is_written_finely(photo: np.ndarray, tmp_path: Path) -> None:
+    images.write(tmp_path / "a.jpg", photo)
+    with Image.open(tmp_path / "a.jpg") as again:
+        assert JpegImagePlugin.get_sampling(again) == 0
+        reference = io.BytesIO()
+        Image.fromarray(photo).save(reference, "JPEG", quality=95)
+        assert again.quantization == Image.open(reference).quantization  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".ppm"])
+def test_alpha_is_flattened_on_white(suffix: str, tmp_path: Path) -> None:
+    rgba = np.zeros((64, 64, 4), np.uint8)
+    rgba[:32, :, 3] = 255
+    rgba[32:, 32:, 3] = 128
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    images.write(tmp_path / f"b{suffix}", images.read(tmp_path / "a.png"))
+    with Image.open(tmp_path / f"b{suffix}") as flat:
+        assert flat.mode == "RGB"
+        got = np.asarray(flat).astype(int)
+    for place, value in (((8, 8), 0), ((56, 8), 255), ((56, 56), 127)):
+        assert np.abs(got[place] - value).max() <= 1
+
+
+def test_sixteen_bits_are_rounded_where_eight_must_do(tmp_path: Path) -> None:
+    ramp = np.repeat(np.arange(65536, dtype=np.uint16).reshape(256, 256, 1), 3, axis=2)
+    images.write(tmp_path / "a.ppm", ramp)
+    got = images.read(tmp_path / "a.ppm").pixels
+    assert np.array_equal(got, np.rint(ramp * (255 / 65535)).astype(np.uint8))
+
+
+def test_unknown_suffix_is_written_as_it_was_read(photo: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(photo).save(tmp_path / "scan.dat", "PNG")
+    images.write(tmp_path / "again.dat", images.read(tmp_path / "scan.dat"))
+    with Image.open(tmp_path / "again.dat") as again:
+        assert again.format == "PNG"
+    with pytest.raises(BadImage, match=r"again\.dat: the suffix names no format"):
+        images.write(tmp_path / "again.dat", photo)
+
+
+@pytest.mark.parametrize("suffix", sorted(images.SUFFIXES))
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2)])
+def test_tiny_pictures_in_every_format(suffix: str, size: tuple[int, int], tmp_path: Path) -> None:
+    if images.FORMATS[suffix] == "HEIF":
+        pytest.importorskip("pillow_heif")
+    images.write(tmp_path / f"a{suffix}", np.full((*size, 3), 200, np.uint8))
+    again = images.read(tmp_path / f"a{suffix}")
+    assert again.pixels.shape == (*size, 3)
+    assert np.abs(again.pixels.astype(int) - 200).max() <= 4
+    other = rewritten(tmp_path / f"a{suffix}")
+    assert images.read(other).pixels.shape == (*size, 3)
+
+
+def test_profiles_follow_the_colour_space_only(photo: np.ndarray, alpha: np.ndarray, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    _inks(photo, alpha).save(tmp_path / "a.jpg", icc_profile=profile)
+    assert images.read(rewritten(tmp_path / "a.jpg")).kind.icc == profile
+    images.write(tmp_path / "a.png", images.read(tmp_path / "a.jpg"))
+    assert images.read(tmp_path / "a.png").kind.icc == b""
+
+
+# the border to [0,1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_value_survives_the_border(dtype: type[np.unsignedinteger[Any]]) -> None:
+    values = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
+    floats = images.to_float(values)
+    assert floats.dtype == np.float32
+    assert floats[0] == 0.0
+    assert abs(floats[-1] - 1.0) < 1e-6
+    assert np.array_equal(images.from_float(floats, dtype), values)
+
+
+def test_from_float_rounds_and_clips() -> None:
+    given = np.array([-0.2, 0.4 / 255, 0.6 / 255, 1.0, 1.7, np.inf], np.float32)
+    assert images.from_float(given, np.uint8).tolist() == [0, 0, 1, 255, 255, 255]
+    assert images.from_float(given, np.float32).max() == 1.0
+
+
+def test_replaced_refuses_another_shape(photo: np.ndarray) -> None:
+    held = images.Photo(photo)
+    assert held.replaced(photo // 2).pixels.mean() < photo.mean()
+    for wrong in (photo[:-1], photo.astype(np.uint16), photo[..., 0]):
+        with pytest.raises(BadImage, match="cannot replace"):
+            held.replaced(wrong)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8)])
+def test_write_refuses_what_is_no_picture(wrong: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match="is not a picture"):
+        images.write(tmp_path / "a.png", wrong)
+    assert list(tmp_path.iterdir()) == []
