@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairweather.errors import BadFolder, BadImage, FairweatherError, MissingExtra
+from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
 from fairweather.evaluation.protocols import METRICS, Protocol
 from fairweather.images import read, to_float
 from fairweather.pairs import Pair, pictures
@@ -118,8 +118,8 @@ def score_set(
 ) -> SetScores:
     """Restore and measure every pair of one set.
 
-    A photo that cannot be read, restored or compared goes to ``failed`` with its reason; a missing extra does not,
-    since every photo would fail by it.
+    A photo that cannot be read, restored or compared goes to ``failed`` with its reason; a missing extra or a bad
+    setting does not, since every photo would fail by it.
     """
     photos, failed = [], {}
     for pair in pairs:
@@ -127,7 +127,7 @@ def score_set(
             degraded, clear = load_pair(pair)
             before = protocol.measure(degraded, clear)
             photos.append(PhotoScore(pair, protocol.measure(produce(pair, degraded), clear), before))
-        except MissingExtra:
+        except (MissingExtra, BadSettings):
             raise
         except (FairweatherError, OSError) as error:
             failed[pair.name] = f"{pair.degraded}: {error}"
