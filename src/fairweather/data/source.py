@@ -95,4 +95,4 @@ class Visited:
         return self.source.make(item, stream(seed, epoch, index))
 
     def held_back(self) -> dict[str, list[Pair]]:
-        return {self.name: self.source.held}
+        return {self.name: self.source.held} if self.source.held else {}

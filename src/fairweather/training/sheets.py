@@ -64,8 +64,9 @@ def chosen_pairs(dataset: Dataset) -> dict[str, list[Pair]]:
     """A few held-back pairs of each source, spread evenly over it."""
     chosen = {}
     for name, pairs in dataset.held_back().items():
-        step = max(1, len(pairs) // PAIRS_PER_SOURCE)
-        chosen[name] = pairs[::step][:PAIRS_PER_SOURCE]
+        if pairs:
+            step = max(1, len(pairs) // PAIRS_PER_SOURCE)
+            chosen[name] = pairs[::step][:PAIRS_PER_SOURCE]
     return chosen
 
 
