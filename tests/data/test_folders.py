@@ -130,15 +130,15 @@ def test_unpaired_sides_are_drawn_independently(two_sides: tuple[Path, Path]) ->
     data = unpaired(*two_sides, augment=QUIET)
     drawn = [
         tuple(number_of(data.sample(0, epoch, index)[side]) for side in ("degraded", "clear"))
-        for epoch in range(20)
+        for epoch in range(10)
         for index in range(12)
     ]
     degraded, clear = np.array(drawn).T
-    # by sorted position all 240 would be equal; by chance one in twelve is
-    assert 5 <= (degraded == clear).sum() <= 40
-    assert len(set(drawn)) > 100  # of 144 that are possible
+    # by sorted position all 120 would be equal; by chance one in twelve is
+    assert 2 <= (degraded == clear).sum() <= 22
+    assert len(set(drawn)) > 70  # of 144 that are possible
     assert abs(np.corrcoef(degraded, clear)[0, 1]) < 0.2
-    assert Counter(degraded) == Counter(clear) == Counter({10 * n: 20 for n in range(12)})
+    assert Counter(degraded) == Counter(clear) == Counter({10 * n: 10 for n in range(12)})
 
 
 def test_unpaired_sides_have_crops_of_their_own(two_sides: tuple[Path, Path]) -> None:
