@@ -7,7 +7,7 @@ from fairweather.recipes.cyclegan import CycleGAN, CycleGANSettings
 from fairweather.recipes.pix2pix import Pix2Pix, Pix2PixSettings
 from fairweather.recipes.supervised import Supervised, SupervisedSettings
 
-RECIPES: dict[str, type[CycleGAN] | type[Pix2Pix] | type[Supervised]] = {
+RECIPES: dict[str, type[Recipe]] = {
     "cyclegan": CycleGAN,
     "pix2pix": Pix2Pix,
     "supervised": Supervised,

@@ -75,6 +75,8 @@ class Recipe(nn.Module, ABC):
     """Whether `degraded[i]` and `clear[i]` must show the same scene."""
     batch: ClassVar[int]
     """Batch size where the run names none."""
+    paper_crops: ClassVar[bool] = False
+    """Whether photos are cut as the GAN papers do (286 x 286, crop, mirror) where the run says nothing else."""
     crop: ClassVar[int] = 256
     """Side of the training crops in pixels where the run names none."""
     epochs: ClassVar[int]
@@ -83,6 +85,11 @@ class Recipe(nn.Module, ABC):
     """Name of the generator where the run names none."""
     ema: float = 0.0
     """Decay of the moving average of what ships; 0 ships the last weights."""
+
+    @abstractmethod
+    def __init__(self, build: Build, settings: Any = None) -> None:
+        """`settings` is a `settings_type`; None means the paper's."""
+        super().__init__()
 
     @abstractmethod
     def players(self) -> dict[str, Player]:

@@ -46,12 +46,13 @@ class CycleGAN(Recipe):
 
     settings_type: ClassVar[type[CycleGANSettings]] = CycleGANSettings
     paired: ClassVar[bool] = False
+    paper_crops: ClassVar[bool] = True
     batch: ClassVar[int] = 1
     epochs: ClassVar[int] = 200
     generator: ClassVar[str] = "resnet9"
 
     def __init__(self, build: Build, settings: CycleGANSettings | None = None) -> None:
-        super().__init__()
+        super().__init__(build, settings)
         self.settings = settings or CycleGANSettings()
         self.restore = build()
         self.degrade = build()
@@ -83,12 +84,9 @@ class CycleGAN(Recipe):
         learn("generators", total(terms))
 
         clear, degraded = learn.recall("clear", clear, s.pool), learn.recall("degraded", degraded, s.pool)
-        judged = {
-            "discriminator_clear": 0.5
-            * game.discriminator(self.judge_clear(batch.clear), self.judge_clear(clear)),
-            "discriminator_degraded": 0.5
-            * game.discriminator(self.judge_degraded(batch.degraded), self.judge_degraded(degraded)),
-        }
+        clear_game = game.discriminator(self.judge_clear(batch.clear), self.judge_clear(clear))
+        degraded_game = game.discriminator(self.judge_degraded(batch.degraded), self.judge_degraded(degraded))
+        judged = {"discriminator_clear": 0.5 * clear_game, "discriminator_degraded": 0.5 * degraded_game}
         learn("discriminators", total(judged))
         return terms | judged
 

@@ -40,12 +40,13 @@ class Pix2Pix(Recipe):
 
     settings_type: ClassVar[type[Pix2PixSettings]] = Pix2PixSettings
     paired: ClassVar[bool] = True
+    paper_crops: ClassVar[bool] = True
     batch: ClassVar[int] = 1
     epochs: ClassVar[int] = 200
     generator: ClassVar[str] = "unet"
 
     def __init__(self, build: Build, settings: Pix2PixSettings | None = None) -> None:
-        super().__init__()
+        super().__init__(build, settings)
         self.settings = settings or Pix2PixSettings()
         self.restore = build()
         self.judge = PatchGAN(6, width=self.settings.width, norm="batch")

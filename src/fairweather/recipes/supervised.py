@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from fairweather.discriminators import PatchGAN
@@ -58,7 +57,7 @@ class Supervised(Recipe):
     generator: ClassVar[str] = "swift"
 
     def __init__(self, build: Build, settings: SupervisedSettings | None = None) -> None:
-        super().__init__()
+        super().__init__(build, settings)
         self.settings = settings or SupervisedSettings()
         self.ema = self.settings.ema
         self.restore = build()

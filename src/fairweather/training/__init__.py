@@ -55,8 +55,8 @@ def train(
     Everything that is not given comes from the TOML file `config`, then from defaults. `resume` goes on with the run
     in `out`: exactly, where its length is in steps or epochs.
 
-    Raises BadSettings, UnknownName, BadFolder and BadImage before any work; BadSettings (Diverged) when a loss is NaN;
-    ParityFailed when the trained network cannot be exported; MissingExtra without the `train` extra.
+    Raises BadSettings, UnknownName, BadFolder and BadImage before any work; BadSettings when a loss is NaN;
+    ParityFailed when the engines do not agree on the trained network; MissingExtra without the `train` extra.
     KeyboardInterrupt leaves a last checkpoint.
     """
     try:

@@ -24,8 +24,9 @@ def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) ->
         optional = {"samples": data.samples, "short_side": data.short_side, "memory_gib": data.memory_gib}
         mixed |= {key: value for key, value in optional.items() if value is not None}
         return Mixture(MixtureSettings.from_table(mixed), data.folder)
-    augment = MixtureSettings.from_table({"augment": table}).augment
-    if not recipe.paired and not data.augment or name == "pix2pix" and not data.augment:
+    if data.augment or not recipe.paper_crops:
+        augment = MixtureSettings.from_table({"augment": table}).augment
+    else:
         augment = Augment.paper(crop)
     memory = int(data.memory_gib * 2**30)
     if recipe.paired:
@@ -33,7 +34,7 @@ def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) ->
             raise BadSettings(f"{name} learns from pairs: give their folder (--data), not --degraded and --clear")
         return paired(data.folder, augment=augment, hold_back=data.hold_back, memory=memory)
     if data.hold_back:
-        raise BadSettings(f"data.hold_back: {name} learns from unpaired photos, which have no ground truth to measure by")
+        raise BadSettings(f"data.hold_back: {name} learns from unpaired photos; there is no ground truth to measure by")
     if data.folder is not None:
         if data.degraded or data.clear:
             raise BadSettings("give either --data or --degraded and --clear, not both")
@@ -42,5 +43,5 @@ def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) ->
         photos = Photos(kept_short_side(augment), memory)
         return Unpaired([pair.degraded for pair in pairs], clear, photos, augment)
     if not (data.degraded and data.clear):
-        raise BadSettings(f"{name} needs --degraded and --clear, a folder of photos each (or --data, a folder of pairs)")
+        raise BadSettings(f"{name} needs --degraded and --clear, two folders of photos (or --data, a folder of pairs)")
     return unpaired(data.degraded, data.clear, augment=augment, memory=memory)

@@ -25,7 +25,7 @@ class EMA:
         """Move the average towards `module`."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        mine = list(self.module.parameters())
+        mine: list[Tensor] = list(self.module.parameters())
         theirs: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - decay)
         for kept, fresh in zip(self.module.buffers(), module.buffers(), strict=True):

@@ -16,26 +16,30 @@ from fairweather.errors import BadSettings
 from fairweather.recipes import Batch, Player, Recipe
 from fairweather.training.ema import EMA
 from fairweather.training.pool import Pool
+from fairweather.training.schedules import rate
 from fairweather.training.settings import Device, Precision
 
 log = logging.getLogger("fairweather")
 
 
-class Diverged(BadSettings):
-    """A loss or a gradient is NaN or infinite; the run's last checkpoint is as it was."""
+FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def choose_device(device: Device) -> str:
+def choose_device(device: Device) -> Device:
     """The device that `auto` means here. Raises BadSettings for one that is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there: dict[Device, bool] = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+        return "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
     if not there[device]:
         raise BadSettings(f"device is {device!r}, which this machine (or its PyTorch) does not have; 'auto' finds one")
     return device
 
 
-def choose_precision(precision: Precision, device: str) -> str:
+def choose_precision(precision: Precision, device: Device) -> Precision:
     """The precision that `auto` means on `device`. Raises BadSettings for fp16 where there is no gradient scaler."""
     if precision == "auto":
         if device == "cuda":
@@ -61,18 +65,18 @@ class Engine:
     another player's networks freely.
     """
 
-    def __init__(self, recipe: Recipe, *, device: Device = "auto", precision: Precision = "auto", seed: int = 0) -> None:
-        from fairweather.training.schedules import rate
-
-        self._rate = rate
+    def __init__(
+        self, recipe: Recipe, *, device: Device = "auto", precision: Precision = "auto", seed: int = 0
+    ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-        self.fabric = Fabric(accelerator=self.device, devices=1, precision=names[self.precision])  # type: ignore[arg-type]
+        for name in ("lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # our own line says which precision it is
+        self.fabric = Fabric(accelerator=self.device, devices=1, precision=FABRIC_PRECISION[self.precision])
         self.recipe = recipe.to(self.fabric.device)
         self.channels_last = self.device == "cuda" or (self.precision == "bf16" and not _has_instance_norm(recipe))
         if self.channels_last:
-            self.recipe = self.recipe.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.recipe.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.players = recipe.players()
         self.optimizers = {name: self._optimizer(player) for name, player in self.players.items()}
         self._wrapped = {name: self.fabric.setup_optimizers(one) for name, one in self.optimizers.items()}
@@ -82,7 +86,7 @@ class Engine:
         self.pool_generator = torch.Generator().manual_seed(seed)
 
     def _optimizer(self, player: Player) -> torch.optim.Optimizer:
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         # Unscaling for clipping and PyTorch's fused kernels do not go together.
         fused = self.precision != "fp16" and self.device in ("cpu", "cuda")
         return kinds[player.optimizer](
@@ -97,7 +101,7 @@ class Engine:
         """One step of the recipe at `progress` (0 to 1) of the run; its terms, detached, on the device."""
         for name, player in self.players.items():
             for group in self.optimizers[name].param_groups:
-                group["lr"] = self._rate(player, progress)
+                group["lr"] = rate(player, progress)
         batch = self.place(batch)
         with self.autocast():
             terms = self.recipe.step(batch, self)
@@ -121,11 +125,14 @@ class Engine:
         return context
 
     def __call__(self, player: str, loss: Tensor) -> None:
-        """`learn`: zero the player's gradients, backward for its parameters alone, clip, step."""
+        """`learn`: zero the player's gradients, backward for its parameters alone, clip, step.
+
+        Raises FloatingPointError where the loss or a gradient is NaN or infinite, before anything has moved.
+        """
         if player not in self.players:
             raise KeyError(f"{player!r} is not among the players: {', '.join(self.players)}")
         if not math.isfinite(loss.item()):
-            raise Diverged(f"the loss of {player} is {loss.item()}")
+            raise FloatingPointError(f"the loss of {player} is {loss.item()}")
         optimizer, parameters = self.optimizers[player], self._parameters(player)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.fabric.device.type, enabled=False):
@@ -135,7 +142,7 @@ class Engine:
             norm = torch.nn.utils.get_total_norm(gradients)
             # fp16 overflows now and then by design: its scaler skips such a step and halves itself.
             if self.precision != "fp16" and not torch.isfinite(norm):
-                raise Diverged(f"the gradient of {player} is {norm.item()}")
+                raise FloatingPointError(f"the gradient of {player} is {norm.item()}")
             if (clip := self.players[player].clip) is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
             self._wrapped[player].step()

@@ -50,7 +50,8 @@ def gather(recipe: str | None, config: str | Path | None, given: Tables) -> tupl
             # A length takes the place of any other length.
             for key in LENGTHS:
                 tables["run"].pop(key, None)
-        if table == "generator" and rows.get("name", tables["generator"].get("name")) != tables["generator"].get("name"):
+        named = tables["generator"].get("name")
+        if table == "generator" and rows.get("name", named) != named:
             # The file's arguments are another generator's.
             tables["generator"].clear()
         tables[table] |= rows
@@ -80,7 +81,9 @@ def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
     data = dataclasses.replace(
         data,
         crop=data.crop or data.augment.get("crop") or recipe.crop,
-        **{key: str(Path(value).resolve()) for key in ("folder", "degraded", "clear") if (value := getattr(data, key))},
+        folder=_absolute(data.folder),
+        degraded=_absolute(data.degraded),
+        clear=_absolute(data.clear),
     )
     own = {key: value for key, value in tables["recipe"].items() if key != "name"}
     settings = fill(recipe.settings_type, own, where=where["recipe"])
@@ -90,6 +93,11 @@ def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
         dataclasses.replace(run, batch=run.batch or recipe.batch),
         data,
     )
+
+
+def _absolute(folder: str | None) -> str | None:
+    # Parentheses stand for a dataset that was given in Python.
+    return folder if folder is None or folder.startswith("(") else str(Path(folder).resolve())
 
 
 def _where(table: str, said: Mapping[str, str]) -> str:
@@ -135,18 +143,19 @@ def resumed(record: dict[str, Any], tables: Tables, said: Mapping[str, str]) -> 
     if tables["generator"].get("name", own["generator"]["name"]) != own["generator"]["name"]:
         merged["generator"] = dict(tables["generator"])
     if tables["recipe"].get("name", own["recipe"]["name"]) != own["recipe"]["name"]:
-        raise BadSettings(f"the run was started with the recipe {own['recipe']['name']!r}, not {tables['recipe']['name']!r}")
+        before, now = own["recipe"]["name"], tables["recipe"]["name"]
+        raise BadSettings(f"recipe is {now!r}, but the run was started with {before!r}; take another folder (--out)")
     settings = complete(merged, said)
-    before = {f"{table}.{key}": value for table, rows in own.items() for key, value in rows.items()}
+    kept = {f"{table}.{key}": value for table, rows in own.items() for key, value in rows.items()}
     differing = []
     for key, value in settings.flat().items():
-        if value == before.get(key):
+        if value == kept.get(key):
             continue
         if key in {f"run.{name}" for name in LENGTHS}:
             differing.append(key.removeprefix("run."))
         elif key not in CADENCE:
             raise BadSettings(
                 f"{key} is {value!r} ({said.get(key, 'by default')}), but the run was started with "
-                f"{before.get(key)!r}; resume without it, or start another run in another folder"
+                f"{kept.get(key)!r}; resume without it, or start another run in another folder"
             )
     return settings, differing

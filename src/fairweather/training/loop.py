@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,8 +19,9 @@ import torch
 
 from fairweather.data.photos import Photos
 from fairweather.data.source import Dataset
+from fairweather.errors import BadSettings
 from fairweather.training import state
-from fairweather.training.engine import Diverged, Engine
+from fairweather.training.engine import Engine
 from fairweather.training.feed import Feed
 from fairweather.training.report import Report
 from fairweather.training.settings import RunSettings
@@ -76,8 +78,13 @@ def steps_of(run: RunSettings, length: int, batch: int) -> int | None:
     return run.steps
 
 
-def fit(engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, crop: int, paired: bool, resume: bool) -> int:
-    """Train to the end of `run`, in `folder`, and return the number of steps taken. Raises Diverged on NaN, KeyboardInterrupt on Ctrl-C after a checkpoint."""
+def fit(
+    engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, crop: int, paired: bool, resume: bool
+) -> int:
+    """Train to the end of `run`, in `folder`, and return the number of steps that it has now.
+
+    Raises BadSettings on a NaN (the last checkpoint stays), KeyboardInterrupt on Ctrl-C after one more checkpoint.
+    """
     assert run.batch is not None
     clock = Clock(0, 0.0, steps_of(run, len(dataset), run.batch), run.minutes)
     saved: dict[str, Any] | None = state.load(folder / "state") if resume else None
@@ -119,11 +126,11 @@ def fit(engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, cro
         while clock.progress < 1:
             try:
                 terms = engine.step(next(batches), clock.progress)
-            except Diverged as error:
-                raise Diverged(
-                    f"{error} in step {clock.step + 1}; {folder / 'state'} holds the last good state. Lower the learning "
-                    "rate or clip the gradient (recipe.lr, recipe.clip), or take precision 'fp32'"
-                ) from None
+            except FloatingPointError as error:
+                raise BadSettings(
+                    f"{error} in step {clock.step + 1}; {folder / 'state'} holds the last good state. "
+                    "Lower recipe.lr, set recipe.clip where there is one, or take precision 'fp32'"
+                ) from error
             clock.tick()
             values = dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist(), strict=True))
             last = clock.progress >= 1
@@ -143,8 +150,6 @@ def fit(engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, cro
 
 
 def _workers(device: str) -> int:
-    import os
-
     return 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
 
 
@@ -152,11 +157,10 @@ def _workers(device: str) -> int:
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM are noted, and the call that is given says so; a second Ctrl-C stops at once."""
     if threading.current_thread() is not threading.main_thread():
-        with nullcontext():
-            yield lambda: False
+        yield lambda: False
         return
     noted: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)

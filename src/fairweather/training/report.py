@@ -46,7 +46,7 @@ class Report:
         self.every, self.minutes, self.first = every, minutes, step
         self.stats = folder / "stats.jsonl"
         truncate_stats(self.stats, step)
-        self._file = open(self.stats, "a", encoding="utf-8")
+        self._file = open(self.stats, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
         self._board = _tensorboard(folder / "tensorboard", step) if tensorboard else None
         console = Console(stderr=True)
         self._bar: Progress | None = None
@@ -109,4 +109,4 @@ def _tensorboard(folder: Path, step: int) -> Any:
     except ImportError:
         return None
     # purge_step hides what a killed run had written behind its last checkpoint.
-    return SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=step + 1)

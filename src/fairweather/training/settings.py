@@ -49,7 +49,7 @@ class RunSettings:
     epochs: int | None = None
     """Length in passes over the data."""
     minutes: float | None = None
-    """Length by the wall clock; learning rates follow the clock too, so that such a run cannot be repeated bit by bit."""
+    """Length by the wall clock; learning rates follow it too, so that such a run cannot be repeated bit by bit."""
     batch: int | None = None
     """Photos (or pairs) a step; the recipe's own number where none is given."""
     seed: int = 0

@@ -23,12 +23,12 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     try:
-        with atomic(path) as temporary:
-            with open(temporary, "wb") as file:
-                torch.save({"format": FORMAT, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError, BadFolder) as error:
+        # torch's own zip writer reports a full disk as a RuntimeError
         raise BadFolder(f"{path}: the checkpoint could not be written ({error}); the one before it is kept") from error
 
 
