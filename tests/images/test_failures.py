@@ -20,6 +20,7 @@ from PIL import Image
 
 from fairweather import images
 from fairweather.errors import BadFolder, BadImage, MissingExtra
+from tests.images.samples import inks
 
 
 @pytest.fixture
@@ -299,7 +300,7 @@ def test_a_phone_photo_with_a_second_picture_inside(photo: np.ndarray, tmp_path:
 
 
 def test_ycck_jpeg(photo: np.ndarray, tmp_path: Path) -> None:
-    plates = Image.merge("CMYK", [Image.fromarray(plane) for plane in (*photo.transpose(2, 0, 1), photo[..., 0] // 3)])
+    plates = inks(photo, photo[..., 0])
     plates.save(tmp_path / "a.jpg", quality=95)
     data = bytearray((tmp_path / "a.jpg").read_bytes())
     transform = data.index(b"Adobe") + 11

@@ -15,27 +15,12 @@ from PIL import Image, ImageCms, JpegImagePlugin
 
 from fairweather import images
 from fairweather.errors import BadImage
-
-
-def grey(rgb: np.ndarray) -> np.ndarray:
-    return np.repeat(rgb[..., :1], 3, axis=2)
-
-
-@pytest.fixture
-def alpha(rng: np.random.Generator) -> np.ndarray:
-    return rng.integers(0, 256, (96, 128), dtype=np.uint8)
+from tests.images.samples import inks, rewritten
 
 
 @pytest.fixture
 def deep(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 65536, (41, 53, 4), dtype=np.uint16)
-
-
-def rewritten(path: Path) -> Path:
-    """Read, write under another name, and return that."""
-    other = path.with_name("again" + path.suffix)
-    images.write(other, images.read(path))
-    return other
 
 
 LOSSLESS = [(suffix, mode) for suffix in (".png", ".tif") for mode in ("L", "LA", "RGB", "RGBA")]
@@ -46,7 +31,7 @@ LOSSLESS += [(".tif", "CMYK"), (".bmp", "L"), (".bmp", "RGB"), (".ppm", "L"), ("
 def test_lossless_eight_bits_round_trip(
     suffix: str, mode: str, photo: np.ndarray, alpha: np.ndarray, tmp_path: Path
 ) -> None:
-    source = Image.fromarray(np.dstack([photo, alpha])).convert(mode) if mode != "CMYK" else _inks(photo, alpha)
+    source = Image.fromarray(np.dstack([photo, alpha])).convert(mode) if mode != "CMYK" else inks(photo, alpha)
     source.save(tmp_path / f"a{suffix}")
     read = images.read(tmp_path / f"a{suffix}")
     if mode != "CMYK":
@@ -181,107 +166,6 @@ def test_transparent_colour_becomes_alpha(mode: str, photo: np.ndarray, tmp_path
     assert read.alpha.max() == 255
 
 
-# JPEG
-
-
-def _inks(photo: np.ndarray, black: np.ndarray) -> Image.Image:
-    return Image.merge("CMYK", [Image.fromarray(plane) for plane in (*photo.transpose(2, 0, 1), black // 2)])
-
-
-@pytest.mark.parametrize("quality", [30, 75, 92, 100])
-@pytest.mark.parametrize("subsampling", [0, 1, 2])
-@pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_keeps_its_quantization(
-    quality: int, subsampling: int, progressive: bool, photo: np.ndarray, tmp_path: Path
-) -> None:
-    path = tmp_path / "a.jpg"
-    Image.fromarray(photo).save(path, quality=quality, subsampling=subsampling, progressive=progressive)
-    with Image.open(path) as first, Image.open(rewritten(path)) as again:
-        assert isinstance(first, JpegImagePlugin.JpegImageFile)
-        assert isinstance(again, JpegImagePlugin.JpegImageFile)
-        effective = [[list(im.quantization[component[3]]) for component in im.layer] for im in (first, again)]
-        assert effective[0] == effective[1]
-        assert JpegImagePlugin.get_sampling(again) == subsampling
-        assert bool(again.info.get("progressive")) == progressive
-        if quality < 100:  # at 100 the tables are all ones, and one table does
-            assert again.quantization == first.quantization
-
-
-def test_jpeg_with_uncommon_tables(photo: np.ndarray, tmp_path: Path) -> None:
-    tables = [[1 + (k * i) % 37 for i in range(64)] for k in (1, 2, 3)]
-    Image.fromarray(photo).save(tmp_path / "a.jpg", qtables=tables, subsampling=0)
-    with Image.open(tmp_path / "a.jpg") as first, Image.open(rewritten(tmp_path / "a.jpg")) as again:
-        assert len(first.quantization) == 3  # type: ignore[attr-defined]
-        assert again.quantization == first.quantization  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("subsampling", [0, 1, 2])
-def test_jpeg_pixels_are_those_of_pillow(subsampling: int, photo: np.ndarray, tmp_path: Path) -> None:
-    odd = np.ascontiguousarray(photo[:95, :127])
-    Image.fromarray(odd).save(tmp_path / "a.jpg", quality=80, subsampling=subsampling)
-    with Image.open(tmp_path / "a.jpg") as first:
-        assert np.array_equal(images.read(tmp_path / "a.jpg").pixels, np.asarray(first))
-
-
-def test_jpeg_that_stores_rgb(photo: np.ndarray, tmp_path: Path) -> None:
-    Image.fromarray(photo).save(tmp_path / "a.jpg", quality=95, keep_rgb=True)
-    with Image.open(tmp_path / "a.jpg") as first:
-        assert np.array_equal(images.read(tmp_path / "a.jpg").pixels, np.asarray(first))
-    with Image.open(rewritten(tmp_path / "a.jpg")) as again:
-        assert [component[0] for component in again.layer] == [82, 71, 66]  # type: ignore[attr-defined]
-        assert np.abs(np.asarray(again).astype(int) - photo).mean() < 2
-
-
-def test_noise_at_the_finest_quality(rng: np.random.Generator, tmp_path: Path) -> None:
-    noise = rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)
-    _, data = cv2.imencode(".jpg", noise, [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_PROGRESSIVE, 1,
-                                           cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111])  # fmt: skip
-    (tmp_path / "a.jpg").write_bytes(data.tobytes())
-    assert np.array_equal(images.read(rewritten(tmp_path / "a.jpg")).pixels.shape, noise.shape)
-
-
-def test_grey_jpeg_stays_grey(photo: np.ndarray, tmp_path: Path) -> None:
-    Image.fromarray(photo).convert("L").save(tmp_path / "a.jpg", quality=60)
-    read = images.read(tmp_path / "a.jpg")
-    assert np.array_equal(read.pixels[..., 0], read.pixels[..., 2])
-    with Image.open(tmp_path / "a.jpg") as first, Image.open(rewritten(tmp_path / "a.jpg")) as again:
-        assert again.mode == "L"
-        assert again.quantization == first.quantization  # type: ignore[attr-defined]
-    # a colour cast that a network adds is weighed back to luma (ITU-R BT.601)
-    images.write(tmp_path / "b.jpg", read.replaced(np.full_like(read.pixels, (250, 100, 40))))
-    luma = images.read(tmp_path / "b.jpg").pixels
-    assert np.abs(luma.astype(int) - round(0.299 * 250 + 0.587 * 100 + 0.114 * 40)).max() <= 1
-
-
-def test_cmyk_jpeg_stays_cmyk(photo: np.ndarray, alpha: np.ndarray, tmp_path: Path) -> None:
-    smooth = cv2.GaussianBlur(alpha, (0, 0), 8)
-    source = _inks(photo, smooth)
-    source.save(tmp_path / "a.jpg", quality=95)
-    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()[:200]
-    with Image.open(tmp_path / "a.jpg") as first, Image.open(rewritten(tmp_path / "a.jpg")) as again:
-        assert again.mode == "CMYK"
-        assert again.quantization == first.quantization  # type: ignore[attr-defined]
-        assert np.abs(images.read(tmp_path / "a.jpg").pixels.astype(int) - np.asarray(first.convert("RGB"))).max() <= 1
-        # inverted plates, or plates in another order, would be off by tens
-        assert np.abs(np.asarray(again).astype(int) - np.asarray(first)).mean() < 0.5
-
-
-def test_cmyk_pixels_survive_the_inks(rng: np.random.Generator, tmp_path: Path) -> None:
-    """Any other RGB that a network asks for is what the written plates mix to."""
-    inks = Image.frombytes("CMYK", (40, 30), rng.integers(0, 256, 4800, dtype=np.uint8).tobytes())
-    inks.save(tmp_path / "a.tif")
-    read = images.read(tmp_path / "a.tif")
-    asked = rng.integers(0, 256, read.pixels.shape, dtype=np.uint8)
-    asked[:3] = 0
-    asked[3:6] = 255
-    images.write(tmp_path / "b.tif", read.replaced(asked))
-    assert np.abs(images.read(tmp_path / "b.tif").pixels.astype(int) - asked).max() <= 1
-    images.write(tmp_path / "c.png", read)
-    with Image.open(tmp_path / "c.png") as plain:
-        assert plain.mode == "RGB"
-        assert np.array_equal(np.asarray(plain), read.pixels)
-
-
 # WebP, AVIF, HEIC
 
 
@@ -373,41 +257,7 @@ def test_tiny_pictures_in_every_format(suffix: str, size: tuple[int, int], tmp_p
 
 def test_profiles_follow_the_colour_space_only(photo: np.ndarray, alpha: np.ndarray, tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    _inks(photo, alpha).save(tmp_path / "a.jpg", icc_profile=profile)
+    inks(photo, alpha).save(tmp_path / "a.jpg", icc_profile=profile)
     assert images.read(rewritten(tmp_path / "a.jpg")).kind.icc == profile
     images.write(tmp_path / "a.png", images.read(tmp_path / "a.jpg"))
     assert images.read(tmp_path / "a.png").kind.icc == b""
-
-
-# the border to [0,1]
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_every_value_survives_the_border(dtype: type[np.unsignedinteger[Any]]) -> None:
-    values = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
-    floats = images.to_float(values)
-    assert floats.dtype == np.float32
-    assert floats[0] == 0.0
-    assert abs(floats[-1] - 1.0) < 1e-6
-    assert np.array_equal(images.from_float(floats, dtype), values)
-
-
-def test_from_float_rounds_and_clips() -> None:
-    given = np.array([-0.2, 0.4 / 255, 0.6 / 255, 1.0, 1.7, np.inf], np.float32)
-    assert images.from_float(given, np.uint8).tolist() == [0, 0, 1, 255, 255, 255]
-    assert images.from_float(given, np.float32).max() == 1.0
-
-
-def test_replaced_refuses_another_shape(photo: np.ndarray) -> None:
-    held = images.Photo(photo)
-    assert held.replaced(photo // 2).pixels.mean() < photo.mean()
-    for wrong in (photo[:-1], photo.astype(np.uint16), photo[..., 0]):
-        with pytest.raises(BadImage, match="cannot replace"):
-            held.replaced(wrong)
-
-
-@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8)])
-def test_write_refuses_what_is_no_picture(wrong: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(BadImage, match="is not a picture"):
-        images.write(tmp_path / "a.png", wrong)
-    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,296 @@
+"""The run over many photos: overlap, failures, full disks, Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fairweather import images
+from fairweather.errors import BadCard, BadFolder, BadImage
+from fairweather.restoring import folder
+from fairweather.restoring.folder import Job, plan, run
+from tests.restoring.places import negative, put
+
+
+def test_a_run_restores_and_reports(here: Path) -> None:
+    put(here / "in" / "a.png", here / "in" / "s" / "b.png")
+    report = run(plan(["in"], "out"), negative)
+    assert (report.done, report.skipped, report.failed, report.pixels) == (2, 0, [], 2 * 48)
+    assert report.seconds > 0
+    for name in ("a.png", "s/b.png"):
+        assert (images.read(here / "out" / name).pixels == 215).all()
+
+
+def test_what_exists_is_skipped_unless_overwritten(here: Path) -> None:
+    put(here / "a.png", here / "b.png")
+    put(here / "restored" / "a.png", value=7)
+    jobs = plan(["a.png", "b.png"])
+    report = run(jobs, negative)
+    assert (report.done, report.skipped) == (1, 1)
+    assert (images.read("restored/a.png").pixels == 7).all()
+    report = run(jobs, negative, overwrite=True)
+    assert (report.done, report.skipped) == (2, 0)
+    assert (images.read("restored/a.png").pixels == 215).all()
+
+
+def test_bad_files_are_reported_and_the_rest_is_done(here: Path) -> None:
+    put(*(here / "in" / f"{i:02}.png" for i in range(12)))
+    bad = {"03.png": b"", "07.png": b"not a picture", "11.png": Path("in/00.png").read_bytes()[:45]}
+    for name, data in bad.items():
+        (here / "in" / name).write_bytes(data)
+    report = run(plan(["in"], "out"), negative)
+    assert report.done == 9
+    assert sorted(path.name for path, _ in report.failed) == sorted(bad)
+    for path, message in report.failed:
+        assert str(path) in message
+    assert sorted(os.listdir("out")) == sorted({f"{i:02}.png" for i in range(12)} - set(bad))
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_max_pixels_reaches_the_reader(strength: float, here: Path) -> None:
+    put(here / "a.png")
+    report = run([Job(Path("a.png"), Path("out/a.bmp"))], negative, strength=strength, max_pixels=47)
+    assert [message for _, message in report.failed if "--max-pixels 48" in message]
+    assert not Path("out/a.bmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("engine said no"), "engine said no"),
+        (BadImage("odd"), "odd"),
+    ],
+)
+def test_a_photo_that_the_network_refuses_is_one_failure(error: Exception, told: str, here: Path) -> None:
+    put(here / "a.png", here / "b.png", here / "c.png")
+
+    def restore(pixels: np.ndarray) -> np.ndarray:
+        restore.calls += 1  # type: ignore[attr-defined]
+        if restore.calls == 2:  # type: ignore[attr-defined]
+            raise error
+        return pixels
+
+    restore.calls = 0  # type: ignore[attr-defined]
+    report = run(plan(["*.png"]), restore)
+    assert report.done == 2
+    ((path, message),) = report.failed
+    assert path == Path("b.png")
+    assert told in message
+    assert "b.png" in message
+
+
+def test_a_network_of_the_wrong_size_is_told(here: Path) -> None:
+    put(here / "a.png")
+    report = run(plan(["a.png"]), lambda pixels: pixels[:-1])
+    assert "cannot replace" in report.failed[0][1]
+
+
+def test_an_error_about_the_model_ends_the_run(here: Path) -> None:
+    put(*(here / f"{i}.png" for i in range(5)))
+
+    def restore(pixels: np.ndarray) -> np.ndarray:
+        raise BadCard("weights are gone")
+
+    with pytest.raises(BadCard, match="weights are gone"):
+        run(plan(["*.png"]), restore)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_a_full_disk_ends_the_run_with_one_error(strength: float, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(*(here / "in" / f"{i}.png" for i in range(30)))
+    replace, calls = os.replace, []
+
+    def full(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(BadFolder, match=r"disk is full.*\[stopped; \d of 30 photos are done\]"):
+        run(plan(["in"], "out"), negative, strength=strength)
+    assert len(calls) < 12
+    assert len(list((here / "out").iterdir())) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk takes root")
+def test_a_disk_that_is_really_full(here: Path, rng: np.random.Generator) -> None:
+    (here / "disk").mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "disk"], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a file system cannot be mounted here")
+    try:
+        (here / "in").mkdir()
+        for i in range(6):
+            Image.fromarray(rng.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(f"in/{i}.png")
+        with pytest.raises(BadFolder, match="disk is full"):
+            run(plan(["in"], "disk"), negative)
+        for path in Path("disk").iterdir():
+            assert not path.name.startswith(".")
+            images.read(path)
+    finally:
+        subprocess.run(["umount", "disk"], check=True)
+
+
+def test_strength_zero_copies_byte_for_byte(here: Path) -> None:
+    Path("a.jpg").write_bytes(b"\xff\xd8 whatever this is")
+    put(here / "b.png")
+
+    def never(pixels: np.ndarray) -> np.ndarray:
+        raise AssertionError
+
+    report = run(plan(["a.jpg", "b.png"]), never, strength=0)
+    assert report.done == 2
+    for name in ("a.jpg", "b.png"):
+        assert Path("restored", name).read_bytes() == Path(name).read_bytes()
+    assert run([Job(Path("b.png"), Path("c.bmp"))], never, strength=0).done == 1
+    with Image.open("c.bmp") as other:
+        assert other.format == "BMP"
+
+
+def test_strength_zero_of_what_has_gone(here: Path) -> None:
+    put(here / "a.png", here / "b.png")
+    jobs = plan(["*.png"])
+    Path("a.png").unlink()
+    report = run(jobs, negative, strength=0)
+    assert report.done == 1
+    assert "a.png" in report.failed[0][1]
+    assert os.listdir("restored") == ["b.png"]
+
+
+def test_an_unknown_suffix_keeps_its_format(here: Path) -> None:
+    put(here / "scan.dat")
+    assert run(plan(["scan.dat"]), negative).done == 1
+    with Image.open("restored/scan.dat") as again:
+        assert again.format == "PNG"
+
+
+def test_reading_restoring_and_writing_overlap(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first restoring ends only when a second reading has begun; the first writing, when a second restoring has."""
+    put(*(here / f"{i}.png" for i in range(4)))
+    read, write = folder.read, folder.write
+    reads, restores = threading.Semaphore(0), threading.Semaphore(0)
+    waited: list[bool] = []
+    threads: set[int] = set()
+
+    def counted_read(*a: Any, **k: Any) -> Any:
+        reads.release()
+        return read(*a, **k)
+
+    def restore(pixels: np.ndarray) -> np.ndarray:
+        threads.add(threading.get_ident())
+        restores.release()
+        if not waited:
+            waited.append(reads.acquire(timeout=5) and reads.acquire(timeout=5))
+        return pixels
+
+    def waiting_write(*a: Any) -> None:
+        if len(waited) == 1:
+            waited.append(restores.acquire(timeout=5) and restores.acquire(timeout=5))
+        write(*a)
+
+    monkeypatch.setattr(folder, "read", counted_read)
+    monkeypatch.setattr(folder, "write", waiting_write)
+    assert run(plan(["*.png"]), restore).done == 4
+    assert waited == [True, True]
+    assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("slow", ["restore", "write"])
+def test_few_photos_are_in_memory_at_once(slow: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(*(here / f"{i:02}.png" for i in range(24)))
+    lock, held, most = threading.Lock(), 0, 0
+    read, write = folder.read, folder.write
+
+    def counted_read(*a: Any, **k: Any) -> Any:
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return read(*a, **k)
+
+    def counted_write(*a: Any) -> None:
+        nonlocal held
+        time.sleep(0.02 if slow == "write" else 0)
+        write(*a)
+        with lock:
+            held -= 1
+
+    def restore(pixels: np.ndarray) -> np.ndarray:
+        time.sleep(0.02 if slow == "restore" else 0)
+        return pixels
+
+    monkeypatch.setattr(folder, "read", counted_read)
+    monkeypatch.setattr(folder, "write", counted_write)
+    monkeypatch.setattr(folder, "_threads", lambda: 2)
+    assert run(plan(["*.png"]), restore).done == 24
+    assert 2 <= most <= 3
+
+
+def test_ctrl_c_leaves_no_half_file(here: Path) -> None:
+    """A real SIGINT in a process of its own, in the middle of many photos."""
+    Path("in").mkdir()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8))
+    for i in range(200):
+        picture.save(f"in/{i:03}.png", compress_level=0)
+    code = """
+import time
+from fairweather.restoring.folder import plan, run
+jobs = plan(["in"], "out")
+print("ready", flush=True)
+run(jobs, lambda pixels: time.sleep(0.02) or pixels)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (os.path.isdir("out") and len(os.listdir("out")) >= 5):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    left = sorted(os.listdir("out"))
+    assert 5 <= len(left) < 200
+    assert not [name for name in left if name.startswith(".")]
+    for name in left[-4:]:
+        images.read(Path("out", name))
+
+
+def test_the_bar_is_drawn_on_a_terminal_only(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(here / "a.png", here / "b.png")
+    run(plan(["*.png"]), negative)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run(plan(["*.png"]), negative, overwrite=True, progress=False)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    run(plan(["*.png"]), negative, overwrite=True)
+    drawn = capsys.readouterr().err
+    assert "2/2" in drawn
+    assert "photos/s" in drawn
+
+
+def test_real_photos_survive_a_run(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "real" / "hazy_photos"
+    jobs = plan([source], tmp_path)[:3]
+    assert run(jobs, negative).failed == []
+    for job in jobs:
+        before, after = images.read(job.source), images.read(job.destination)
+        assert after.kind == before.kind
+        assert np.abs(after.pixels.astype(int) - negative(before.pixels)).mean() < 6
