@@ -17,8 +17,8 @@ from fairweather.cards import CARD, ONNX, WEIGHTS, Card, MapsSpec, read_card, re
 from fairweather.generators import GENERATORS, exported, padded
 
 NARROW: dict[str, dict[str, Any]] = {
-    "resnet6": {"width": 4},
-    "resnet9": {"width": 4},
+    "resnet6": {"width": 4, "blocks": 2},
+    "resnet9": {"width": 4, "blocks": 3},
     "unet": {"levels": 3, "width": 4},
     "swift": {"size": 64, "widths": [8, 8, 8, 8]},
 }
@@ -191,3 +191,33 @@ def test_a_card_rebuilds_the_network(name: str, tmp_path: Path) -> None:
         assert torch.equal(padded(rebuilt, photo), padded(network, photo))
     assert (rebuilt.output, rebuilt.receptive_field) == (card.output, card.receptive_field)
     assert exported(rebuilt).multiple_of == card.multiple_of
+
+
+@every
+def test_every_engine_gives_the_pictures_of_the_generator(name: str, tmp_path: Path) -> None:
+    """From the shipped folder, at a size that was not exported, against the generator as training runs it."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from fairweather.deploy.export import export
+    from fairweather.restoring.restorer import load
+
+    network = shaken(narrow(name), 0.05).eval()
+    export(
+        network,
+        tmp_path / "model",
+        name="narrow",
+        weather="haze",
+        generator_name=name,
+        arguments=NARROW[name],
+        licence="MIT",
+        terms="",
+        training={},
+    )
+    photo = photos(1, 45, 75)
+    with torch.no_grad():
+        expected = padded(network, photo)[0].permute(1, 2, 0).numpy()
+    pixels = photo[0].permute(1, 2, 0).numpy()
+    for engine in ("onnxruntime", "openvino"):
+        restored = load(tmp_path / "model", engine=engine, precision="f32")(pixels)
+        assert np.abs(restored - expected).max() < 1e-4, engine
+    assert np.abs(expected - pixels).max() > 0.02, "a network that does nothing proves little"
