@@ -32,3 +32,35 @@ def photo(rng: np.random.Generator) -> np.ndarray:
     base[30:60, 40:90] *= 0.5
     base += rng.normal(0, 0.02, base.shape)
     return (base.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of a U-Net of two levels with lively random weights; exported once, not to be changed."""
+    import torch
+
+    from fairweather.deploy.export import export
+    from fairweather.generators import GENERATORS
+
+    arguments = {"levels": 2, "width": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        generator = GENERATORS["unet"](**arguments)
+        for value in [*generator.parameters(), *generator.buffers()]:
+            if value.is_floating_point() and value.dim() == 1:
+                torch.nn.init.uniform_(value, 0.5, 1.5)
+            elif value.dim() > 1:
+                torch.nn.init.normal_(value, std=0.15)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    export(
+        generator,
+        folder,
+        name="tiny",
+        weather="haze",
+        generator_name="unet",
+        arguments=arguments,
+        licence="MIT",
+        terms="made of random numbers",
+        training={"recipe": "none"},
+    )
+    return folder

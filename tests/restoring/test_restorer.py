@@ -62,8 +62,7 @@ def photo_of(height: int, width: int, dtype: str, rng: np.random.Generator) -> n
     return rng.integers(0, np.iinfo(dtype).max, (height, width, 3), endpoint=True).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_small_size_comes_back_as_it_was(dtype: str, rng: np.random.Generator) -> None:
+def test_every_small_size_comes_back_as_it_was(rng: np.random.Generator) -> None:
     seen = set()
 
     def engine(picture: np.ndarray) -> np.ndarray:
@@ -77,7 +76,7 @@ def test_every_small_size_comes_back_as_it_was(dtype: str, rng: np.random.Genera
     restorer = Restorer(LOCAL, engine)
     for height in range(1, 41):
         for width in range(1, 41):
-            photo = photo_of(height, width, dtype, rng)
+            photo = photo_of(height, width, DTYPES[(height + width) % 3], rng)
             result = restorer(photo)
             assert result.dtype == photo.dtype
             assert result.shape == photo.shape
@@ -264,7 +263,7 @@ def test_an_engine_that_breaks_its_promise_is_named(rng: np.random.Generator) ->
     def fails(picture: np.ndarray) -> np.ndarray:
         raise RuntimeError("first line\ncould not allocate")
 
-    with pytest.raises(BadImage, match="tiny failed on 24 x 24 pixels.*could not allocate"):
+    with pytest.raises(BadImage, match=r"tiny failed on 24 x 24 pixels.*could not allocate"):
         Restorer(LOCAL, fails)(photo)
     for engine in (lambda p: p[:, :2], lambda p: p[:, :, :-1], lambda p: p[0]):
         with pytest.raises(BadCard, match="tiny answers"):

@@ -64,7 +64,8 @@ def rebuilt(folder: Path, card: cards.Card) -> nn.Module:
 
     path = folder / cards.CARD
     try:
-        generator: nn.Module = GENERATORS[card.generator](**card.arguments)
+        with torch.random.fork_rng(devices=[]):  # fresh weights draw numbers that the caller's own draws must not miss
+            generator: nn.Module = GENERATORS[card.generator](**card.arguments)
     except (TypeError, ValueError) as error:
         raise BadCard(f"{path}: generator {card.generator} does not take these arguments ({error})") from None
     weights = {key: torch.from_numpy(value) for key, value in cards.read_weights(folder).items()}

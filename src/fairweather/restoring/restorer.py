@@ -123,8 +123,7 @@ class Restorer:
             kept = answer[0].transpose(1, 2, 0)[inner]
             if strength != 1:
                 kept = window[inner] + np.float32(strength) * (kept - window[inner])
-            kept = kept.clip(0, 1) if photo.dtype == np.float32 else from_float(kept, photo.dtype)
-            result[row.first : row.last, column.first : column.last] = kept
+            result[row.first : row.last, column.first : column.last] = from_float(kept, photo.dtype)
         return result
 
     def _grid(self, height: int, width: int) -> tiles.Grid:

@@ -25,7 +25,7 @@ def export(
         photos: folder of photos to compare on (the first three); invented pictures by default.
     """
     from fairweather import images
-    from fairweather.deploy import reexport
+    from fairweather.deploy.export import reexport
     from fairweather.pairs import pictures
 
     seen = [] if photos is None else [images.read(path).pixels for path in pictures(photos)[:3]]
