@@ -74,6 +74,11 @@ def test_an_equal_name_wins_over_a_shortened_one(tmp_path: Path) -> None:
     assert [(p.name, p.clear.stem) for p in find_pairs(tmp_path)] == [("a", "a"), ("a_1", "a_1")]
 
 
+def test_an_equal_name_wins_over_one_less_its_word(tmp_path: Path) -> None:
+    lay(tmp_path, "hazy/1.png", "hazy/1_clear.png", "clear/1.png", "clear/1_clear.png")
+    assert [(p.name, p.clear.stem) for p in find_pairs(tmp_path)] == [("1", "1"), ("1_clear", "1_clear")]
+
+
 def test_only_numbers_are_dropped_behind_underscores(tmp_path: Path) -> None:
     lay(tmp_path, "hazy/street_left.png", "clear/street.png")
     with pytest.raises(BadFolder, match="no partner"):
