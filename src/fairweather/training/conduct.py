@@ -27,6 +27,7 @@ from fairweather.training.gather import Tables, complete, gather, read_record, r
 from fairweather.training.loop import fit
 from fairweather.training.run import Run
 from fairweather.training.settings import CADENCE, LENGTHS, Settings
+from fairweather.training.state import seed_everything
 
 log = logging.getLogger("fairweather")
 
@@ -49,7 +50,7 @@ def conduct(
     assert crop is not None
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    torch.manual_seed(run.seed)
+    seed_everything(run.seed)
     kind = RECIPES[settings.recipe.name]
     network = kind(lambda: build(settings), kind.settings_type(**_tuples(kind, settings.recipe.settings)))
     check_crop(network, crop, settings)

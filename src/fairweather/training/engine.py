@@ -169,9 +169,7 @@ class Engine:
             "recipe": self.recipe.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "scaler": self.fabric.strategy.precision.state_dict(),
-            "ema": None
-            if self.ema is None
-            else {"updates": self.ema.updates, "weights": self.ema.module.state_dict()},
+            "ema": None if self.ema is None else {"updates": self.ema.updates, "weights": self.ema.module.state_dict()},
             "pools": {name: {"size": pool.size, "photos": pool.photos} for name, pool in self.pools.items()},
             "pool_generator": self.pool_generator.get_state(),
         }

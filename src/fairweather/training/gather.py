@@ -62,13 +62,14 @@ def gather(recipe: str | None, config: str | Path | None, given: Tables) -> tupl
 def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
     """The whole tree, defaults filled in. Raises BadSettings naming the file, the key and the nearest known key."""
     where = {table: _where(table, said) for table in tables}
+    run = fill(RunSettings, tables["run"], where=where["run"])
+    data = fill(DataSettings, tables["data"], where=where["data"])
     name = tables["recipe"].get("name")
     if name is None:
         raise BadSettings(f"{where['recipe']}: no recipe is named; there are: {', '.join(sorted(RECIPES))}")
     if name not in RECIPES:
         raise UnknownName("recipe", str(name), RECIPES)
     recipe: type[Recipe] = RECIPES[name]
-    run = fill(RunSettings, tables["run"], where=where["run"])
     given = [key for key in LENGTHS if getattr(run, key) is not None]
     if len(given) > 1:
         raise BadSettings(f"{where['run']}: {' and '.join(given)} are given; a run has one length")
@@ -77,7 +78,6 @@ def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
     for key in (*LENGTHS, "batch", "checkpoint_steps", "checkpoint_minutes", "threads"):
         if (value := getattr(run, key)) is not None and value <= 0:
             raise BadSettings(f"{where['run']}: {key} is {value}; it must be above 0")
-    data = fill(DataSettings, tables["data"], where=where["data"])
     data = dataclasses.replace(
         data,
         crop=data.crop or data.augment.get("crop") or recipe.crop,

@@ -1,0 +1,130 @@
+"""The engine: gradients of one player alone, clipping, precisions, what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fairweather.errors import BadSettings
+from fairweather.recipes import Batch, Build, Learn, Player, Recipe
+from fairweather.training.engine import Engine, choose_device, choose_precision
+
+
+class Duel(Recipe):
+    """Two scalars; `second` learns through `first`, whose value it sees after `first` has moved."""
+
+    paired: ClassVar[bool] = True
+
+    def __init__(self, build: Build | None = None, settings: Any = None) -> None:
+        nn.Module.__init__(self)
+        self.first, self.second = nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False)
+        for module in (self.first, self.second):
+            nn.init.constant_(module.weight, 0.5)
+        self.clip: float | None = None
+        self.seen: list[Tensor] = []
+        self.scale = 1.0
+
+    def players(self) -> dict[str, Player]:
+        return {
+            "first": Player((self.first,), lr=0.25, clip=self.clip),
+            "second": Player((self.second,), lr=0.25),
+        }
+
+    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+        one = self.scale * self.first(self.second(batch.degraded)).float().mean()
+        self.seen.append(self.first(batch.degraded).float().mean().detach())
+        learn("first", one)
+        after = self.first(self.second(batch.degraded)).float().mean()
+        self.seen.append(self.first(batch.degraded).float().mean().detach())
+        learn("second", after)
+        return {"one": one, "after": after}
+
+    def shipped(self) -> nn.Module:
+        return self.first
+
+
+def batch() -> Batch:
+    return Batch(torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.5))
+
+
+def test_learning_moves_one_player_and_leaves_no_gradients() -> None:
+    recipe = Duel()
+    engine = Engine(recipe, device="cpu", precision="fp32")
+    weights = {name: p.detach().clone() for name, p in recipe.named_parameters()}
+    with engine.autocast():
+        engine("first", recipe.first(recipe.second(batch().degraded)).mean())
+    assert torch.equal(recipe.second.weight, weights["second.weight"])
+    assert not torch.equal(recipe.first.weight, weights["first.weight"])
+    assert all(p.grad is None for p in recipe.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_later_player_sees_what_the_first_has_become(precision: Any) -> None:
+    """Autocast keeps 16-bit copies of weights; after a step they would be those of before."""
+    recipe = Duel()
+    Engine(recipe, device="cpu", precision=precision).step(batch(), 0.0)
+    # Adam's first step is its learning rate: weights go from 0.5 to 0.25, and the photo is 0.5 in three channels.
+    assert [float(value) for value in recipe.seen] == pytest.approx([0.75, 0.375], abs=0.01)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_nan_stops_before_anything_moves(scale: float) -> None:
+    recipe = Duel()
+    engine = Engine(recipe, device="cpu", precision="fp32")
+    recipe.scale = scale
+    before = recipe.first.weight.detach().clone()
+    with pytest.raises(FloatingPointError, match=f"loss of first is {scale}"):
+        engine.step(batch(), 0.0)
+    assert torch.equal(recipe.first.weight, before)
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_too() -> None:
+    recipe = Duel()
+    engine = Engine(recipe, device="cpu", precision="fp32")
+    before = recipe.first.weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="gradient of first"):
+        engine("first", (recipe.first.weight - 0.5).square().sum().sqrt())
+    assert torch.equal(recipe.first.weight, before)
+
+
+def test_clipping_shortens_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = []
+    for clip in (None, 0.01):
+        recipe = Duel()
+        recipe.clip = clip
+        engine = Engine(recipe, device="cpu", precision="fp32")
+        wrapped = engine._wrapped["first"]
+
+        def note(recipe: Duel = recipe) -> None:
+            assert recipe.first.weight.grad is not None
+            norms.append(float(recipe.first.weight.grad.norm()))
+
+        monkeypatch.setattr(wrapped, "step", note)
+        engine("first", recipe.first(batch().degraded).mean())
+    assert norms[0] == pytest.approx(0.5, rel=0.01)  # nine weights, each 0.5 / 3
+    assert norms[1] == pytest.approx(0.01, rel=0.01)
+
+
+def test_fp16_is_refused_on_a_cpu() -> None:
+    with pytest.raises(BadSettings, match="gradient scaler"):
+        choose_precision("fp16", "cpu")
+    assert choose_precision("bf16", "cpu") == "bf16"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(BadSettings, match="cuda"):
+        choose_device("cuda")
+    assert choose_device("auto") != "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_fp16_scales_its_gradients() -> None:
+    recipe = Duel()
+    engine = Engine(recipe, device="cuda", precision="fp16")
+    engine.step(batch(), 0.0)
+    assert engine.state()["scaler"]["scale"] > 1
+    assert torch.isfinite(recipe.first.weight).all()

@@ -1,0 +1,109 @@
+"""Pool, EMA, schedules and feed, each on its own."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fairweather.recipes import Player
+from fairweather.training.ema import EMA
+from fairweather.training.feed import Feed
+from fairweather.training.pool import Pool
+from fairweather.training.schedules import rate
+from tests.training.toy import Toy
+
+
+def fakes(*values: float) -> torch.Tensor:
+    return torch.tensor(values)[:, None, None, None].expand(-1, 3, 2, 2)
+
+
+def test_pool_fills_then_swaps_half() -> None:
+    pool = Pool(4, torch.Generator().manual_seed(0))
+    assert torch.equal(pool.recall(fakes(0, 1, 2, 3)), fakes(0, 1, 2, 3))
+    fresh = 0
+    kept = {0.0, 1.0, 2.0, 3.0}
+    for value in range(4, 404):
+        shown = float(pool.recall(fakes(value))[0, 0, 0, 0])
+        fresh += shown == value
+        if shown != value:
+            assert shown in kept
+            kept = kept - {shown} | {float(value)}
+        assert {float(photo[0, 0, 0]) for photo in pool.photos} == kept
+    assert 160 <= fresh <= 240  # even chance, four standard deviations
+
+
+def test_pool_keeps_no_graph_and_no_alias() -> None:
+    pool = Pool(1, torch.Generator())
+    fake = torch.ones(1, 3, 2, 2, requires_grad=True)
+    photo = fake * 1
+    assert not pool.recall(photo).requires_grad
+    with torch.no_grad():
+        photo.zero_()
+    assert float(pool.photos[0].sum()) == 12
+
+
+def test_pool_of_zero_shows_what_it_is_given() -> None:
+    assert torch.equal(Pool(0, torch.Generator()).recall(fakes(1, 2)), fakes(1, 2))
+
+
+def test_ema_is_the_recursion_and_copies_buffers() -> None:
+    network = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+    average = EMA(network, 0.9)
+    expected = network[0].weight.detach().clone()
+    for step in range(1, 200):
+        with torch.no_grad():
+            network[0].weight.add_(1.0)
+            network[1].running_mean.fill_(float(step))
+        decay = min(0.9, step / (9 + step))
+        expected = decay * expected + (1 - decay) * network[0].weight.detach()
+        average.update(network)
+    assert torch.allclose(average.module[0].weight, expected)
+    assert float(average.module[1].running_mean) == 199
+    assert not average.module.training
+    assert not any(p.requires_grad for p in average.module.parameters())
+    assert network.training
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {0: 1, 0.5: 1, 1: 1}),
+        ({"schedule": "linear", "hold": 0.5}, {0: 1, 0.5: 1, 0.75: 0.5, 1: 0}),
+        ({"schedule": "cosine"}, {0: 1, 0.5: 0.5, 1: 0, 1.2: 0}),
+        ({"schedule": "cosine", "warmup": 0.2}, {0.1: 0.5, 0.2: 1, 0.6: 0.5, 1: 0}),
+    ],
+)
+def test_schedules(options: dict[str, Any], expected: dict[float, float]) -> None:
+    player = Player((), lr=2.0, **options)
+    for progress, share in expected.items():
+        assert rate(player, progress) == pytest.approx(2 * share, abs=1e-12)
+
+
+def test_the_first_step_of_a_warmup_moves() -> None:
+    assert rate(Player((), lr=1.0, warmup=0.1), 0.0) > 0
+
+
+def drawn(feed: Feed, count: int) -> list[torch.Tensor]:
+    return [batch.degraded for batch in islice(iter(feed), count)]
+
+
+def test_feed_goes_on_where_it_is_told_and_crosses_epochs() -> None:
+    keys: list[tuple[int, int]] = []
+    toy = Toy(crop=4, length=5, on_sample=lambda epoch, index: keys.append((epoch, index)))
+    whole = drawn(Feed(toy, seed=3, batch=3), 5)
+    assert keys[:7] == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 1)]
+    part = drawn(Feed(toy, seed=3, batch=3, position=9), 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole[3:], part, strict=True))
+    assert not torch.equal(whole[0], drawn(Feed(toy, seed=4, batch=3), 1)[0])
+
+
+def test_feed_from_another_process_is_the_same_and_leaves_the_random_state() -> None:
+    here = drawn(Feed(Toy(crop=4), seed=0, batch=3), 4)
+    before = torch.get_rng_state()
+    there = drawn(Feed(Toy(crop=4), seed=0, batch=3, workers=2), 4)
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert torch.equal(before, torch.get_rng_state())

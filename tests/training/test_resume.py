@@ -1,0 +1,147 @@
+"""An interrupted run that goes on ends in the uninterrupted one's weights, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fairweather.errors import BadFolder, BadSettings
+from fairweather.training import Run, state
+from tests.conftest import ROOT
+from tests.training.toy import Toy, assert_same_state, no_export, small_run
+
+
+@pytest.fixture(autouse=True)
+def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_export(monkeypatch)
+
+
+def final(folder: Path) -> dict[str, Any]:
+    return state.load(folder / "state")
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    """SIGKILL in step 6 of 8, the last checkpoint after step 3: pix2pix (dropout, batch norm) and cyclegan (pool)."""
+    recipes = ("pix2pix", "cyclegan")
+    command = [sys.executable, "-m", "tests.training.killed"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    children = [
+        subprocess.Popen([*command, recipe, str(tmp_path / f"{recipe}-killed"), "6"], cwd=ROOT, env=environment)
+        for recipe in recipes
+    ]
+    whole = {recipe: small_run(recipe, tmp_path / recipe) for recipe in recipes}
+    assert [child.wait(timeout=240) for child in children] == [-signal.SIGKILL, -signal.SIGKILL]
+    for recipe in recipes:
+        killed = tmp_path / f"{recipe}-killed"
+        assert final(killed)["step"] == 3
+        torch.rand(7)  # whatever this process has drawn in between must not matter
+        resumed = small_run(recipe, killed, resume=True)
+        assert_same_state(final(whole[recipe].folder), final(killed))
+        assert [line["step"] for line in resumed.stats()] == list(range(1, 9))
+        assert terms(resumed) == terms(whole[recipe])
+    pools = final(whole["cyclegan"].folder)["engine"]["pools"]
+    assert {name: len(pool["photos"]) for name, pool in pools.items()} == {"clear": 2, "degraded": 2}
+
+
+def terms(run: Run) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "time"} for line in run.stats()]
+
+
+@pytest.mark.parametrize("forgotten", ["random", "pools", "pool_generator", "optimizers", "ema"])
+def test_everything_in_the_state_is_needed(tmp_path: Path, forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison can fail: whoever forgets a part of the state ends elsewhere."""
+    recipe = {"random": "pix2pix", "optimizers": "supervised", "ema": "supervised"}.get(forgotten, "cyclegan")
+    whole = small_run(recipe, tmp_path / "whole")
+    interrupt_at(5, recipe, tmp_path / "part")
+    saved, fresh = final(tmp_path / "part"), final(tmp_path / "part")
+    small = small_run(recipe, tmp_path / "fresh", steps=1)
+    blank = final(small.folder)
+    if forgotten == "random":
+        fresh["random"] = blank["random"]
+    elif forgotten == "pools":
+        fresh["engine"]["pools"] = {}
+    else:
+        fresh["engine"][forgotten] = blank["engine"][forgotten]
+    monkeypatch.setattr(state, "load", lambda _: fresh)
+    small_run(recipe, tmp_path / "part", resume=True)
+    monkeypatch.undo()
+    assert saved["step"] == 5
+    with pytest.raises(AssertionError, match="differs"):
+        assert_same_state(final(whole.folder), final(tmp_path / "part"))
+
+
+def interrupt_at(step: int, recipe: str, out: Path, **options: Any) -> None:
+    """Ctrl-C while step number `step` prepares its batch."""
+    seen = 0
+
+    def on_sample(epoch: int, index: int) -> None:
+        nonlocal seen
+        seen += 1
+        batch = options.get("batch", 1 if recipe == "cyclegan" else 2)
+        if seen == (step - 1) * batch + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        small_run(recipe, out, data=Toy(on_sample=on_sample), **options)
+
+
+def test_ctrl_c_saves_and_resuming_is_exact(tmp_path: Path) -> None:
+    whole = small_run("supervised", tmp_path / "whole")
+    interrupt_at(5, "supervised", tmp_path / "part")
+    assert final(tmp_path / "part")["step"] == 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # another cadence is the one thing that may differ; what was said once need not be said again
+    small_run("supervised", tmp_path / "part", resume=True, checkpoint_steps=1)
+    assert_same_state(final(whole.folder), final(tmp_path / "part"))
+
+
+def test_looking_does_not_touch_the_training(tmp_path: Path) -> None:
+    plain = small_run("pix2pix", tmp_path / "plain", steps=3)
+    looked = small_run("pix2pix", tmp_path / "looked", steps=3, sample_steps=1, checkpoint_steps=1)
+    assert_same_state(final(plain.folder), final(looked.folder))
+    assert len(list((looked.folder / "samples").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "run.seed"),
+        ({"batch": 3}, "run.batch"),
+        ({"crop": 64}, "data.crop"),
+        ({"settings": {"lr": 1e-4}}, "recipe.lr"),
+        ({"generator_arguments": {"width": 8}}, "generator.width"),
+        ({"steps": 9}, "run.steps"),
+        ({"minutes": 1.0, "steps": None}, "run.steps|run.minutes"),
+        ({"precision": "bf16"}, "run.precision"),
+    ],
+)
+def test_resume_refuses_other_settings(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    small_run("supervised", tmp_path, steps=1)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(BadSettings, match=named):
+        small_run("supervised", tmp_path, **{"steps": 1, **change}, resume=True)
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_resume_refuses_another_recipe(tmp_path: Path) -> None:
+    small_run("supervised", tmp_path, steps=1)
+    with pytest.raises(BadSettings, match="recipe is 'pix2pix', but"):
+        small_run("pix2pix", tmp_path, steps=1, resume=True)
+
+
+def test_a_run_is_not_written_over(tmp_path: Path) -> None:
+    small_run("supervised", tmp_path, steps=1)
+    with pytest.raises(BadFolder, match="--resume"):
+        small_run("supervised", tmp_path, steps=1)
+
+
+def test_resume_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(BadFolder, match=r"run\.json"):
+        small_run("supervised", tmp_path / "nothing", resume=True)

@@ -1,0 +1,116 @@
+"""Settings from files and arguments: who wins, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairweather.errors import BadFolder, BadSettings, UnknownName
+from fairweather.training.gather import complete, gather
+from fairweather.training.settings import DataSettings, RunSettings, Settings, fill
+
+BASE = """
+[run]
+steps = 10
+seed = 3
+[data]
+folder = "pairs"
+crop = 64
+[recipe]
+name = "supervised"
+lr = 1e-4
+[generator]
+name = "unet"
+levels = 3
+"""
+
+
+def gathered(path: Path, text: str = BASE, recipe: str | None = None, **given: dict[str, Any]) -> Settings:
+    path = path / "settings.toml"
+    path.write_text(text, encoding="utf-8")
+    return complete(*gather(recipe, path, given))
+
+
+def test_the_file_gives_defaults_and_arguments_win(tmp_path: Path) -> None:
+    plain = gathered(tmp_path)
+    assert (plain.run.steps, plain.run.seed, plain.run.batch) == (10, 3, 16)
+    assert plain.recipe.settings["lr"] == 1e-4
+    assert plain.recipe.settings["charbonnier"] == 1.0
+    assert plain.generator.settings["levels"] == 3
+    assert plain.generator.settings["width"] == 64
+    won = gathered(tmp_path, run={"seed": 4, "batch": None}, data={"crop": 32})
+    assert (won.run.seed, won.run.batch, won.data.crop) == (4, 16, 32)
+
+
+def test_a_length_takes_the_place_of_another(tmp_path: Path) -> None:
+    run = gathered(tmp_path, run={"minutes": 2}).run
+    assert (run.steps, run.minutes) == (None, 2.0)
+
+
+def test_another_generator_drops_the_files_arguments(tmp_path: Path) -> None:
+    generator = gathered(tmp_path, generator={"name": "resnet6"}).generator
+    assert generator.name == "resnet6"
+    assert "levels" not in generator.settings
+    assert gathered(tmp_path, generator={"name": "unet", "width": 8}).generator.settings["levels"] == 3
+
+
+def test_without_a_length_the_recipe_has_one(tmp_path: Path) -> None:
+    assert gathered(tmp_path, '[recipe]\nname = "cyclegan"\n').run.epochs == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[run]\nstep = 3", ["settings.toml", "[run]", "'step'", "'steps'"]),
+        ("[rum]\nsteps = 3", ["settings.toml", "'rum'", "'run'"]),
+        ("[recipe]\nname = 'supervised'\ncharbonier = 2", ["settings.toml", "'charbonier'", "'charbonnier'"]),
+        ("[recipe]\nname='pix2pix'\n[generator]\nname = 'unet'\nlevel = 2", ["settings.toml", "'level'", "'levels'"]),
+        ("[recipe]\nname='pix2pix'\n[data]\nfoldr = 'x'", ["settings.toml", "'foldr'", "'folder'"]),
+        ("[recipe]\nname='pix2pix'\n[run]\nsteps = '3'", ["steps is '3'", "int"]),
+        ("[recipe]\nname='pix2pix'\n[run]\nprecision = 'fp8'", ["precision is 'fp8'", "'bf16'"]),
+        ("[recipe]\nname='pix2pix'\n[run]\nsteps = 3\nepochs = 2", ["steps and epochs"]),
+        ("[recipe]\nname='pix2pix'\n[run]\nsteps = 0", ["steps is 0"]),
+        ("[run]\nsteps = 3", ["no recipe is named", "cyclegan"]),
+        ("[run\nsteps = 3", ["settings.toml"]),
+        ("run = 3", ["[run]"]),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(BadSettings) as caught:
+        gathered(tmp_path, text)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="'cyclegan'"):
+        gathered(tmp_path, "[recipe]\nname = 'cyclegam'")
+    with pytest.raises(UnknownName, match="'unet'"):
+        gathered(tmp_path, "[recipe]\nname = 'pix2pix'\n[generator]\nname = 'unett'")
+
+
+def test_the_files_recipe_must_be_the_one_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="'pix2pix' was asked for"):
+        gathered(tmp_path, recipe="pix2pix")
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(BadFolder, match=r"nowhere\.toml"):
+        gather(None, "nowhere.toml", {})
+
+
+def test_values_are_checked_deeply() -> None:
+    assert fill(RunSettings, {"minutes": 3}, where="x").minutes == 3.0
+    with pytest.raises(BadSettings, match="seed is True"):
+        fill(RunSettings, {"seed": True}, where="x")
+    with pytest.raises(BadSettings, match="sources"):
+        fill(DataSettings, {"sources": ["pairs"]}, where="x")
+
+
+def test_flat_is_what_json_gives_back(tmp_path: Path) -> None:
+    flat = gathered(tmp_path).flat()
+    assert json.loads(json.dumps(flat)) == flat
+    assert flat["generator.name"] == "unet"
