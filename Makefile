@@ -1,6 +1,6 @@
 # fairweather: make demo | install | test | check | bench | clean
 PYTHON ?= python3
-PIP = -m pip --quiet --disable-pip-version-check
+PIP = -m pip -qq --disable-pip-version-check
 
 .PHONY: demo install test check bench clean
 
