@@ -128,13 +128,15 @@ def file_to_file(run: Run, source: Path, target: Path) -> Times:
 
 
 def measure(system: str, source: Path, runs: int, engine: str) -> dict[str, Any]:
-    """In the child: load, warm up, run; {"times": medians, "total": s, "first": s, "peak": bytes}."""
+    """In the child: load, warm up, run; {"system", "times": medians, "total": s, "first": s, "peak": bytes}."""
+    name = PRIOR
     if system == PRIOR:
         run = timed_prior()
     else:
         from fairweather.restoring import load
 
-        run = timed_restorer(load(system, engine=engine))
+        restorer = load(system, engine=engine)
+        name, run = restorer.card.name, timed_restorer(restorer)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "restored.jpg"
         file_to_file(run, source, target)
@@ -144,6 +146,7 @@ def measure(system: str, source: Path, runs: int, engine: str) -> dict[str, Any]
         taken = [file_to_file(run, source, target) for _ in range(runs)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
+        "system": name,
         "times": {stage: statistics.median(times[stage] for times in taken) for stage in STAGES},
         "total": statistics.median(sum(times.values()) for times in taken),
         "first": first,
@@ -152,18 +155,15 @@ def measure(system: str, source: Path, runs: int, engine: str) -> dict[str, Any]
 
 
 def mosaic(sources: Sequence[Path], width: int, height: int) -> NDArray[np.uint8]:
-    """height x width x 3: the photos, enlarged twofold, side by side and row by row, every second one mirrored.
+    """height x width x 3: the photos side by side and row by row, every second time round mirrored.
 
-    Twofold because a 12-megapixel photo has less detail in a pixel than a small one: so its JPEG has the size of a
-    phone's, and decoding and encoding take the time that they take in life.
+    At their own size, so that at 12 megapixels the JPEG is about as large as a phone's and takes as long to decode.
     """
-    import cv2
     import numpy as np
 
     from fairweather.images import read
 
     photos = [read(path).pixels for path in sources]
-    photos = [cv2.resize(p, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) for p in photos if p.dtype == np.uint8]
     canvas = np.zeros((height, width, 3), np.uint8)
     top = count = 0
     while top < height:
@@ -185,17 +185,17 @@ def make(target: Path, sources: Sequence[Path], width: int, height: int) -> None
     Image.fromarray(mosaic(sources, width, height)).save(target, quality=92, subsampling=2)
 
 
-def markdown(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
-    """One line for each (system, size, what was measured)."""
+def markdown(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """One line for each (size, what was measured)."""
     lines = [
         "| system | photo | " + " | ".join(f"{stage} ms" for stage in STAGES) + " | whole s | first s | peak MiB |",
         "|---|--:|" + "--:|" * (len(STAGES) + 3),
     ]
-    for system, size, found in rows:
+    for size, found in rows:
         total = sum(found["times"].values())
         parts = [f"{found['times'][stage] * 1000:.0f} ({found['times'][stage] / total:.0%})" for stage in STAGES]
         ends = [f"{found['total']:.2f}", f"{found['first']:.2f}", f"{found['peak'] / 2**20:.0f}"]
-        lines.append("| " + " | ".join([system, size.replace("x", " x "), *parts, *ends]) + " |")
+        lines.append("| " + " | ".join([found["system"], size.replace("x", " x "), *parts, *ends]) + " |")
     return "\n".join(lines)
 
 
@@ -245,6 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make(Path(options.make), sources, *map(int, options.size[0].split("x")))
         return 0
     print(f"{processor()}, {cores()} cores; medians of {options.runs} warm runs; engine {options.engine}\n")
+    if (busy := os.getloadavg()[0]) > 0.5:
+        print(f"The machine was busy when this began (load average {busy:.1f}): times are too long.\n")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for size in options.size:
@@ -253,8 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{size} photo: {Path(path).stat().st_size / 1e6:.1f} MB", file=sys.stderr)
             for system in [*(options.model or shipped()), PRIOR]:
                 asked = ("--measure", system, path, "--runs", str(options.runs), "--engine", options.engine)
-                name = Path(system).name if system != PRIOR else PRIOR
-                rows.append((name, size, json.loads(child(*asked).splitlines()[-1])))
+                rows.append((size, json.loads(child(*asked).splitlines()[-1])))
     print(markdown(rows))
     return 0
 
