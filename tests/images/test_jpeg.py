@@ -105,3 +105,14 @@ def test_cmyk_pixels_survive_theinks(rng: np.random.Generator, tmp_path: Path) -
     with Image.open(tmp_path / "c.png") as plain:
         assert plain.mode == "RGB"
         assert np.array_equal(np.asarray(plain), read.pixels)
+
+
+def test_black_ink_stays_where_the_colour_allows_it(rng: np.random.Generator, tmp_path: Path) -> None:
+    plates = rng.integers(0, 200, (30, 40, 4), dtype=np.uint8)
+    Image.frombytes("CMYK", (40, 30), plates.tobytes()).save(tmp_path / "a.tif")
+    read = images.read(tmp_path / "a.tif")
+    images.write(tmp_path / "darker.tif", read.replaced(read.pixels - read.pixels // 8))
+    images.write(tmp_path / "white.tif", read.replaced(np.full_like(read.pixels, 255)))
+    with Image.open(tmp_path / "darker.tif") as darker, Image.open(tmp_path / "white.tif") as white:
+        assert np.array_equal(np.asarray(darker)[..., 3], plates[..., 3])
+        assert not np.asarray(white).any()

@@ -239,6 +239,30 @@ def test_few_photos_are_in_memory_at_once(slow: str, here: Path, monkeypatch: py
     assert 2 <= most <= 3
 
 
+def test_interruption_waits_for_what_is_being_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(*(here / f"{i}.png" for i in range(8)))
+    begun, ended, write = [], [], folder.write
+
+    def slow_write(path: Path, photo: Any) -> None:
+        begun.append(path)
+        time.sleep(0.1)
+        write(path, photo)
+        ended.append(path)
+
+    def restore(pixels: np.ndarray) -> np.ndarray:
+        restore.calls += 1  # type: ignore[attr-defined]
+        if restore.calls == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        return pixels
+
+    restore.calls = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(folder, "write", slow_write)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan(["*.png"]), restore)
+    assert sorted(ended) == sorted(begun)
+    assert sorted(os.listdir("restored")) == sorted(path.name for path in ended)
+
+
 def test_ctrl_c_leaves_no_half_file(here: Path) -> None:
     """A real SIGINT in a process of its own, in the middle of many photos."""
     Path("in").mkdir()

@@ -234,7 +234,7 @@ def _deep_tiff(data: bytes, header: ImageFile.ImageFile) -> Stored:
 
 
 def _complete(jpeg: bytes) -> bool:
-    """Whether the scan has an end. OpenCV fills with grey what a truncated file lacks; Pillow refuses it."""
+    """Whether the scan has an end. OpenCV 4 fills with grey what a truncated file lacks; Pillow refuses it."""
     place = 2
     while place + 4 <= len(jpeg) and jpeg[place] == 0xFF:
         if jpeg[place + 1] == 0xDA:
