@@ -114,7 +114,12 @@ def _models(names: Sequence[str], engine: str) -> dict[str, System]:
     from fairweather.cards import shipped
     from fairweather.restoring import load
 
-    return {Path(name).name: by_function(load(name, engine=engine)) for name in (names or shipped())}
+    systems: dict[str, System] = {}
+    for name in names or shipped():
+        restorer = load(name, engine=engine)
+        called = restorer.card.name if restorer.card.name not in systems else name  # two runs may share a card's name
+        systems[called] = by_function(restorer)
+    return systems
 
 
 def _outputs(text: str) -> tuple[str, Path]:
@@ -148,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.out.mkdir(parents=True, exist_ok=True)
             for name in systems:
                 results = [row.result for row in rows if row.system == name]
-                write_scores(options.out / f"{name.replace(' ', '-')}.json", results, name)
+                write_scores(options.out / f"{name.replace(' ', '-').replace('/', '-')}.json", results, name)
     except FairweatherError as error:
         print(f"quality.py: {error}", file=sys.stderr)
         return 1
