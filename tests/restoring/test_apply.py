@@ -93,7 +93,10 @@ def test_strips_leave_no_seam(rng: np.random.Generator) -> None:
     maps[:, 0] += rng.uniform(-0.3, 0.3, maps.shape[-2:])
     upright = apply_maps(picture, reduced, maps, SPEC)
     turned = apply_maps(
-        np.ascontiguousarray(picture.transpose(1, 0, 2)), reduced.transpose(0, 1, 3, 2), maps.transpose(0, 1, 3, 2), SPEC
+        np.ascontiguousarray(picture.transpose(1, 0, 2)),
+        reduced.transpose(0, 1, 3, 2),
+        maps.transpose(0, 1, 3, 2),
+        SPEC,
     )
     np.testing.assert_allclose(turned.transpose(1, 0, 2), upright, atol=2e-5)
 

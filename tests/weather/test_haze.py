@@ -57,7 +57,7 @@ def test_a_seed_is_a_picture(clear: torch.Tensor) -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.shape == clear.shape
-    assert 0 <= first.min()
+    assert first.min() >= 0
     assert first.max() <= 1
     assert record["transmission"].shape == (3, 1, 72, 96)
     assert record["airlight"].shape == (3, 3)

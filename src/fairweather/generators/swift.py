@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -49,11 +50,11 @@ class Swift(nn.Module):
         height, width = photo.shape[-2:]
         reduced = resize(photo, *reduced_size(height, width, self.size, self.maps_module.multiple_of))
         maps: Tensor = self.maps_module(reduced)
-        return apply_maps(photo, reduced, maps.float(), self.radius, self.eps)
+        return apply_maps(photo, reduced, maps, self.radius, self.eps)
 
 
 class SwiftMaps(nn.Module):
-    """The network itself: reduced photo N x 3 x h x w, sides multiples of 32 -> N x 7 x h/2 x w/2 of t, A (3), O (3)."""
+    """The network itself: N x 3 x h x w, sides multiples of 32 -> N x 7 x h/2 x w/2 of t, A (3), O (3)."""
 
     multiple_of: ClassVar[int] = 32
 
@@ -62,11 +63,11 @@ class SwiftMaps(nn.Module):
         self.offset = offset
         self.stem = _conv(48 + 5, widths[0])
         self.encoder = nn.ModuleList(_stage(width, blocks) for width in widths)
-        self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in pairwise(widths))
         self.context = nn.Sequential(
             nn.Conv2d(widths[-1], widths[-1], 1), nn.ReLU(), nn.Conv2d(widths[-1], widths[-1], 1)
         )
-        self.up = nn.ModuleList(_conv(b, a) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(_conv(b, a) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(_stage(width, blocks) for width in widths[:-1])
         self.transmission = nn.Conv2d(widths[0], 4, 3, padding=1)
         self.colour = nn.Conv2d(widths[0], 6, 3, padding=1)
@@ -110,7 +111,7 @@ def dark_channels(pixels: Tensor) -> list[Tensor]:
 
 
 def reduced_size(height: int, width: int, size: int, multiple_of: int) -> tuple[int, int]:
-    """Sides of about size * size pixels in the photo's aspect, multiples of `multiple_of`, never needlessly enlarged."""
+    """Sides of about size * size pixels in the photo's aspect, multiples of `multiple_of`, not enlarged."""
     scale = min(1.0, size / (height * width) ** 0.5)
     return (
         max(1, round(height * scale / multiple_of)) * multiple_of,
@@ -138,14 +139,14 @@ def _area_weights(source: int, target: int, like: Tensor) -> Tensor:
 
 def apply_maps(photo: Tensor, reduced: Tensor, maps: Tensor, radius: int, eps: float) -> Tensor:
     """J = A + K (I - A) + O at the photo's size; K follows the photo's luma. All N x C x H x W in [0, 1]."""
-    transmission, airlight, offset = maps.split([1, 3, 3], 1)
+    transmission, airlight, offset = torch.split(maps, [1, 3, 3], 1)
     guide = luma(F.interpolate(reduced, maps.shape[-2:], mode="area"))
     mean = _box(torch.cat([guide, guide * guide, 1 / transmission, guide / transmission], 1), radius)
     mean_guide, mean_square, mean_gain, mean_product = mean.chunk(4, 1)
     slope = (mean_product - mean_guide * mean_gain) / (mean_square - mean_guide * mean_guide + eps)
     coefficients = torch.cat([_box(torch.cat([slope, mean_gain - slope * mean_guide], 1), radius), airlight, offset], 1)
     coefficients = F.interpolate(coefficients, photo.shape[-2:], mode="bilinear")
-    slope, intercept, airlight, offset = coefficients.split([1, 1, 3, 3], 1)
+    slope, intercept, airlight, offset = torch.split(coefficients, [1, 1, 3, 3], 1)
     gain = (slope * luma(photo) + intercept).clamp(1, 1 / MIN_TRANSMISSION)
     return (airlight + gain * (photo - airlight) + offset).clamp(0, 1)
 

@@ -37,7 +37,7 @@ def reduce_photo(photo: Array, spec: MapsSpec, multiple_of: int) -> Floats:
 
     By area where both sides shrink, else bilinear.
     """
-    height, width = reduced_size(*photo.shape[:2], spec, multiple_of)
+    height, width = reduced_size(photo.shape[0], photo.shape[1], spec, multiple_of)
     enlarges = height > photo.shape[0] or width > photo.shape[1]
     small = cv2.resize(
         _to_float(photo) if enlarges else photo,
@@ -129,8 +129,8 @@ def _enlarger(height: int, width: int, small_height: int, small_width: int) -> C
 
 
 def _luma(picture: Floats) -> Floats:
-    luma: Floats = cv2.transform(picture, np.array([[0.299, 0.587, 0.114]], np.float32))
-    return luma.reshape(picture.shape[:2])
+    luma = cv2.transform(picture, np.array([[0.299, 0.587, 0.114]], np.float32))
+    return np.asarray(luma, np.float32).reshape(picture.shape[:2])
 
 
 def _unit(dtype: np.dtype[Any]) -> np.float32:
