@@ -40,6 +40,7 @@ MAPS = replace(
     receptive_field=None,
     maps=MapsSpec(size=64, radius=2, eps=1e-3),
 )
+PER_PIXEL = Restorer(LOCAL, lambda picture: picture).bytes_per_pixel
 DTYPES = ("uint8", "uint16", "float32")
 
 
@@ -192,7 +193,7 @@ def test_tiled_is_whole(padding_mode: str, rng: np.random.Generator) -> None:
         for side in sides:
             assert np.abs(Restorer(card, engine, tile=side)(photo) - whole).max() < 1e-5
         for pixels in (2_400, 5_000, 9_000):
-            limited = Restorer(card, engine, memory=int(pixels * card.bytes_per_pixel))
+            limited = Restorer(card, engine, memory=int(pixels * PER_PIXEL))
             assert np.abs(limited(photo) - whole).max() < 1e-5
         if min(height, width) > 90:  # the check above can fail: with too little halo the seams show
             short = replace(card, receptive_field=6)
@@ -215,15 +216,15 @@ def test_memory_decides_between_whole_and_tiles(rng: np.random.Generator) -> Non
         return picture
 
     photo = photo_of(400, 300, "uint8", rng)
-    assert (Restorer(LOCAL, engine, memory=400 * 304 * 100)(photo) == photo).all()
+    assert (Restorer(LOCAL, engine, memory=int(400 * 304 * PER_PIXEL))(photo) == photo).all()
     assert shapes == [(400, 304)]
     shapes.clear()
-    assert (Restorer(LOCAL, engine, memory=400 * 304 * 100 - 1)(photo) == photo).all()
+    assert (Restorer(LOCAL, engine, memory=int(400 * 304 * PER_PIXEL) - 1)(photo) == photo).all()
     assert len(shapes) > 1
-    assert all(h * w * 100 < 400 * 304 * 100 for h, w in shapes)
+    assert all(h * w < 400 * 304 for h, w in shapes)
     shapes.clear()
     with pytest.raises(BadImage, match=r"300 x 400 pixels.*smallest tile.*memory"):
-        Restorer(LOCAL, engine, memory=50 * 50 * 100)(photo)
+        Restorer(LOCAL, engine, memory=int(50 * 50 * PER_PIXEL))(photo)
     assert not shapes
 
 
@@ -240,10 +241,12 @@ def test_a_network_that_sees_the_whole_is_never_tiled(rng: np.random.Generator) 
         shapes.append(picture.shape[2:])
         return picture
 
-    assert (Restorer(GLOBAL, engine, memory=104 * 120 * 100)(photo) == photo).all()
+    assert (Restorer(GLOBAL, engine, memory=int(104 * 120 * PER_PIXEL))(photo) == photo).all()
     assert shapes == [(104, 120)]
-    with pytest.raises(BadImage, match=r"120 x 100 pixels.*global.*smaller photo.*another model"):
-        Restorer(GLOBAL, engine, memory=104 * 120 * 100 - 1)(photo)
+    with pytest.raises(
+        BadImage, match=r"120 x 100 pixels.*statistics of the whole photo.*smaller photo.*another model"
+    ):
+        Restorer(GLOBAL, engine, memory=int(104 * 120 * PER_PIXEL) - 1)(photo)
     assert len(shapes) == 1
     for card in (GLOBAL, MAPS):
         with pytest.raises(BadSettings, match="tile"):

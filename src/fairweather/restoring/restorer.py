@@ -16,8 +16,13 @@ from fairweather.images import from_float, to_float
 from fairweather.restoring import apply, tiles
 from fairweather.restoring.engines import Engine, open_engine
 
-UNKNOWN_BYTES_PER_PIXEL = 2048.0
-"""What a network is taken to need where its card does not say: eight full-size layers of 64 channels in float32."""
+UNKNOWN_BYTES_PER_PIXEL = 1024.0
+"""What a network is taken to need where its card does not say: four full-size layers of 64 channels in float32."""
+SCRATCH = 2.0
+"""Engines take more than what is alive at once. Measured on `unet` and the ResNets in float32, times the card's
+number: OpenVINO 1.2 to 1.95, ONNX Runtime 2.8 to 3.5 (which the default budget, half of the free RAM, still holds)."""
+OWN_BYTES_PER_PIXEL = 60.0
+"""The restorer's own arrays: the window twice, the answer, what is mixed and the result, float32."""
 
 
 def load(
@@ -45,7 +50,7 @@ def load(
 class Restorer:
     """Restores photos with one network.
 
-    `engine` is any callable as in `fairweather.restoring.engines`. `memory` is how many bytes the network may use
+    `engine` is any callable as in `fairweather.restoring.engines`. `memory` is how many bytes a photo may take
     (default: half of the RAM that is free now); a photo that needs more is worked in tiles whose overlap covers the
     network's receptive field, so that the picture is the one that the whole would have given, up to float rounding.
     `tile` asks for tiles of that side. A network with global statistics sees a photo whole or not at all.
@@ -69,6 +74,7 @@ class Restorer:
         self.engine = engine
         self.tile = tile
         self.memory = tiles.available_memory() // 2 if memory is None else memory
+        self.bytes_per_pixel = OWN_BYTES_PER_PIXEL + SCRATCH * (card.bytes_per_pixel or UNKNOWN_BYTES_PER_PIXEL)
 
     def __call__(self, photo: NDArray[Any], strength: float = 1.0) -> NDArray[Any]:
         """The restored photo: H x W x 3 uint8, uint16 or float32 in [0,1] -> a new array of that size and type.
@@ -132,15 +138,14 @@ class Restorer:
         if self.tile is not None and field is not None:
             return tiles.fixed(height, width, self.tile, tiles.halo(field, m), m)
         whole = tiles.whole(height, width, m)
-        per_pixel = self.card.bytes_per_pixel or UNKNOWN_BYTES_PER_PIXEL
-        pixels, allowed = int(self.memory / per_pixel), f"{self.memory / 2**30:.1f} GiB of memory"
+        pixels, allowed = int(self.memory / self.bytes_per_pixel), f"{self.memory / 2**30:.1f} GiB of memory"
         if math.prod(whole.window) <= pixels:
             return whole
         if field is None:
             raise BadImage(
                 f"a photo of {width} x {height} pixels is too large for model {name} in {allowed}: the model uses "
                 f"statistics of the whole photo, so it cannot be worked in tiles, and the whole needs about "
-                f"{math.prod(whole.window) * per_pixel / 2**30:.1f} GiB; give a smaller photo "
+                f"{math.prod(whole.window) * self.bytes_per_pixel / 2**30:.1f} GiB; give a smaller photo "
                 f"(up to about {pixels / 1e6:.1f} megapixels), allow more memory, or take another model"
             )
         grid = tiles.cheapest(height, width, pixels, tiles.halo(field, m), m)
@@ -148,7 +153,7 @@ class Restorer:
             least = (2 * tiles.halo(field, m) + m) ** 2
             raise BadImage(
                 f"a photo of {width} x {height} pixels is too large for model {name} in {allowed}: its smallest tile "
-                f"needs about {least * per_pixel / 2**30:.1f} GiB; allow more memory, or take another model"
+                f"needs about {least * self.bytes_per_pixel / 2**30:.1f} GiB; allow more memory, or take another model"
             )
         return grid
 
