@@ -123,7 +123,7 @@ def _enlarger(height: int, width: int, small_height: int, small_width: int) -> C
         lower += upper
         if width != small_width:
             lower = cv2.resize(lower, (width, count), interpolation=cv2.INTER_LINEAR)
-        return lower.reshape(count, width, -1)
+        return np.asarray(lower, np.float32).reshape(count, width, -1)
 
     return enlarge
 
