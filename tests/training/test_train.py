@@ -17,8 +17,11 @@ from torch import Tensor
 
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
 from fairweather.images import write
-from fairweather.training import allocator, state
+from fairweather.recipes import RECIPES
+from fairweather.training import allocator, conduct, state
+from fairweather.training.gather import complete, gather
 from fairweather.training.report import read_stats, truncate_stats
+from tests.conftest import ROOT
 from tests.training.toy import SMALL, Toy, no_export, small_run
 
 
@@ -112,6 +115,19 @@ def test_held_back_pairs_are_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run.settings()["settings"]["data"]["folder"] == str((tmp_path / "pairs").resolve())
 
 
+@pytest.mark.parametrize("recipe", ["cyclegan", "pix2pix"])
+def test_real_folders(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
+    no_export(monkeypatch)
+    rain = shared_data / "test" / "rain100"
+    paired = {"data": shared_data / "test" / "i_haze"}
+    photos = paired if recipe == "pix2pix" else {"data": None, "degraded": rain / "light", "clear": rain / "clear"}
+    settings = {**SMALL[recipe]["settings"], "lr": 3e-3}
+    run = small_run(recipe, tmp_path, steps=40, settings=settings, **photos)
+    term = {"pix2pix": "l1", "cyclegan": "identity_clear"}[recipe]
+    first, last = (np.mean([line[term] for line in part]) for part in (run.stats()[:10], run.stats()[-10:]))
+    assert last < first
+
+
 @pytest.mark.parametrize(
     ("recipe", "options", "words"),
     [
@@ -201,3 +217,22 @@ def test_restarting_keeps_the_command_and_happens_once(monkeypatch: pytest.Monke
         monkeypatch.setenv(key, value)
     allocator.restart_tuned()
     assert len(calls) == 1
+
+
+RUNS = sorted((ROOT / "runs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_reference_runs_are_complete(path: Path) -> None:
+    """Every settings file that ships is understood to its last key, its networks can be built, its header says all."""
+    settings = complete(*gather(None, path, {}))
+    recipe = RECIPES[settings.recipe.name]
+    assert settings.data.crop is not None
+    with torch.device("meta"):
+        conduct.check_crop(recipe(lambda: conduct.build(settings)), settings.data.crop, settings)
+    for source in settings.data.sources:
+        assert {"kind", "path"} <= source.keys()
+    header = path.read_text(encoding="utf-8").split("[run]")[0]
+    assert all(f"# {word} " in header for word in ("command", "hardware", "time", "data", "expected"))
+    assert settings.data.licence != "not stated"
+    assert settings.data.terms != "not stated"

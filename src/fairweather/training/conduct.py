@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 import fairweather
 from fairweather.data.source import Dataset
-from fairweather.errors import BadFolder, BadSettings
+from fairweather.errors import BadFolder, BadSettings, MissingExtra
 from fairweather.generators import GENERATORS
 from fairweather.images import atomic
 from fairweather.recipes import RECIPES, Recipe
@@ -46,6 +47,7 @@ def conduct(
             raise BadFolder(f"{out} holds a run already: go on with it (--resume) or take another folder (--out)")
         settings = complete(tables, said)
 
+    check_exporters()
     run, crop = settings.run, settings.data.crop
     assert crop is not None
     if run.threads is not None:
@@ -67,6 +69,7 @@ def conduct(
     )
     if resume:
         _same_machine(record, settings)
+        _compare_versions(record)
     write_record(out, settings, engine)
     log.info(
         "%s with %s on %s (%s), %d photos an epoch, batch %s, %s",
@@ -112,6 +115,31 @@ def _same_machine(record: dict[str, Any], settings: Settings) -> None:
             raise BadSettings(f"run.{key} is {now!r}, but the run was started with {before!r}; resume it with that one")
 
 
+def _compare_versions(record: dict[str, Any]) -> None:
+    before, now = ({**one["versions"], "threads": one["machine"]["threads"]} for one in (record, _surroundings()))
+    changed = [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if value != before.get(key)]
+    if changed:
+        log.warning("resuming is not exact to the bit, since something changed: %s", ", ".join(changed))
+
+
+def _surroundings() -> dict[str, Any]:
+    return {
+        "versions": {
+            "fairweather": fairweather.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+        "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
+    }
+
+
+def check_exporters() -> None:
+    """Raises MissingExtra now rather than after hours of training."""
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(module) is None:
+            raise MissingExtra(module, "train", "exporting the trained model")
+
+
 def write_record(out: Path, settings: Settings, engine: Engine) -> None:
     """run.json: every setting, versions, seed, commit. Raises BadFolder where the folder cannot be written."""
     tree: Tables = {}
@@ -124,12 +152,7 @@ def write_record(out: Path, settings: Settings, engine: Engine) -> None:
         "may_change": sorted(CADENCE),
         "channels_last": engine.channels_last,
         "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in engine.players.items()},
-        "versions": {
-            "fairweather": fairweather.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
+        **_surroundings(),
         "commit": commit(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -41,7 +41,8 @@ class Feed:
             worker_init_fn=_start_worker,
             # Without one of its own, the loader draws from the global generator, and a resumed run would differ.
             generator=torch.Generator().manual_seed(0),
-            pin_memory=torch.cuda.is_available(),
+            # Forked workers share the photos that are decoded already; a spawned one would decode its own.
+            multiprocessing_context="fork" if workers else None,
         )
 
     def __iter__(self) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -150,6 +151,8 @@ def fit(
 
 
 def _workers(device: str) -> int:
+    if sys.platform != "linux":
+        return 0  # elsewhere a process cannot be forked safely beside the networks' threads
     return 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
 
 

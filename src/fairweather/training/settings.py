@@ -61,7 +61,7 @@ class RunSettings:
     threads: int | None = None
     """CPU threads of the networks; PyTorch's own choice where none is given."""
     workers: int | None = None
-    """Processes that prepare data; 0 does it between steps. None: 1 on a CPU, up to 8 beside a GPU."""
+    """Processes that prepare data; 0 does it between steps. None: 1 on a CPU, up to 8 beside a GPU (Linux)."""
     checkpoint_steps: int | None = None
     """Steps between checkpoints."""
     checkpoint_minutes: float | None = None
