@@ -13,6 +13,7 @@ from fairweather.recipes import Player
 from fairweather.training.ema import EMA
 from fairweather.training.feed import Feed
 from fairweather.training.pool import Pool
+from fairweather.training.precise import with_precise_statistics
 from fairweather.training.schedules import rate
 from tests.training.toy import Toy
 
@@ -50,19 +51,20 @@ def test_pool_of_zero_shows_what_it_is_given() -> None:
     assert torch.equal(Pool(0, torch.Generator()).recall(fakes(1, 2)), fakes(1, 2))
 
 
-def test_ema_is_the_recursion_and_copies_buffers() -> None:
+def test_ema_is_the_recursion_for_weights_and_statistics() -> None:
     network = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
     average = EMA(network, 0.9)
-    expected = network[0].weight.detach().clone()
+    expected, mean = network[0].weight.detach().clone(), 0.0
     for step in range(1, 200):
         with torch.no_grad():
             network[0].weight.add_(1.0)
             network[1].running_mean.fill_(float(step))
         decay = min(0.9, step / (9 + step))
         expected = decay * expected + (1 - decay) * network[0].weight.detach()
+        mean = decay * mean + (1 - decay) * step
         average.update(network)
     assert torch.allclose(average.module[0].weight, expected)
-    assert float(average.module[1].running_mean) == 199
+    assert float(average.module[1].running_mean) == pytest.approx(mean, rel=1e-4)
     assert not average.module.training
     assert not any(p.requires_grad for p in average.module.parameters())
     assert network.training
@@ -107,3 +109,27 @@ def test_feed_from_another_process_is_the_same_and_leaves_the_random_state() -> 
     there = drawn(Feed(Toy(crop=4), seed=0, batch=3, workers=2), 4)
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Ramp:
+    """Samples whose brightness is their index: their statistics are known."""
+
+    def __len__(self) -> int:
+        return 32
+
+    def sample(self, seed: int, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        picture = torch.full((3, 4, 4), index / 31)
+        return {"degraded": picture, "clear": picture}
+
+
+def test_precise_statistics_are_those_of_the_data() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5))
+    network[0].running_mean.fill_(9.0)
+    precise = with_precise_statistics(network, Ramp(), seed=0, most=32)
+    values = torch.arange(32).repeat_interleave(16).view(2, -1) / 31  # two batches of 16 pictures of 16 pixels
+    assert torch.allclose(precise[0].running_mean, values.mean().expand(3), atol=1e-6)
+    assert torch.allclose(precise[0].running_var, values.var(dim=1).mean().expand(3), atol=1e-6)
+    assert not any(module.training for module in precise.modules())
+    assert (network[0].running_mean == 9).all()  # the network that goes on training is left alone
+    plain = nn.Conv2d(3, 3, 1)
+    assert with_precise_statistics(plain, Ramp(), seed=0) is plain

@@ -26,6 +26,7 @@ from fairweather.training.datasets import open_data
 from fairweather.training.engine import Engine
 from fairweather.training.gather import Tables, complete, gather, read_record, resumed
 from fairweather.training.loop import fit
+from fairweather.training.precise import SAMPLES, with_precise_statistics
 from fairweather.training.run import Run
 from fairweather.training.settings import CADENCE, LENGTHS, Settings
 from fairweather.training.state import seed_everything
@@ -182,12 +183,14 @@ def export_model(engine: Engine, settings: Settings, dataset: Dataset, step: int
     from fairweather.deploy.export import export
 
     data, run = settings.data, settings.run
+    assert run.batch is not None
+    network = with_precise_statistics(engine.shipped(), dataset, seed=run.seed, most=min(SAMPLES, step * run.batch))
     crops = [dataset.sample(run.seed, 0, at)["degraded"] for at in range(min(3, len(dataset)))]
     sources = [{key: source[key] for key in ("kind", "path", "weight") if key in source} for source in data.sources]
     # Names of folders, not where they lie: a card travels.
     folders = {key: Path(value).name for key in ("folder", "degraded", "clear") if (value := getattr(data, key))}
     export(
-        engine.shipped(),
+        network,
         out / "model",
         name=out.resolve().name,
         weather=data.weather,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Exponential moving average of parameters; buffers (batch statistics) are copied as they are.
+    """Exponential moving average of parameters and of batch norm's statistics; whole numbers are copied as they are.
 
     The decay starts low, min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights are soon forgotten
     (as TensorFlow's ExponentialMovingAverage with num_updates).
@@ -29,4 +29,7 @@ class EMA:
         theirs: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - decay)
         for kept, fresh in zip(self.module.buffers(), module.buffers(), strict=True):
-            kept.copy_(fresh)
+            if kept.is_floating_point():
+                kept.lerp_(fresh, 1 - decay)
+            else:
+                kept.copy_(fresh)

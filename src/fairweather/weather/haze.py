@@ -133,9 +133,7 @@ def invented_depth(count: int, height: int, width: int, generator: Generator, gu
     return _stretched(guided_filter(luma, depth, radius, 1e-3))
 
 
-def fractal_noise(
-    count: int, height: int, width: int, generator: Generator, *, octaves: int, like: Tensor
-) -> Tensor:
+def fractal_noise(count: int, height: int, width: int, generator: Generator, *, octaves: int, like: Tensor) -> Tensor:
     """Sum of smooth random fields, each twice as fine and half as strong: N x 1 x H x W stretched to [0, 1]."""
     total = torch.zeros(count, 1, height, width, device=like.device, dtype=like.dtype)
     for octave in range(octaves):

@@ -1,0 +1,38 @@
+"""Batch norm's statistics measured anew for the weights that ship."""
+
+from __future__ import annotations
+
+import copy
+from itertools import islice
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fairweather.training.feed import Feed, Samples
+
+SAMPLES = 1600
+BATCH = 16
+
+
+def with_precise_statistics(network: nn.Module, samples: Samples, *, seed: int, most: int = SAMPLES) -> nn.Module:
+    """A copy of the network whose batch norms hold the mean statistics of up to `most` training samples.
+
+    "Precise batch norm" (Wu & Johnson, "Rethinking Batch in BatchNorm", arXiv:2105.07576, section 3): the running
+    averages that training leaves are of the last few batches and of weights that were still moving, not of the moving
+    average of weights that ships. A network without batch norm comes back as it is.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        return network
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # PyTorch's word for the plain mean over all batches
+            module.train()
+    device = next(network.parameters()).device
+    batches = iter(Feed(samples, seed=seed, batch=BATCH))
+    with torch.no_grad():
+        for batch in islice(batches, max(1, most // BATCH)):
+            network(batch.degraded.to(device))
+    return network.eval()
