@@ -71,7 +71,8 @@ class Card:
     training: dict[str, Any]
     """Recipe, settings, data and duration, as the training noted them."""
     scores: list[dict[str, Any]]
-    """Each with metric, protocol, data, n, value and, where known, input (the score of the untouched photos)."""
+    """Each with metric, protocol, data, n, value and, where known, input (the score of the untouched photos), spread
+    (standard deviation over the photos) and worse (how many photos were left further from the truth)."""
     licence: str
     terms: str
     """Terms that the training data put on the use of the weights."""
@@ -219,11 +220,11 @@ def _text(value: Any) -> bool:
 def _a_score(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and set(value) - {"input"} == {"metric", "protocol", "data", "n", "value"}
+        and set(value) - {"input", "spread", "worse"} == {"metric", "protocol", "data", "n", "value"}
         and all(_text(value[key]) for key in ("metric", "protocol", "data"))
         and _integer(value["n"])
         and _number(value["value"])
-        and (value.get("input") is None or _number(value["input"]))
+        and all(value.get(key) is None or _number(value[key]) for key in ("input", "spread", "worse"))
     )
 
 
@@ -239,7 +240,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "training": (lambda v: isinstance(v, dict), "an object"),
     "scores": (
         lambda v: isinstance(v, list) and all(map(_a_score, v)),
-        "a list of objects, each with metric, protocol, data, n, value (and input)",
+        "a list of objects, each with metric, protocol, data, n, value (and input, spread, worse)",
     ),
     "licence": (_text, "a text"),
     "terms": (_text, "a text"),

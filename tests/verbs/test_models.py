@@ -127,3 +127,16 @@ def test_evaluate_clear_photos_against_themselves(
 ) -> None:
     assert cli.main(["evaluate", "--model", "tiny", "--data", str(clear), "--themselves"]) == 0
     assert "clear" in capsys.readouterr().out
+
+
+def test_scores_go_onto_the_card(shipping: Path, clear: Path) -> None:
+    for _ in range(2):  # the second time they take the place of the first
+        assert cli.main(["evaluate", "--model", "tiny", "--data", str(clear), "--themselves", "--card"]) == 0
+    scores = cards.read_card(shipping).scores
+    assert [(score["data"], score["metric"]) for score in scores] == [
+        ("fogville", "psnr"),
+        ("clear", "psnr"),
+        ("clear", "ssim"),
+    ]
+    assert scores[1]["n"] == 2
+    assert "input" not in scores[1]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -18,6 +19,7 @@ def evaluate(
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = None,
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
     themselves: bool = False,
+    card: bool = False,
 ) -> int:
     """Measure a model on pairs of degraded and clear photos: PSNR and SSIM, beside those of the untouched photos.
 
@@ -28,7 +30,9 @@ def evaluate(
         out: where to write scores.json and a contact sheet for each set; nowhere by default.
         engine: what runs the network.
         themselves: the data are clear photos alone; measure how far the model leaves them as they are.
+        card: write the scores onto the model's card, in place of earlier ones of the same protocol and data.
     """
+    from fairweather.cards import find
     from fairweather.evaluation import against_themselves, find_protocol, table
     from fairweather.evaluation import evaluate as measure
     from fairweather.pairs import find_sets
@@ -49,6 +53,21 @@ def evaluate(
     failed = [reason for result in results for reason in result.failed.values()]
     for reason in failed:
         print(f"not scored: {reason}")
+    if card and not failed:
+        write_scores(find(model), [score.as_dict() for result in results for score in result.scores])
+        print(f"the scores stand on the card of {model}")
     if out is not None:
         print(f"scores.json and the contact sheets are in {out}")
     return 1 if failed else 0
+
+
+def write_scores(folder: Path, scores: list[dict[str, Any]]) -> None:
+    """The card in `folder` with these scores; those of other protocols or data that it had are kept."""
+    from fairweather.cards import read_card, write_card
+
+    old = read_card(folder)
+    new = {(score["protocol"], score["data"]) for score in scores}
+    kept = [score for score in old.scores if (score["protocol"], score["data"]) not in new]
+    # A clear photo is infinitely near to itself: "inf" is a word, and says nothing on a card.
+    numbers = [{key: value for key, value in score.items() if (key, value) != ("input", "inf")} for score in scores]
+    write_card(folder, dataclasses.replace(old, scores=kept + numbers))
