@@ -224,7 +224,7 @@ def test_supervised_asks_a_generator_for_its_regulariser() -> None:
     recipe = made("supervised")
     recipe.restore.regulariser = lambda: 2 * recipe.restore.amount.square()
     terms = recipe.step(batch(), Teacher(recipe))
-    assert float(terms["regulariser"]) == pytest.approx(0.02)
+    assert terms["regulariser"].item() == pytest.approx(0.02)
 
 
 def test_psnr_term_is_psnr_below_its_ceiling() -> None:
