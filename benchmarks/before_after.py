@@ -23,7 +23,7 @@ def before_after(
     photos: Annotated[tuple[Path, ...], tyro.conf.Positional] = (
         EXAMPLES / "lighthouse.jpg",
         EXAMPLES / "mountain_river.jpg",
-        EXAMPLES / "fog_city_430.jpg",
+        EXAMPLES / "barn.jpg",
     ),
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("docs/before-after.jpg"),
     model: str = "dehaze",
