@@ -54,17 +54,18 @@ def test_every_weight_learns(norm: str, spectral: bool) -> None:
 
 
 def test_spectral_norm_holds_every_layer_to_one() -> None:
+    torch.manual_seed(0)
     network = PatchGAN(width=4, norm="none", spectral=True)
     for layer in network.network:
         if isinstance(layer, torch.nn.Conv2d):
             layer.parametrizations.weight.original.data.mul_(100)
-    for _ in range(60):
+    for _ in range(200):  # one step of power iteration each
         network(torch.rand(1, 3, 24, 24))
     network.eval()
     layers = [layer for layer in network.network if isinstance(layer, torch.nn.Conv2d)]
     assert len(layers) == 5
     for layer in layers:
-        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.02)
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.01)
 
 
 def test_the_smallest_crop_and_one_below() -> None:

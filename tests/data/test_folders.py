@@ -88,7 +88,7 @@ def test_whole_scenes_are_held_back_always_the_same(pairs_folder: Path) -> None:
         20 * n for n in range(8) if str(1400 + n) not in scenes
     }
     assert paired(pairs_folder, augment=QUIET, hold_back=0.25).held_back() == data.held_back()
-    assert paired(pairs_folder, augment=QUIET).held_back()["pairs"] == []
+    assert paired(pairs_folder, augment=QUIET).held_back() == {}
 
 
 def test_holding_back_is_nested_and_bounded() -> None:

@@ -110,7 +110,7 @@ def test_numpy_does_what_torch_does(size: tuple[int, int], rng: np.random.Genera
     network = Swift(size=96, widths=(8, 8, 8, 8)).eval()
     torch.nn.init.normal_(network.maps_module.transmission.weight, std=1.0)
     torch.nn.init.normal_(network.maps_module.colour.weight, std=1.0)
-    spec = MapsSpec(size=96, radius=2, eps=1e-3)
+    spec = MapsSpec(size=network.size, radius=network.radius, eps=network.eps)
     picture = rng.random((*size, 3), dtype=np.float32)
     reduced = reduce_photo(picture, spec, 32)
     with torch.no_grad():
