@@ -1,6 +1,6 @@
 """The README's picture: examples as they are (left) and as the shipped model restores them (right).
 
-    python benchmarks/before_after.py [PHOTO ...] [-o docs/before-after.jpg]
+python benchmarks/before_after.py [PHOTO ...] [-o docs/before-after.jpg]
 """
 
 from __future__ import annotations
