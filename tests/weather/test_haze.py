@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from fairweather.errors import BadSettings
 from fairweather.weather import haze as physics
 from fairweather.weather.haze import HazeSettings
 
@@ -93,6 +95,33 @@ def test_a_share_is_left_exactly_clear(clear: torch.Tensor) -> None:
     hazy, record = physics.haze(clear, drawn(), HazeSettings(clear=1.0, linear=0.0))
     assert torch.allclose(hazy, clear, atol=1e-6)
     assert (record["transmission"] == 1).all()
+
+
+def test_patchy_and_linear_are_shares_of_pictures_not_of_batches() -> None:
+    clear = torch.full((64, 3, 16, 16), 0.3)
+    depth = torch.ones(64, 1, 16, 16)  # flat, so that what varies within a picture is patches
+    still = HazeSettings(density=(1.0, 1.0), airlight=(0.9, 0.9), tint=0.0, noise=0.0, patchy=0.0, linear=0.0)
+    _, record = physics.haze(clear, drawn(), replace(still, patchy=0.5), depth)
+    patchy = record["transmission"].std((1, 2, 3)) > 1e-4
+    assert 16 < int(patchy.sum()) < 48
+    hazy, _ = physics.haze(clear, drawn(), replace(still, linear=0.5), depth)
+    assert len(hazy[:, 0, 0, 0].unique()) == 2
+    assert 16 < int((hazy[:, 0, 0, 0] > hazy[:, 0, 0, 0].mean()).sum()) < 48
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"density": (0.0, 2.0)}, "haze.density starts at 0"),
+        ({"density": (2.0, 1.0)}, "haze.density is 2.0 to 1.0"),
+        ({"airlight": (0.8, 1.2)}, "haze.airlight ends at 1"),
+        ({"noise": -0.1}, "haze.noise"),
+        ({"patchy": 1.5}, "haze.patchy is 1.5"),
+    ],
+)
+def test_settings_out_of_range_name_themselves(setting: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadSettings, match=words):
+        HazeSettings(**setting)
 
 
 def test_a_pair_reveals_its_transmission_and_airlight(clear: torch.Tensor) -> None:

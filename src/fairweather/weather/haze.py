@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from fairweather.errors import BadSettings
+
 MIN_TRANSMISSION = 0.02
 
 
@@ -37,6 +39,19 @@ class HazeSettings:
     clear: float = 0.0
     """Share of pictures left clear, so that a network learns to leave clear photos alone (D4, Yang et al., CVPR 2022,
     argues for densities down to none)."""
+
+    def __post_init__(self) -> None:
+        for name in ("density", "airlight"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise BadSettings(f"haze.{name} is {low} to {high}: a range goes up from 0 or more")
+        if self.density[0] == 0:  # its logarithm is drawn
+            raise BadSettings("haze.density starts at 0: it must be above; haze.clear leaves pictures clear")
+        if self.airlight[1] > 1 or self.noise < 0:
+            raise BadSettings("haze.airlight ends at 1, and haze.noise is at least 0")
+        for name in ("patchy", "linear", "clear", "tint"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadSettings(f"haze.{name} is {getattr(self, name)}: a share lies in [0, 1]")
 
 
 def compose(clear: Tensor, transmission: Tensor, airlight: Tensor, *, linear: bool = False) -> Tensor:
@@ -94,15 +109,19 @@ def _finish(
     clear: Tensor, transmission: Tensor, generator: Generator, settings: HazeSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     count, _, height, width = clear.shape
-    if _chance(settings.patchy, generator):
+    patchy = _happens(count, settings.patchy, generator, clear)
+    if patchy.any():
         patches = fractal_noise(count, height, width, generator, octaves=3, like=clear)
-        transmission = transmission ** (0.2 + 1.6 * patches)
-    left_clear = _uniform(count, 0, 1, generator, clear) < settings.clear
+        transmission = torch.where(patchy, transmission ** (0.2 + 1.6 * patches), transmission)
+    left_clear = _happens(count, settings.clear, generator, clear)
     transmission = torch.where(left_clear, torch.ones_like(transmission), transmission.clamp(MIN_TRANSMISSION, 1))
     brightness = _uniform(count, *settings.airlight, generator, clear)[:, :, 0, 0]
     tint = (torch.rand(count, 3, generator=generator, device=generator.device) * 2 - 1).to(clear) * settings.tint
     airlight = (brightness + tint).clamp(0, 1)
-    hazy = compose(clear, transmission, airlight, linear=_chance(settings.linear, generator))
+    linear = _happens(count, settings.linear, generator, clear)
+    hazy = compose(clear, transmission, airlight)
+    if linear.any():
+        hazy = torch.where(linear, compose(clear, transmission, airlight, linear=True), hazy)
     if settings.noise > 0:
         sigma = _uniform(count, 0, settings.noise, generator, clear)
         grain = torch.randn(hazy.shape, generator=generator, device=generator.device).to(clear)
@@ -200,8 +219,8 @@ def _uniform(count: int, low: float, high: float, generator: Generator, like: Te
     return low + (high - low) * draw
 
 
-def _chance(share: float, generator: Generator) -> bool:
-    return bool(torch.rand((), generator=generator, device=generator.device) < share)
+def _happens(count: int, share: float, generator: Generator, like: Tensor) -> Tensor:
+    return _uniform(count, 0, 1, generator, like) < share
 
 
 def _stretched(x: Tensor) -> Tensor:
