@@ -130,6 +130,14 @@ def test_resume_refuses_other_settings(tmp_path: Path, change: dict[str, Any], n
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+def test_auto_goes_on_with_what_it_came_to(tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text('[run]\nprecision = "auto"\ndevice = "auto"\n', encoding="utf-8")
+    small_run("supervised", tmp_path / "run", steps=1)
+    small_run("supervised", tmp_path / "run", steps=1, config=config, precision=None, device=None, resume=True)
+    small_run("supervised", tmp_path / "run", steps=1, precision="auto", device="auto", resume=True)
+
+
 def test_resume_refuses_another_recipe(tmp_path: Path) -> None:
     small_run("supervised", tmp_path, steps=1)
     with pytest.raises(BadSettings, match="recipe is 'pix2pix', but"):

@@ -45,6 +45,12 @@ def test_the_file_gives_defaults_and_arguments_win(tmp_path: Path) -> None:
     assert (won.run.seed, won.run.batch, won.data.crop) == (4, 16, 32)
 
 
+def test_auto_is_an_argument_like_any_other(tmp_path: Path) -> None:
+    file = '[run]\nprecision = "bf16"\ndevice = "cuda"\n[recipe]\nname = "supervised"\n'
+    run = gathered(tmp_path, file, run={"precision": "auto", "device": "auto"}).run
+    assert (run.precision, run.device) == ("auto", "auto")
+
+
 def test_a_length_takes_the_place_of_another(tmp_path: Path) -> None:
     run = gathered(tmp_path, run={"minutes": 2}).run
     assert (run.steps, run.minutes) == (None, 2.0)

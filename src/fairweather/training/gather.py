@@ -45,7 +45,7 @@ def gather(recipe: str | None, config: str | Path | None, given: Tables) -> tupl
             raise BadSettings(f"{config}: recipe.name is {named!r}, but {recipe!r} was asked for; take one of them out")
         given = {**given, "recipe": {**given.get("recipe", {}), "name": recipe}}
     for table, rows in given.items():
-        rows = {key: value for key, value in rows.items() if value is not None and value != "auto"}
+        rows = {key: value for key, value in rows.items() if value is not None}
         if table == "run" and any(key in LENGTHS for key in rows):
             # A length takes the place of any other length.
             for key in LENGTHS:
@@ -135,6 +135,9 @@ def resumed(record: dict[str, Any], tables: Tables, said: Mapping[str, str]) -> 
     Raises BadSettings naming the first other setting that is said now and was not so before.
     """
     own: Tables = record["settings"]
+    # The record holds what "auto" came to, which is compared once the machine has been asked.
+    asked = {key: value for key, value in tables["run"].items() if value != "auto"}
+    tables = {**tables, "run": asked}
     # What is said is completed with what the run has, so that both are compared in the same words.
     merged = {table: {**own[table], **tables.get(table, {})} for table in own}
     lengths = [key for key in LENGTHS if key in tables["run"]]
