@@ -56,5 +56,7 @@ class ParityFailed(FairweatherError):
 class MissingExtra(FairweatherError):
     """An optional dependency that is needed now and not installed."""
 
-    def __init__(self, module: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {module!r}, which is not installed: pip install 'fairweather[{extra}]'")
+    def __init__(self, module: str, extra: str | None, purpose: str) -> None:
+        """`extra` is the one that brings the module; None where the default install should have."""
+        what = f"'fairweather[{extra}]'" if extra else module
+        super().__init__(f"{purpose} needs {module!r}, which is not installed: pip install {what}")

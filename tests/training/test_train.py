@@ -169,6 +169,25 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         train("supervised")
 
 
+def test_what_the_export_needs_is_missed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conduct, "find_spec", lambda module: None if module == "openvino" else object())
+    with pytest.raises(MissingExtra, match="pip install openvino"):
+        small_run("supervised", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_tensorboard_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import sys
+
+    no_export(monkeypatch)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with caplog.at_level(logging.INFO, logger="fairweather"):
+        small_run("supervised", tmp_path, steps=1, tensorboard=True)
+    assert sum("tensorboard is not installed" in record.getMessage() for record in caplog.records) == 1
+
+
 def test_stats_survive_a_line_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
     path.write_text('{"step": 1, "a": 1.5}\n{"step": 2, "a": 1.25}\n{"step": 3, "a"')

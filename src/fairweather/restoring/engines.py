@@ -89,7 +89,8 @@ def _openvino(folder: Path, card: cards.Card, threads: int | None, precision: st
     try:
         import openvino
     except ImportError:
-        raise MissingExtra("openvino", "openvino", "the openvino engine") from None
+        # no extra: the default install brings it, and where that is not what there is, its own name is the remedy
+        raise MissingExtra("openvino", None, "the openvino engine") from None
     # Free height and width stay free: measured on AMD EPYC, a model reshaped to one size runs within noise of the
     # same speed and costs 30-80 ms of compilation a size; OpenVINO keeps its kernels per shape itself.
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}

@@ -136,9 +136,9 @@ def _surroundings() -> dict[str, Any]:
 
 def check_exporters() -> None:
     """Raises MissingExtra now rather than after hours of training."""
-    for module in ("onnx", "onnxscript", "onnxruntime"):
+    for module, extra in (("onnx", "train"), ("onnxscript", "train"), ("onnxruntime", "train"), ("openvino", None)):
         if find_spec(module) is None:
-            raise MissingExtra(module, "train", "exporting the trained model")
+            raise MissingExtra(module, extra, "exporting the trained model")
 
 
 def write_record(out: Path, settings: Settings, engine: Engine) -> None:

@@ -107,6 +107,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
+        log.info("tensorboard is not installed, so its files are not written; stats.jsonl holds the same numbers")
         return None
     # purge_step hides what a killed run had written behind its last checkpoint.
     return SummaryWriter(str(folder), purge_step=step + 1)
