@@ -214,6 +214,9 @@ def test_finding_a_model(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
         cards.find("dehase")
     with pytest.raises(BadFolder, match="no model"):
         cards.find(tmp_path / "models" / "empty")
+    (tmp_path / "run" / "state").mkdir(parents=True)
+    with pytest.raises(BadFolder, match=r"not ended.*--resume"):
+        cards.find(tmp_path / "run")
     with pytest.raises(BadFolder, match="not a model folder"):
         cards.find(tmp_path / "nowhere")
     with pytest.raises(BadFolder, match="not a folder"):

@@ -175,8 +175,10 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         return path
     if (path / "model" / CARD).is_file():
         return path / "model"
+    if (path / "state").is_dir():
+        raise BadFolder(f"{path} is a run that has not ended and holds no model yet: go on with it (train --resume)")
     if path.is_dir():
-        raise BadFolder(f"{path} holds no model: there is neither {CARD} nor model/{CARD} in it")
+        raise BadFolder(f"{path} holds no model: there is neither {CARD} nor model/{CARD} in it; give another folder")
     if isinstance(name_or_path, str) and path.name == text:
         raise UnknownName("model", text, models)
     raise BadFolder(f"{path} is not a model folder: give a shipped name ({', '.join(models)}) or a folder with {CARD}")

@@ -30,6 +30,7 @@ Make the model that clears them
   fairweather train RECIPE --data DIR | --degraded DIR --clear DIR
                            [--generator G] [--config runs/x.toml] [--out RUN]
                            [--steps N | --epochs N | --minutes M] [--seed N] [--resume]
+                           [--checkpoint-steps N | --checkpoint-minutes M]
       RECIPE is cyclegan (unpaired photos), pix2pix or supervised (pairs). A --config gives defaults,
       flags win. The run folder holds the model, what it learned from, and all that resuming needs.
   fairweather synthesize haze|rain IN -o OUT [--seed N]
