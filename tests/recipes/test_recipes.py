@@ -220,13 +220,6 @@ def test_supervised_has_a_judge_only_when_asked() -> None:
     assert any("parametrizations" in name for name, _ in recipe.judge.named_modules())
 
 
-def test_supervised_asks_a_generator_for_its_regulariser() -> None:
-    recipe = made("supervised")
-    recipe.restore.regulariser = lambda: 2 * recipe.restore.amount.square()
-    terms = recipe.step(batch(), Teacher(recipe))
-    assert terms["regulariser"].item() == pytest.approx(0.02)
-
-
 def test_psnr_term_is_psnr_below_its_ceiling() -> None:
     target = torch.zeros(2, 3, 4, 4)
     output = torch.stack([torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), 0.01)])  # 20 and 40 dB

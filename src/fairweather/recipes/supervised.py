@@ -46,8 +46,8 @@ class SupervisedSettings:
 class Supervised(Recipe):
     """One generator, pairs, and a weighed sum of differences; the reconstruction phase of most restorers.
 
-    Terms: `charbonnier`, `ssim`, `frequency`, `psnr`, each where its weight is not zero; `regulariser` where the
-    generator has a method of that name and it gives a scalar; `adversarial` and `discriminator` where asked for.
+    Terms: `charbonnier`, `ssim`, `frequency`, `psnr`, each where its weight is not zero; `adversarial` and
+    `discriminator` where asked for.
     """
 
     settings_type: ClassVar[type[SupervisedSettings]] = SupervisedSettings
@@ -94,9 +94,6 @@ class Supervised(Recipe):
             terms["frequency"] = s.frequency * frequency(restored, batch.clear, norm="ortho")
         if s.psnr:
             terms["psnr"] = s.psnr * negative_psnr(restored, batch.clear, s.psnr_ceiling)
-        regulariser = getattr(self.restore, "regulariser", None)
-        if regulariser is not None and (penalty := regulariser()) is not None:
-            terms["regulariser"] = penalty
         if self.judge is None:
             learn("generator", total(terms))
             return terms
