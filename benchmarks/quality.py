@@ -30,7 +30,8 @@ from glow import glow
 from fairweather.errors import BadFolder, FairweatherError
 from fairweather.evaluation import SetScores, against_themselves, find_protocol, from_folder, score_set, write_scores
 from fairweather.evaluation.protocols import Protocol
-from fairweather.evaluation.sets import Picture, Produce, Restore, load_pair
+from fairweather.evaluation.sets import Picture, Produce, Restore
+from fairweather.images import read, to_float
 from fairweather.pairs import Pair, find_sets
 
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -66,7 +67,7 @@ def _row(system: str, data: str, pairs: Sequence[Pair], produce: Produce, protoc
 
     def watched(pair: Pair, degraded: Picture) -> Picture:
         output = produce(pair, degraded)
-        glows.append(glow(output, protocol.aligned(output, load_pair(pair)[1])))
+        glows.append(glow(output, protocol.aligned(output, to_float(read(pair.clear).pixels))))
         return output
 
     result = score_set(data, pairs, watched, protocol)
