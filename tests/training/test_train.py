@@ -145,6 +145,14 @@ def test_what_is_refused_before_any_work(recipe: str, options: dict[str, Any], w
     assert not (tmp_path / "run").exists()
 
 
+def test_unpaired_recipes_refuse_a_mixture_of_pairs(tmp_path: Path) -> None:
+    config = tmp_path / "mixture.toml"
+    config.write_text('[[data.sources]]\nkind = "clear"\npath = "clear"\n', encoding="utf-8")
+    with pytest.raises(BadSettings, match="independently"):
+        small_run("cyclegan", tmp_path / "run", data=str(tmp_path), config=config)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

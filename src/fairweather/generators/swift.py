@@ -111,7 +111,7 @@ def dark_channels(pixels: Tensor) -> list[Tensor]:
 
 
 def reduced_size(height: int, width: int, size: int, multiple_of: int) -> tuple[int, int]:
-    """Sides of about size * size pixels in the photo's aspect, multiples of `multiple_of`, not enlarged."""
+    """Sides of about size * size pixels in the photo's aspect; a smaller photo's own, each to the nearest multiple."""
     scale = min(1.0, size / (height * width) ** 0.5)
     return (
         max(1, round(height * scale / multiple_of)) * multiple_of,

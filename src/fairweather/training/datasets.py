@@ -18,6 +18,11 @@ def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) ->
     """The dataset of a run; every file is decoded once. Raises BadSettings, BadFolder or BadImage."""
     table = {**data.augment, "crop": crop}
     if data.sources:
+        if not recipe.paired:
+            raise BadSettings(
+                f"data.sources give pairs, and {name} draws its two sides independently: take data.sources out and "
+                "give --degraded and --clear, or --data"
+            )
         if data.folder is None:
             raise BadSettings("data.sources are paths below a folder: say which (--data)")
         mixed: dict[str, Any] = {"sources": data.sources, "augment": table, "hold_back": data.hold_back}
