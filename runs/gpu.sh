@@ -7,7 +7,9 @@
 #
 # DATA is the folder of training sets that the run file names; PACK stays under 45 MiB. MINUTES is 8 by default (so that
 # a limit of ten minutes is kept), CONFIG runs/dehaze.toml. Repeat `train` with the same RUN to go on after an
-# interruption. Judge what comes back by `fairweather evaluate` before it replaces what ships.
+# interruption. OpenVINO is not packed, so what comes back was compared in the other engines alone: at home
+# `fairweather export RUN/back/model -o DIR` compares it in all. Judge it by `fairweather evaluate` before it replaces
+# what ships.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
@@ -15,6 +17,10 @@ wheels="tyro typeguard docstring-parser safetensors rich"
 
 pack() {
     local data=$1 pack=$2
+    if [ ! -d "$data" ]; then
+        echo "$data is not a folder: give the folder of training sets" >&2
+        exit 1
+    fi
     mkdir -p "$pack/wheels"
     # Any Python 3.12 on Linux; what is there already is not used.
     "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
@@ -58,11 +64,15 @@ PYTHON
 
 train() {
     local pack=$1 run=$2 minutes=${3:-8} config=${4:-$here/runs/dehaze.toml} site
+    if [ ! -d "$pack/wheels" ] || [ ! -d "$pack/data" ]; then
+        echo "$pack is no pack: make one with \`runs/gpu.sh pack DATA $pack\`" >&2
+        exit 1
+    fi
     site=$(mktemp -d)
     "$python" -m pip install --quiet --no-index --no-deps --target "$site" "$pack"/wheels/*.whl
     export PYTHONPATH="$here/src:$site" PYTHONUNBUFFERED=1
     local common=(train --config "$config" --data "$pack/data" --workers "$(($(nproc) > 2 ? $(nproc) - 2 : 1))"
-        --batch 64 --log-steps 50)
+        --batch 64 --log-steps 50 --parity installed)
     if [ ! -d "$run/state" ]; then
         "$python" -m fairweather "${common[@]}" --out "$run-benchmark" --minutes 0.5 --sample-steps 0
     fi
@@ -74,7 +84,7 @@ train() {
     cp "$(ls "$run"/samples/*.jpg | tail -n 1)" "$run/back/"
 }
 
-case ${1:-} in
-pack | train) "$@" ;;
-*) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 2 ;;
+case ${1:-}:$# in
+pack:3 | train:[345]) "$@" ;;
+*) sed >&2 -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 2 ;;
 esac

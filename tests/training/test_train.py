@@ -184,6 +184,21 @@ def test_what_the_export_needs_is_missed_before_training(tmp_path: Path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
+def test_a_machine_without_openvino_compares_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairweather.deploy import parity
+
+    compared: list[list[str]] = []
+    real = parity.check
+    monkeypatch.setattr(
+        parity, "check", lambda *a, engines, **k: (compared.append(list(engines)), real(*a, engines=engines, **k))
+    )
+    found = conduct.find_spec
+    monkeypatch.setattr(conduct, "find_spec", lambda name: None if name == "openvino" else found(name))
+    run = small_run("supervised", tmp_path / "run", steps=2, parity="installed")
+    assert compared == [["onnxruntime", "torch"]]
+    assert (run.model / "card.json").is_file()
+
+
 def test_without_tensorboard_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

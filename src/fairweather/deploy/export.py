@@ -42,6 +42,7 @@ def export(
     scores: Sequence[Mapping[str, Any]] = (),
     description: str = "",
     photos: Sequence[NDArray[Any]] = (),
+    engines: Sequence[str] = parity.ENGINES,
 ) -> cards.Card:
     """Write the model folder of a generator and give its card.
 
@@ -84,7 +85,7 @@ def export(
             description=description,
         )
         card = cards.write_card(building, card)
-        parity.check(frozen, building, parity.pictures(photos, card))
+        parity.check(frozen, building, parity.pictures(photos, card), engines=engines)
         _replace(folder, building)
     except OSError as error:
         raise BadFolder(

@@ -46,6 +46,7 @@ def train(
     sample_steps: int | None = None,
     validate_steps: int | None = None,
     log_steps: int | None = None,
+    parity: str | None = None,
     tensorboard: bool | None = None,
 ) -> Run:
     """Train a recipe on photos and return the run, whose `restorer()` clears photos.
@@ -81,6 +82,7 @@ def train(
         "sample_steps": sample_steps,
         "validate_steps": validate_steps,
         "log_steps": log_steps,
+        "parity": parity,
         "tensorboard": tensorboard,
     }
     photos = {

@@ -48,7 +48,7 @@ def conduct(
             raise BadFolder(f"{out} holds a run already: go on with it (--resume) or take another folder (--out)")
         settings = complete(tables, said)
 
-    check_exporters()
+    check_exporters(settings.run.parity)
     run, crop = settings.run, settings.data.crop
     assert crop is not None
     if run.threads is not None:
@@ -134,10 +134,10 @@ def _surroundings() -> dict[str, Any]:
     }
 
 
-def check_exporters() -> None:
+def check_exporters(parity: str) -> None:
     """Raises MissingExtra now rather than after hours of training."""
     for module, extra in (("onnx", "train"), ("onnxscript", "train"), ("onnxruntime", "train"), ("openvino", None)):
-        if find_spec(module) is None:
+        if find_spec(module) is None and not (module == "openvino" and parity == "installed"):
             raise MissingExtra(module, extra, "exporting the trained model")
 
 
@@ -181,6 +181,7 @@ def commit() -> str | None:
 def export_model(engine: Engine, settings: Settings, dataset: Dataset, step: int, out: Path) -> None:
     """RUN/model: the network that ships as a model folder, compared on training crops. Raises ParityFailed."""
     from fairweather.deploy.export import export
+    from fairweather.deploy.parity import ENGINES
 
     data, run = settings.data, settings.run
     assert run.batch is not None
@@ -214,4 +215,5 @@ def export_model(engine: Engine, settings: Settings, dataset: Dataset, step: int
         },
         description=data.description,
         photos=[crop.permute(1, 2, 0).numpy() for crop in crops],
+        engines=[name for name in ENGINES if run.parity == "all" or find_spec(name) is not None],
     )

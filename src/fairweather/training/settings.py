@@ -34,6 +34,7 @@ CADENCE = frozenset(
         "run.validate_steps",
         "run.log_steps",
         "run.tensorboard",
+        "run.parity",
         "run.workers",
     }
 )
@@ -72,6 +73,9 @@ class RunSettings:
     """Steps between measurements of PSNR on held-back pairs; 0 measures at the end alone."""
     log_steps: int = 50
     """Steps between lines in the log where there is no terminal for a progress bar."""
+    parity: Literal["all", "installed"] = "all"
+    """Which engines must agree with PyTorch before RUN/model is kept: all, or those that are installed. The second is
+    for machines that cannot have all; `fairweather export RUN/model -o DIR` compares the rest elsewhere."""
     tensorboard: bool = True
     """Write TensorBoard's files beside stats.jsonl where the package is installed."""
 

@@ -84,6 +84,8 @@ class Options:
     """Steps between measurements on the held-back scenes; 0 measures at the end alone."""
     log_steps: Count = None
     """Steps between lines in the log where there is no terminal for a progress bar."""
+    parity: Annotated[Literal["all", "installed"] | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Engines that must agree before the model is kept; installed is for machines that cannot have all."""
     tensorboard: Annotated[bool | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Write TensorBoard's files where the package is installed; True by default."""
 
