@@ -10,9 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from fairweather import cards, cli
+from fairweather import cards, cli, images
 from tests.conftest import ROOT
 from tests.house.imports import SOURCE, files
 
@@ -61,7 +62,6 @@ def test_there_are_snippets() -> None:
 
 def test_readme_restores_from_python(checkout: Path) -> None:
     shipped_dehaze()
-    from fairweather import images
 
     names: dict[str, Any] = {}
     exec(compile(snippets("python")[0][2], "README.md", "exec"), names)
@@ -81,7 +81,11 @@ def test_readme_trains_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Run:
         def restorer(self):  # type: ignore[no-untyped-def]
-            return lambda photo: photo
+            def restore(pixels: Any) -> Any:
+                assert isinstance(pixels, np.ndarray)  # a restorer takes no Photo
+                return pixels
+
+            return restore
 
     def train(*args: Any, **settings: Any) -> Run:
         calls.append(signature.bind(*args, **settings).arguments)
@@ -91,7 +95,8 @@ def test_readme_trains_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert callable(RealRun.restorer)
     monkeypatch.setattr(fairweather, "train", train)
-    exec(compile(snippets("python")[1][2], "README.md", "exec"), {"photo": "a photo"})
+    photo = images.read(ROOT / "examples" / "lighthouse.jpg")  # as the snippet before it leaves it
+    exec(compile(snippets("python")[1][2], "README.md", "exec"), {"photo": photo})
     assert calls
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,20 @@ def test_a_run_says_what_it_takes(path: Path) -> None:
         assert any(line.startswith(f"# {word} ") for line in header), f"{path.name}: no {word} in the header"
     command = next(line for line in header if line.startswith("# command"))
     assert f"--config runs/{path.name}" in command
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ([], 2, "runs/gpu.sh pack DATA PACK"),
+        (["pack", "data"], 2, "runs/gpu.sh pack DATA PACK"),
+        (["train", "pack"], 2, "runs/gpu.sh train PACK RUN"),
+        (["pack", "nowhere", "out"], 1, "nowhere is not a folder"),
+        (["train", "nowhere", "run"], 1, "nowhere is no pack"),
+    ],
+)
+def test_the_script_for_a_gpu_says_what_it_misses(words: list[str], code: int, told: str, tmp_path: Path) -> None:
+    ran = subprocess.run(["bash", ROOT / "runs" / "gpu.sh", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert told in ran.stderr
+    assert not list(tmp_path.iterdir())

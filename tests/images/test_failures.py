@@ -318,3 +318,10 @@ def test_ycck_jpeg(photo: np.ndarray, tmp_path: Path) -> None:
         with Image.open(tmp_path / "b.jpg") as again:
             assert again.mode == "CMYK"
             assert np.abs(np.asarray(again).astype(int) - np.asarray(first)).mean() < 2
+
+
+def test_a_place_where_no_file_can_be_made(photo: np.ndarray) -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("there is no /proc")
+    with pytest.raises(BadFolder, match=r"^/proc/a\.png: cannot be written: .*choose another folder"):
+        images.write("/proc/a.png", photo)

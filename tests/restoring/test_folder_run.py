@@ -145,7 +145,7 @@ def test_a_disk_that_is_really_full(here: Path, rng: np.random.Generator) -> Non
 
 
 def test_strength_zero_copies_byte_for_byte(here: Path) -> None:
-    Path("a.jpg").write_bytes(b"\xff\xd8 whatever this is")
+    Path("a.jpg").write_bytes(b"\xff\xd8\xff whatever this is")
     put(here / "b.png")
 
     def never(pixels: np.ndarray) -> np.ndarray:
@@ -318,3 +318,12 @@ def test_real_photos_survive_a_run(shared_data: Path, tmp_path: Path) -> None:
         before, after = images.read(job.source), images.read(job.destination)
         assert after.kind == before.kind
         assert np.abs(after.pixels.astype(int) - negative(before.pixels)).mean() < 6
+
+
+def test_what_is_no_picture_is_not_copied_at_strength_zero(here: Path) -> None:
+    put(here / "in" / "a.png")
+    (here / "in" / "empty.jpg").touch()
+    (here / "in" / "text.jpg").write_text("Dear diary, today it was foggy.\n")
+    report = run(plan(["in"], "out"), negative, strength=0)
+    assert (report.done, [path.name for path, _ in report.failed]) == (1, ["empty.jpg", "text.jpg"])
+    assert os.listdir("out") == ["a.png"]

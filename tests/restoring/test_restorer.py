@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from fairweather import images
 from fairweather.cards import Card, MapsSpec
 from fairweather.errors import BadCard, BadImage, BadSettings
 from fairweather.restoring import tiles
@@ -138,6 +139,7 @@ def test_strength_mixes(rng: np.random.Generator) -> None:
     ("photo", "words"),
     [
         ([[1, 2, 3]], "NumPy array"),
+        (images.Photo(np.zeros((4, 4, 3), np.uint8)), r"give its \.pixels"),
         (np.zeros((4, 4), np.uint8), "H x W x 3"),
         (np.zeros((4, 4, 4), np.uint8), "alpha"),
         (np.zeros((3, 4, 4), np.uint8), "H x W x 3"),

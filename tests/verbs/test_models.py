@@ -140,3 +140,13 @@ def test_scores_go_onto_the_card(shipping: Path, clear: Path) -> None:
     ]
     assert scores[1]["n"] == 2
     assert "input" not in scores[1]
+
+
+def test_synthesize_where_nothing_can_be_written(
+    clear: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["synthesize", "haze", str(clear), "-o", str(tmp_path / "file")]) == 1
+    said = capsys.readouterr().err
+    assert f"error: {tmp_path / 'file'}: cannot be made" in said
+    assert "Traceback" not in said

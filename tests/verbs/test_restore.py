@@ -194,3 +194,13 @@ def test_no_input_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "name the photos" in capsys.readouterr().err
     assert cli.main(["restore", "a.jpg", "--engine", "steam"]) == 2
     assert cli.main(["restore", "a.jpg", "--strength", "much"]) == 2
+
+
+def test_where_results_are_is_said_only_if_there_are_any(
+    tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "text.jpg").write_text("Dear diary, today it was foggy.\n")
+    assert restore(tiny_model, "text.jpg", "-o", "clear.jpg") == 1
+    assert "clear.jpg" not in capsys.readouterr().out
+    assert restore(tiny_model, "photos/a.jpg", "-o", "clear.jpg") == 0
+    assert "clear.jpg" in capsys.readouterr().out

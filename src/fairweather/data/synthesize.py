@@ -31,7 +31,7 @@ class Synthesized:
     written: list[Path] = field(default_factory=list)
     """The new files."""
     failed: dict[Path, str] = field(default_factory=dict)
-    """The photos that could not be read or written, with the reason; the others were done."""
+    """The photos that could not be read or written, with the reason, which names them; the others were done."""
 
 
 def synthesize(
@@ -51,7 +51,8 @@ def synthesize(
     `NAME_disparity.png` for the photos that have one; without it, such files are looked for beside the photos, and
     the depth of all others is invented.
 
-    Raises UnknownName, BadFolder (nothing to do, two photos that would write the same file, or one over its own input).
+    Raises UnknownName, BadFolder (nothing to do, two photos that would write the same file, or one over its own input,
+    a place that cannot be written).
     """
     if kind not in KINDS:
         raise UnknownName("weather", kind, KINDS)
@@ -63,7 +64,7 @@ def synthesize(
             rng = stream(seed, int.from_bytes(sha256(source.name.encode()).digest()[:8], "little"))
             weather = _settings(kind, haze, rain, clear.shape)
             made = _weathered(clear, _depth(source, depth, clear.shape), torch_generator(rng), weather)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make(target.parent)
             images.write(target, photo.replaced(images.from_float(made, photo.pixels.dtype)))
         except BadImage as error:
             report.failed[source] = str(error)
@@ -95,6 +96,13 @@ def plan(inputs: str | Path | Iterable[str | Path], out: Path) -> list[tuple[Pat
             raise BadFolder(f"{targets[target]} and {source} would both be written to {target}; do them one by one")
         targets[target] = source
     return found
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadFolder(f"{folder}: cannot be made ({error.strerror}); choose another folder with -o") from error
 
 
 def _photos(folder: Path) -> Sequence[Path]:

@@ -72,6 +72,28 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo
     for whatever is missing, damaged, truncated, animated or larger than `max_pixels`; MissingExtra for HEIC.
     """
     path = Path(path)
+    data, format = contents(path)
+    try:
+        stored, kind = decode(data, format, str(path), max_pixels)
+    except SizeError as error:
+        raise BadImage(
+            f"{path}: {error}, above the limit of {max_pixels:,}; "
+            f"if you trust the file, raise the limit with --max-pixels {error.pixels}"
+        ) from None
+    except (FairweatherError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise a dozen types on damage: OSError, SyntaxError, struct.error, cv2.error
+        raise BadImage(
+            f"{path}: cannot be decoded as {format} ({_line(error)}); get a whole copy, or save it anew elsewhere"
+        ) from error
+    return _photo(stored, kind)
+
+
+def contents(path: Path) -> tuple[bytes, str]:
+    """A picture file's bytes, not decoded, and the format that the first of them tell.
+
+    Raises BadImage for what is missing, empty or no picture that can be read.
+    """
     try:
         if path.is_dir():
             raise BadImage(f"{path}: is a folder, not a picture; give a picture's file")
@@ -88,20 +110,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo
     if format in ("", "GIF"):
         what = "GIF is not supported" if format else "not a picture: its first bytes are those of no known format"
         raise BadImage(f"{path}: {what}; give it as JPEG, PNG, WebP, TIFF, AVIF or HEIC")
-    try:
-        stored, kind = decode(data, format, str(path), max_pixels)
-    except SizeError as error:
-        raise BadImage(
-            f"{path}: {error}, above the limit of {max_pixels:,}; "
-            f"if you trust the file, raise the limit with --max-pixels {error.pixels}"
-        ) from None
-    except (FairweatherError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise a dozen types on damage: OSError, SyntaxError, struct.error, cv2.error
-        raise BadImage(
-            f"{path}: cannot be decoded as {format} ({_line(error)}); get a whole copy, or save it anew elsewhere"
-        ) from error
-    return _photo(stored, kind)
+    return data, format
 
 
 def write(path: str | os.PathLike[str], photo: Photo | NDArray[Any]) -> None:
@@ -150,10 +159,14 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        ours = error.errno not in (errno.EACCES, errno.EPERM) or error.filename in (None, str(temporary))
-        if error.errno not in _CANNOT_WRITE or not ours:
+        reason = _CANNOT_WRITE.get(error.errno or 0)
+        if error.filename is not None and str(error.filename) == str(temporary):  # whatever it is, it is about here
+            reason = reason or f"{error.strerror}; choose another folder (-o)"
+        elif error.filename is not None and error.errno in (errno.EACCES, errno.EPERM):
+            reason = None
+        if reason is None:
             raise
-        raise BadFolder(f"{path}: cannot be written: {_CANNOT_WRITE[error.errno]}") from error
+        raise BadFolder(f"{path}: cannot be written: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

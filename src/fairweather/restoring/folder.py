@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import shutil
 import sys
 import time
 from collections import deque
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
-from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, atomic, read, write
+from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, atomic, contents, read, write
 from fairweather.images.formats import FORMATS
 
 DEFAULT_OUT = "restored"
@@ -166,14 +165,10 @@ def _copy(job: Job, max_pixels: int) -> None:
     if FORMATS.get(job.source.suffix.lower()) != FORMATS.get(job.destination.suffix.lower()):
         _save(job.destination, read(job.source, max_pixels=max_pixels))
         return
+    data, _ = contents(job.source)  # before a folder is made: what is no picture is not passed on as one
     _make(job.destination.parent)
     with atomic(job.destination) as temporary:
-        try:
-            source = open(job.source, "rb")  # noqa: SIM115
-        except OSError as error:
-            raise BadImage(f"{job.source}: cannot be read ({error.strerror}); check its permissions") from error
-        with source, open(temporary, "wb") as target:
-            shutil.copyfileobj(source, target, 2**20)
+        temporary.write_bytes(data)
 
 
 def _make(folder: Path) -> None:

@@ -189,7 +189,8 @@ def _inside(span: tiles.Span) -> slice:
 def _check_photo(photo: Any) -> None:
     """Raises BadImage unless this is a photo as the restorer takes it."""
     if not isinstance(photo, np.ndarray):
-        raise BadImage(f"a photo must be a NumPy array, not {type(photo).__name__}: np.asarray(photo) makes one")
+        remedy = "give its .pixels" if hasattr(photo, "pixels") else "np.asarray(photo) makes one"
+        raise BadImage(f"a photo must be a NumPy array, not {type(photo).__name__}: {remedy}")
     if photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
         raise BadImage(
             f"a photo must be H x W x 3 (RGB), not {' x '.join(map(str, photo.shape)) or 'a single number'}: "

@@ -72,7 +72,8 @@ def _summary(report: folder.Report, jobs: list[folder.Job]) -> str:
         parts.append(f"{report.skipped} were there already (--overwrite does them again)")
     if report.failed:
         parts.append(f"{len(report.failed)} failed")
-    return f"{', '.join(parts)}: {where}"
+    there = report.done or report.skipped  # else nothing is where it was to go
+    return ", ".join(parts) + (f": {where}" if there else "")
 
 
 def _common(jobs: list[folder.Job]) -> Path:

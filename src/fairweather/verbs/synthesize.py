@@ -23,9 +23,9 @@ def synthesize(kind: str, inputs: tuple[Path, ...], out: Path, **settings: Any) 
         print(f"fairweather synthesize {kind}: name the photos or folders (see --help)", file=sys.stderr)
         return 2
     done = write(kind, inputs, out, **settings)
-    for path, reason in done.failed.items():
-        print(f"not done: {path}: {reason}", file=sys.stderr)
-    print(f"{len(done.written)} photos with {kind}: {out}")
+    for reason in done.failed.values():  # each names its file
+        print(f"not done: {reason}", file=sys.stderr)
+    print(f"{len(done.written)} photos with {kind}" + (f": {out}" if done.written else ""))
     return min(len(done.failed), 100)
 
 
