@@ -34,7 +34,7 @@ Make the model that clears them
       RECIPE is cyclegan (unpaired photos), pix2pix or supervised (pairs). A --config gives defaults,
       flags win. The run folder holds the model, what it learned from, and all that resuming needs.
   fairweather synthesize haze|rain IN -o OUT [--seed N]
-      Make training pairs from clear photos.
+      Put weather over clear photos. With -o SET/hazy for the photos in SET/clear, SET holds pairs.
   fairweather evaluate --model M --data DIR [--protocol rgb] [--out DIR]
       Score a model on pairs: PSNR and SSIM by a named protocol, and a contact sheet to look at.
   fairweather export RUN|MODEL -o DIR
