@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -57,3 +59,16 @@ def test_random_states_round_trip(tmp_path: Path) -> None:
     second = torch.rand(3), random.random(), np.random.rand()
     assert torch.equal(first[0], second[0])
     assert first[1:] == second[1:]
+
+
+def test_a_full_disk_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any, file: Any) -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            raise RuntimeError("unexpected pos 544640 vs 544528")  # what torch's zip writer says on closing
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(BadFolder, match=r"state\.pt: .*No space left on device.*--resume"):
+        state.save(tmp_path, {"step": 1})
+    assert not list(tmp_path.iterdir())

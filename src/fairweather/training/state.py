@@ -27,8 +27,13 @@ def save(folder: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError, BadFolder) as error:
-        # torch's own zip writer reports a full disk as a RuntimeError
-        raise BadFolder(f"{path}: the checkpoint could not be written ({error}); the one before it is kept") from error
+        # torch's own zip writer reports a full disk as a RuntimeError, raised while the true reason was on its way
+        hidden = isinstance(error, RuntimeError) and isinstance(error.__context__, OSError)
+        reason = error.__context__ if hidden else error
+        raise BadFolder(
+            f"{path}: the checkpoint could not be written ({getattr(reason, 'strerror', None) or reason}); the one "
+            "before it is kept: make room or see to the folder, then go on with --resume"
+        ) from error
 
 
 def load(folder: Path) -> dict[str, Any]:
