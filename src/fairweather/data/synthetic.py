@@ -108,13 +108,10 @@ class Rehazed:
         _, photo = self.photos.pair(pair.degraded, pair.clear)
         box = aug.draw_cut(self.augment, photo.shape[0], photo.shape[1], rng)
         table = aug.draw_tone(self.augment, rng)
-        clear = aug.toned(aug.cut(photo, box, self.augment.crop), table)
+        clear = to_tensor(aug.toned(aug.cut(photo, box, self.augment.crop), table))
         transmission = map_tensor(aug.cut(self.transmission(item), box, self.augment.crop))
-        hazy, _ = rehaze(to_tensor(clear)[None], transmission, torch_generator(rng), self.settings)
-        return {
-            "degraded": to_tensor(aug.spoil(self.augment, to_picture(hazy), rng)),
-            "clear": to_tensor(clear),
-        }
+        hazy, _ = rehaze(clear[None], transmission, torch_generator(rng), self.settings)
+        return {"degraded": to_tensor(aug.spoil(self.augment, to_picture(hazy), rng)), "clear": clear}
 
     def transmission(self, item: int) -> Map:
         """The measured transmission of one pair, as large as its photos are kept."""

@@ -104,7 +104,6 @@ def fit(
             {
                 "step": clock.step,
                 "seconds": clock.seconds,
-                "samples": clock.step * (run.batch or 0),
                 "engine": engine.state(),
                 "random": state.random_states(),
             },
