@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from fairweather.errors import UnknownName
+from fairweather.errors import BadSettings, UnknownName
 
 NORMS = ("batch", "instance")
+UPSAMPLINGS = ("transposed", "resize")
 
 
 def initialise(network: nn.Module) -> None:
@@ -32,3 +34,32 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     if norm == "instance":
         return nn.InstanceNorm2d(channels)
     raise UnknownName("norm", norm, NORMS)
+
+
+def upsample(kind: str, channels_in: int, channels_out: int, kernel: int, *, bias: bool = True) -> nn.Module:
+    """Twice the height and width, learned: n x c x h x w -> n x channels_out x 2h x 2w.
+
+    "transposed" is a transposed convolution of stride 2 with a 3 x 3 or 4 x 4 kernel, as the papers have it. "resize"
+    repeats every pixel and convolves 3 x 3: the same weights fall on every pixel, so that no checkerboard can appear
+    (Odena, Dumoulin and Olah, Deconvolution and Checkerboard Artifacts, Distill 2016). Raises UnknownName.
+    """
+    if kind == "transposed":
+        if kernel not in (3, 4):
+            raise BadSettings(f"a transposed convolution of stride 2 has a kernel of 3 or 4 here, got {kernel}")
+        return nn.ConvTranspose2d(
+            channels_in, channels_out, kernel, stride=2, padding=1, output_padding=4 - kernel, bias=bias
+        )
+    if kind == "resize":
+        return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias))
+    raise UnknownName("upsampling", kind, UPSAMPLINGS)
+
+
+def as_picture(degraded: Tensor, network: Tensor, *, residual: bool) -> Tensor:
+    """The network's last features as a picture in [0,1], all N x 3 x H x W.
+
+    The papers end in tanh and read it as [-1,1]. With `residual` the network says what to change, in the same units,
+    and starts from the photo as it is.
+    """
+    if residual:
+        return torch.clamp(degraded + 0.5 * network, 0, 1)
+    return torch.tanh(network) * 0.5 + 0.5

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from fairweather.errors import BadSettings
-from fairweather.generators.layers import initialise
+from fairweather.generators.layers import as_picture, initialise, upsample
 
 
 class ResNet9(nn.Module):
@@ -15,7 +15,8 @@ class ResNet9(nn.Module):
     N x 3 x H x W -> N x 3 x H x W in [0,1]; 11,378,179 parameters.
 
     c7s1-64, d128, d256, nine R256, u128, u64, c7s1-3: reflection padding, instance norm without parameters, ReLU and
-    a tanh at the end. `width` is the channels of the first layer.
+    a tanh at the end. `width` is the channels of the first layer. Not the paper's: `upsampling="resize"` leaves no
+    checkerboard, and `residual` makes the network say what to change instead of painting the whole photo anew.
     """
 
     output: Literal["image"] = "image"
@@ -24,28 +25,34 @@ class ResNet9(nn.Module):
     # Instance norm looks at the whole picture.
     receptive_field: int | None = None
 
-    def __init__(self, *, width: int = 64, blocks: int = 9) -> None:
+    def __init__(
+        self,
+        *,
+        width: int = 64,
+        blocks: int = 9,
+        upsampling: Literal["transposed", "resize"] = "transposed",
+        residual: bool = False,
+    ) -> None:
         super().__init__()
         if width < 1 or blocks < 0:
             raise BadSettings(f"width must be at least 1 and blocks at least 0, got {width} and {blocks}")
         self.network = nn.Sequential(
             nn.ReflectionPad2d(3),
-            *_normalised(nn.Conv2d(3, width, 7)),
-            *_normalised(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)),
-            *_normalised(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)),
+            *_normalised(nn.Conv2d(3, width, 7), width),
+            *_normalised(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), 2 * width),
+            *_normalised(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1), 4 * width),
             *(Residual(4 * width) for _ in range(blocks)),
-            *_normalised(nn.ConvTranspose2d(4 * width, 2 * width, 3, stride=2, padding=1, output_padding=1)),
-            *_normalised(nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1)),
+            *_normalised(upsample(upsampling, 4 * width, 2 * width, 3), 2 * width),
+            *_normalised(upsample(upsampling, 2 * width, width, 3), width),
             nn.ReflectionPad2d(3),
             nn.Conv2d(width, 3, 7),
-            nn.Tanh(),
         )
+        self.residual = residual
         initialise(self)
 
     def forward(self, degraded: Tensor) -> Tensor:
         """N x 3 x H x W in [0,1], sides divisible by `multiple_of` -> the same shape and range."""
-        restored: Tensor = self.network(degraded * 2 - 1)
-        return restored * 0.5 + 0.5
+        return as_picture(degraded, self.network(degraded * 2 - 1), residual=self.residual)
 
 
 class ResNet6(ResNet9):
@@ -55,8 +62,15 @@ class ResNet6(ResNet9):
     ResNet9 with six residual blocks.
     """
 
-    def __init__(self, *, width: int = 64, blocks: int = 6) -> None:
-        super().__init__(width=width, blocks=blocks)
+    def __init__(
+        self,
+        *,
+        width: int = 64,
+        blocks: int = 6,
+        upsampling: Literal["transposed", "resize"] = "transposed",
+        residual: bool = False,
+    ) -> None:
+        super().__init__(width=width, blocks=blocks, upsampling=upsampling, residual=residual)
 
 
 class Residual(nn.Module):
@@ -66,7 +80,7 @@ class Residual(nn.Module):
         super().__init__()
         self.network = nn.Sequential(
             nn.ReflectionPad2d(1),
-            *_normalised(nn.Conv2d(channels, channels, 3)),
+            *_normalised(nn.Conv2d(channels, channels, 3), channels),
             nn.ReflectionPad2d(1),
             nn.Conv2d(channels, channels, 3),
             nn.InstanceNorm2d(channels),
@@ -77,6 +91,6 @@ class Residual(nn.Module):
         return features + change
 
 
-def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, nn.Module, nn.Module]:
+def _normalised(layer: nn.Module, channels: int) -> tuple[nn.Module, nn.Module, nn.Module]:
     # In-place ReLU is safe: instance norm's backward needs its input and statistics, not its output.
-    return convolution, nn.InstanceNorm2d(convolution.out_channels), nn.ReLU(inplace=True)
+    return layer, nn.InstanceNorm2d(channels), nn.ReLU(inplace=True)
