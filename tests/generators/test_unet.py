@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from fairweather.errors import BadSettings, UnknownName
-from fairweather.generators import ResNet9, UNet
+from fairweather.generators import ResNet6, ResNet9, UNet
 
 
 def size(network: nn.Module) -> int:
@@ -20,10 +23,11 @@ def test_the_papers_counts() -> None:
     assert len(network.encoder) == len(network.decoder) == 8
 
 
+@pytest.mark.parametrize("upsampling", ["transposed", "resize"])
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
-def test_receptive_field_is_what_gradients_show(levels: int) -> None:
+def test_receptive_field_is_what_gradients_show(levels: int, upsampling: str) -> None:
     """Over every phase of a pixel within a cell of `multiple_of`, and not a pixel wider than needed."""
-    network = UNet(levels=levels, width=2, dropout=0).eval()
+    network = UNet(levels=levels, width=2, dropout=0, upsampling=upsampling).eval()
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.forward = lambda x: x  # a dead ReLU would hide a path that other weights have
@@ -104,3 +108,35 @@ def test_settings_out_of_range() -> None:
         UNet(levels=4, norm="layer")  # type: ignore[arg-type]
     with pytest.raises(BadSettings, match="blocks"):
         ResNet9(blocks=-1)
+
+
+@pytest.mark.parametrize("build", [partial(UNet, levels=3, width=4), partial(ResNet6, width=4)])
+def test_a_residual_network_starts_from_the_photo(build: Any) -> None:
+    photo = 0.2 + 0.6 * torch.rand(1, 3, 32, 40)
+    torch.manual_seed(0)
+    painted = (build().eval()(photo) - photo).abs().mean()
+    torch.manual_seed(0)
+    changed = (build(residual=True).eval()(photo) - photo).abs().mean()
+    assert 2 * changed < painted
+    saturated = build(residual=True).eval()
+    list(saturated.parameters())[-1].data.fill_(40.0)  # the last bias: far beyond white
+    assert torch.equal(saturated(photo), torch.ones_like(photo))
+
+
+@pytest.mark.parametrize("build", [partial(UNet, levels=2, width=4), partial(ResNet6, width=4)])
+def test_resize_convolution_treats_all_pixels_alike(build: Any) -> None:
+    """On a flat photo, away from its borders, a transposed convolution draws a grid; a resize-convolution must not."""
+
+    def grid(upsampling: str) -> float:
+        torch.manual_seed(1)
+        network = build(upsampling=upsampling)
+        for module in network.modules():  # lively weights, or there is nothing to see
+            if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                torch.nn.init.normal_(module.weight, std=0.2)
+                torch.nn.init.normal_(module.bias, std=0.2) if module.bias is not None else None
+        flat = torch.full((1, 3, 160, 160), 0.4) + 1e-3 * torch.rand(1, 3, 1, 1)
+        with torch.no_grad():
+            middle = network.eval()(flat)[..., 72:88, 72:88]
+        return float(middle.std((-2, -1)).max())
+
+    assert grid("resize") < 1e-4 < 1e-2 < grid("transposed")
