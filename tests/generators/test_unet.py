@@ -121,6 +121,10 @@ def test_a_residual_network_starts_from_the_photo(build: Any) -> None:
     saturated = build(residual=True).eval()
     list(saturated.parameters())[-1].data.fill_(40.0)  # the last bias: far beyond white
     assert torch.equal(saturated(photo), torch.ones_like(photo))
+    restored = saturated.train()(photo)
+    assert restored.max() <= 1 + 1e-6
+    restored.mean().backward()
+    assert list(saturated.parameters())[-1].grad.abs().min() > 0  # it can come back
 
 
 @pytest.mark.parametrize("build", [partial(UNet, levels=2, width=4), partial(ResNet6, width=4)])

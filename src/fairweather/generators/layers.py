@@ -54,12 +54,15 @@ def upsample(kind: str, channels_in: int, channels_out: int, kernel: int, *, bia
     raise UnknownName("upsampling", kind, UPSAMPLINGS)
 
 
-def as_picture(degraded: Tensor, network: Tensor, *, residual: bool) -> Tensor:
+def as_picture(degraded: Tensor, network: Tensor, *, residual: bool, training: bool) -> Tensor:
     """The network's last features as a picture in [0,1], all N x 3 x H x W.
 
     The papers end in tanh and read it as [-1,1]. With `residual` the network says what to change, in the same units,
-    and starts from the photo as it is.
+    and starts from the photo as it is. While it trains, gradients pass where the sum was cut to [0,1]: a pixel that
+    was driven beyond white could otherwise never come back.
     """
-    if residual:
-        return torch.clamp(degraded + 0.5 * network, 0, 1)
-    return torch.tanh(network) * 0.5 + 0.5
+    if not residual:
+        return torch.tanh(network) * 0.5 + 0.5
+    changed = degraded + 0.5 * network
+    cut = changed.clamp(0, 1)
+    return changed + (cut - changed).detach() if training else cut

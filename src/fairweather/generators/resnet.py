@@ -52,7 +52,7 @@ class ResNet9(nn.Module):
 
     def forward(self, degraded: Tensor) -> Tensor:
         """N x 3 x H x W in [0,1], sides divisible by `multiple_of` -> the same shape and range."""
-        return as_picture(degraded, self.network(degraded * 2 - 1), residual=self.residual)
+        return as_picture(degraded, self.network(degraded * 2 - 1), residual=self.residual, training=self.training)
 
 
 class ResNet6(ResNet9):

@@ -86,7 +86,7 @@ class UNet(nn.Module):
         features = skips.pop()
         for up in self.decoder[:-1]:
             features = torch.cat([skips.pop(), up(features)], dim=1)
-        return as_picture(degraded, self.decoder[-1](features), residual=self.residual)
+        return as_picture(degraded, self.decoder[-1](features), residual=self.residual, training=self.training)
 
 
 def receptive_field(levels: int) -> int:
