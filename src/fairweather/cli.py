@@ -31,8 +31,11 @@ Make the model that clears them
                            [--generator G] [--config runs/x.toml] [--out RUN]
                            [--steps N | --epochs N | --minutes M] [--seed N] [--resume]
                            [--checkpoint-steps N | --checkpoint-minutes M]
-      RECIPE is cyclegan (unpaired photos), pix2pix or supervised (pairs). A --config gives defaults,
-      flags win. The run folder holds the model, what it learned from, and all that resuming needs.
+      RECIPE is cyclegan, claritygan or derain (unpaired photos), pix2pix, hazeheal or supervised (pairs).
+      A --config gives defaults, flags win. The run folder holds the model, what it learned from, and
+      all that resuming needs.
+  fairweather plot RUN... [-o FILE]
+      Draw the losses of a run, in progress or ended, or of several runs over each other.
   fairweather synthesize haze|rain IN -o OUT [--seed N]
       Put weather over clear photos. With -o SET/hazy for the photos in SET/clear, SET holds pairs.
   fairweather evaluate --model M --data DIR [--protocol rgb] [--out DIR]
@@ -50,6 +53,7 @@ fairweather VERB --help tells all of a verb's options; fairweather --version the
 VERBS = {
     "restore": "restore",
     "train": "train",
+    "plot": "plot",
     "synthesize": "synthesize",
     "evaluate": "evaluate",
     "export": "export",
@@ -113,7 +117,13 @@ def _guarded(verb: str, arguments: list[str]) -> int:
 
     from fairweather.errors import FairweatherError
 
-    handler = logging.StreamHandler(sys.stderr)
+    class Handler(logging.Handler):
+        """Looks stderr up at every line: while a progress bar is drawn, rich stands there and keeps the bar below."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            print(self.format(record), file=sys.stderr, flush=True)
+
+    handler = Handler()
     handler.setFormatter(logging.Formatter("fairweather: %(message)s"))
     logger = logging.getLogger("fairweather")
     level = logger.level
@@ -142,6 +152,7 @@ EXTRAS = {
     "torch": "train",
     "lightning": "train",
     "tensorboard": "train",
+    "matplotlib": "train",
     "onnx": "train",
     "onnxscript": "train",
     "onnxruntime": "onnxruntime",
