@@ -17,7 +17,7 @@ from fairweather import cards, cli, images
 from tests.conftest import ROOT
 from tests.house.imports import SOURCE, files
 
-PROSE = ["README.md", "CONTRIBUTING.md", "examples/README.md"]
+PROSE = ["README.md", "CONTRIBUTING.md", "examples/README.md", "docs/systems.md"]
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)\)")
 LATER = {"docs/before-after.jpg"}
@@ -57,7 +57,7 @@ def test_there_are_snippets() -> None:
     assert len(snippets("python")) >= 2
     assert len(commands()) >= 5
     kinds = {kind for name in PROSE for kind, _ in SNIPPET.findall((ROOT / name).read_text())}
-    assert kinds <= {"python", "sh"}, "a snippet in a language that no test reads"
+    assert kinds <= {"python", "sh", "math"}, "a snippet in a language that no test reads"
 
 
 def test_readme_restores_from_python(checkout: Path) -> None:
