@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from fairweather.errors import BadSettings, UnknownName
@@ -45,7 +47,7 @@ class PatchGAN(nn.Module):
             nn.init.normal_(convolution.weight, 0.0, 0.02)
             if convolution.bias is not None:
                 nn.init.zeros_(convolution.bias)
-            network.append(spectral_norm(convolution) if spectral else convolution)
+            network.append(_spectral(convolution) if spectral else convolution)
             if not first and not last:
                 network.extend(_norm(norm, channels[layer + 1]))
             if not last:
@@ -63,6 +65,36 @@ class PatchGAN(nn.Module):
                 f"{tuple(photo.shape[-2:])}: take larger crops, or fewer layers"
             )
         return cast(Tensor, self.network(photo * 2 - 1))
+
+
+class FullPrecision(nn.Module):
+    """A parametrization that autocast leaves alone: a norm that is rounded to 16 bits bounds nothing."""
+
+    def __init__(self, parametrization: nn.Module) -> None:
+        super().__init__()
+        self.parametrization = parametrization
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            return cast(Tensor, self.parametrization(weight))
+
+
+def _spectral(convolution: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with its weight, as a matrix of out x (in * 4 * 4), divided by its largest singular value.
+
+    One power iteration a forward pass keeps up with weights that move slowly, but is long in finding the first pair of
+    singular vectors of random ones, whose largest singular values lie close together: those are computed here.
+    """
+    spectral_norm(convolution)
+    (norm,) = parametrizations = cast(Any, convolution).parametrizations.weight
+    matrix = parametrizations.original.detach().flatten(1)
+    if matrix.device.type != "meta":
+        # The products of its rows make a matrix far smaller, whose eigenvectors are its left singular vectors.
+        u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1]
+        norm._u.copy_(u)
+        norm._v.copy_(functional.normalize(matrix.T @ u, dim=0))
+    parametrizations[0] = FullPrecision(norm)
+    return convolution
 
 
 def _norm(norm: str, channels: int) -> list[nn.Module]:

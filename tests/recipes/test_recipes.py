@@ -73,6 +73,11 @@ def batch(n: int = 2) -> Batch:
 CASES = [
     ("cyclegan", {}),
     ("cyclegan", {"identity": 0.0}),
+    ("claritygan", {}),
+    ("claritygan", {"perceptual": 0.0}),
+    ("derain", {}),
+    ("hazeheal", {}),
+    ("hazeheal", {"perceptual": 0.0, "mask": "transmission"}),
     ("pix2pix", {}),
     ("supervised", {}),
     ("supervised", {"psnr": 0.01, "frequency": 0.0}),
@@ -111,14 +116,17 @@ def test_every_setting_says_what_it_is(name: str) -> None:
     import ast
     import inspect
 
-    tree = ast.parse(inspect.getsource(RECIPES[name].settings_type)).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    body = tree.body[1:]
-    for field, words in zip(body[::2], body[1::2], strict=True):
-        assert isinstance(field, ast.AnnAssign)
-        assert isinstance(words, ast.Expr)
-        assert isinstance(words.value, ast.Constant)
-    assert len(body) == 2 * len(fields(RECIPES[name].settings_type))
+    said = 0
+    for kind in RECIPES[name].settings_type.__mro__[:-1]:
+        tree = ast.parse(inspect.getsource(kind)).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        body = tree.body[1:]
+        for field, words in zip(body[::2], body[1::2], strict=True):
+            assert isinstance(field, ast.AnnAssign)
+            assert isinstance(words, ast.Expr)
+            assert isinstance(words.value, ast.Constant)
+            said += 1
+    assert said == len(fields(RECIPES[name].settings_type))
 
 
 def test_cyclegan_crosses_domains() -> None:

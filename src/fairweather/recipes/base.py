@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -83,6 +83,10 @@ class Recipe(nn.Module, ABC):
     """Length where the run names none."""
     generator: ClassVar[str]
     """Name of the generator where the run names none."""
+    arguments: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of that generator which differ from its own defaults."""
+    weather: ClassVar[str] = "haze"
+    """What the degraded photos suffer from where the run says nothing else; goes onto the card."""
     ema: float = 0.0
     """Decay of the moving average of what ships; 0 ships the last weights."""
 
@@ -102,6 +106,14 @@ class Recipe(nn.Module, ABC):
     @abstractmethod
     def shipped(self) -> nn.Module:
         """The generator that becomes the model folder: degraded -> clear."""
+
+    def directions(self) -> dict[str, nn.Module]:
+        """The generators that can become a model folder, by which way they go: `restore`, and `degrade` if there is."""
+        return {"restore": self.shipped()}
+
+    def remarks(self) -> dict[str, str]:
+        """What else a model's card must say of its training: what depended on this machine rather than on settings."""
+        return {}
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:

@@ -62,6 +62,11 @@ def gather(recipe: str | None, config: str | Path | None, given: Tables) -> tupl
 def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
     """The whole tree, defaults filled in. Raises BadSettings naming the file, the key and the nearest known key."""
     where = {table: _where(table, said) for table in tables}
+    if tables["run"].get("strategy") == "fsdp":
+        raise BadSettings(
+            f"{where['run']}: strategy 'fsdp' shards networks that do not fit on one device, and its hooks need one "
+            "backward pass for all; networks of this size fit, and a step makes a pass for each player: take 'ddp'"
+        )
     run = fill(RunSettings, tables["run"], where=where["run"])
     data = fill(DataSettings, tables["data"], where=where["data"])
     name = tables["recipe"].get("name")
@@ -75,7 +80,7 @@ def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
         raise BadSettings(f"{where['run']}: {' and '.join(given)} are given; a run has one length")
     if not given:
         run = dataclasses.replace(run, epochs=recipe.epochs)
-    for key in (*LENGTHS, "batch", "checkpoint_steps", "checkpoint_minutes", "threads"):
+    for key in (*LENGTHS, "batch", "checkpoint_steps", "checkpoint_minutes", "threads", "devices"):
         if (value := getattr(run, key)) is not None and value <= 0:
             raise BadSettings(f"{where['run']}: {key} is {value}; it must be above 0")
     data = dataclasses.replace(
@@ -84,6 +89,7 @@ def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
         folder=_absolute(data.folder),
         degraded=_absolute(data.degraded),
         clear=_absolute(data.clear),
+        weather=data.weather or recipe.weather,
     )
     own = {key: value for key, value in tables["recipe"].items() if key != "name"}
     settings = fill(recipe.settings_type, own, where=where["recipe"])
@@ -113,6 +119,8 @@ def _generator(table: dict[str, Any], recipe: type[Recipe], where: str) -> Named
     parameters = inspect.signature(GENERATORS[name]).parameters
     known_keys(own, parameters, where=f"{where} (the arguments of {name})")
     defaults = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    if name == recipe.generator:
+        defaults |= recipe.arguments
     return Named(name, plain({**defaults, **own}))
 
 
@@ -152,8 +160,8 @@ def resumed(record: dict[str, Any], tables: Tables, said: Mapping[str, str]) -> 
     kept = {f"{table}.{key}": value for table, rows in own.items() for key, value in rows.items()}
     differing = []
     for key, value in settings.flat().items():
-        if value == kept.get(key):
-            continue
+        if value == kept.get(key) or (key not in kept and key not in said):
+            continue  # a setting that is younger than the run has the default that the run had
         if key in {f"run.{name}" for name in LENGTHS}:
             differing.append(key.removeprefix("run."))
         elif key not in CADENCE:

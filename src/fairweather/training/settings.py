@@ -31,11 +31,13 @@ CADENCE = frozenset(
         "run.checkpoint_steps",
         "run.checkpoint_minutes",
         "run.sample_steps",
+        "run.sample_epochs",
         "run.validate_steps",
         "run.log_steps",
         "run.tensorboard",
         "run.parity",
         "run.workers",
+        "run.strategy",
     }
 )
 """What a resumed run may change: none of it touches a weight."""
@@ -52,23 +54,32 @@ class RunSettings:
     minutes: float | None = None
     """Length by the wall clock; learning rates follow it too, so that such a run cannot be repeated bit by bit."""
     batch: int | None = None
-    """Photos (or pairs) a step; the recipe's own number where none is given."""
+    """Photos (or pairs) a step, in each process; the recipe's own number where none is given."""
     seed: int = 0
     """Decides weights, order and every random draw."""
     precision: Precision = "auto"
     """fp32, bf16 (mixed), fp16 (mixed, CUDA only); auto is bf16 where the device has it in hardware, else fp32."""
     device: Device = "auto"
     """cpu, cuda, mps; auto is the best there is."""
+    devices: int = 1
+    """Processes that train together, each on a GPU of its own or a share of the CPU. They move by the mean of their
+    gradients; batch statistics, dropout and history of fakes are each process's own. Under torchrun as many as it
+    starts."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How several processes share the work: ddp, every process with the whole networks; auto is the same."""
     threads: int | None = None
-    """CPU threads of the networks; PyTorch's own choice where none is given."""
+    """CPU threads of the networks, in each process; PyTorch's own choice, shared out, where none is given."""
     workers: int | None = None
-    """Processes that prepare data; 0 does it between steps. None: 1 on a CPU, up to 8 beside a GPU (Linux)."""
+    """Processes that prepare data, beside each that trains; 0 does it between steps. None: 1 on a CPU, up to 8 beside
+    GPUs (Linux)."""
     checkpoint_steps: int | None = None
     """Steps between checkpoints."""
     checkpoint_minutes: float | None = None
     """Minutes between checkpoints; 5 where neither cadence is given."""
     sample_steps: int = 500
     """Steps between sample sheets (input | output | target) in samples/; 0 draws none."""
+    sample_epochs: int = 0
+    """Epochs between sample sheets, of the same photos every time; 0 draws none by epochs."""
     validate_steps: int = 0
     """Steps between measurements of PSNR on held-back pairs; 0 measures at the end alone."""
     log_steps: int = 50
@@ -104,8 +115,8 @@ class DataSettings:
     """Of a mixture: samples an epoch."""
     short_side: int | None = None
     """Of a mixture: photos are kept reduced to this short side."""
-    weather: str = "haze"
-    """What is in the way on the degraded photos; goes onto the card."""
+    weather: str | None = None
+    """What is in the way on the degraded photos; goes onto the card. The recipe's own where none is given."""
     terms: str = "not stated"
     """On what terms the photos may be used; goes onto the card."""
     licence: str = "not stated"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,7 +37,7 @@ class Options:
     """
 
     recipe: Positional = None
-    """cyclegan (unpaired photos), pix2pix or supervised (pairs); may be left to the --config file."""
+    """cyclegan, claritygan, derain (unpaired photos), pix2pix, hazeheal, supervised (pairs); or as --config says."""
     data: Folder = None
     """Folder of pairs (it holds, say, hazy/ and GT/), or where the paths of the config's sources begin."""
     degraded: Folder = None
@@ -59,7 +59,7 @@ class Options:
     minutes: Number = None
     """Length by the clock; such a run cannot be repeated bit by bit."""
     batch: Count = None
-    """Photos (or pairs) a step."""
+    """Photos (or pairs) a step, in each process."""
     crop: Count = None
     """Side of the training crops in pixels."""
     hold_back: Number = None
@@ -70,16 +70,22 @@ class Options:
     """bf16 and fp16 are mixed precision; auto is bf16 where the device has it in hardware, else fp32."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, tyro.conf.arg(help_behavior_hint="")] = None
     """auto is the best there is."""
+    devices: Count = None
+    """Processes that train together, each on a GPU or a share of the CPU; 1 by default. Leave it out under torchrun."""
+    strategy: Word = None
+    """How several processes share the work: ddp, which auto is too."""
     threads: Count = None
-    """CPU threads of the networks."""
+    """CPU threads of the networks, in each process."""
     workers: Count = None
-    """Processes that prepare data."""
+    """Processes that prepare data, beside each that trains."""
     checkpoint_steps: Count = None
     """Steps between checkpoints."""
     checkpoint_minutes: Number = None
     """Minutes between checkpoints; 5 by default."""
     sample_steps: Count = None
     """Steps between sample sheets (input | output | target); 0 draws none."""
+    sample_epochs: Count = None
+    """Epochs between sample sheets; 0 draws none by epochs."""
     validate_steps: Count = None
     """Steps between measurements on the held-back scenes; 0 measures at the end alone."""
     log_steps: Count = None
@@ -96,7 +102,10 @@ def train(options: Options, settings: dict[str, Any], generator_arguments: dict[
 
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
     fairweather.train(**given, settings=settings or None, generator_arguments=generator_arguments or None)
-    print(f"the model is in {options.out / 'model'}: fairweather restore PHOTO --model {options.out}")
+    from fairweather.training.launch import is_main
+
+    if is_main():
+        print(f"the model is in {options.out / 'model'}: fairweather restore PHOTO --model {options.out}")
     return 0
 
 
@@ -131,9 +140,10 @@ def _kind(arguments: Sequence[str]) -> type[Options]:
     generator = _value(arguments, "--generator") or tables.get("generator", {}).get("name") or recipe.generator
     if generator not in GENERATORS:
         raise UnknownName("generator", str(generator), GENERATORS)
+    own = recipe.arguments if generator == recipe.generator else {}
     groups = {
         "recipe_settings": ("recipe", recipe.settings_type),
-        "generator_arguments": ("generator", _as_dataclass(generator, GENERATORS[generator])),
+        "generator_arguments": ("generator", _as_dataclass(generator, GENERATORS[generator], own)),
     }
     fields = [
         (field, Annotated[kind, tyro.conf.arg(name=name)], dataclasses.field(default_factory=kind))
@@ -144,12 +154,12 @@ def _kind(arguments: Sequence[str]) -> type[Options]:
     )
 
 
-def _as_dataclass(name: str, generator: Callable[..., Any]) -> type[Any]:
-    """The keyword arguments of a generator as a dataclass, which tyro turns into flags."""
+def _as_dataclass(name: str, generator: Callable[..., Any], own: Mapping[str, Any]) -> type[Any]:
+    """The keyword arguments of a generator as a dataclass, which tyro turns into flags; `own` defaults go first."""
     constructor = generator.__init__ if inspect.isclass(generator) else generator
     hints = typing.get_type_hints(constructor)
     fields = [
-        (parameter.name, hints[parameter.name], dataclasses.field(default=parameter.default))
+        (parameter.name, hints[parameter.name], dataclasses.field(default=own.get(parameter.name, parameter.default)))
         for parameter in inspect.signature(generator).parameters.values()
     ]
     return dataclasses.make_dataclass(name, fields, frozen=True, namespace={"__doc__": f"Arguments of {name}."})
