@@ -28,7 +28,7 @@ from safetensors.numpy import load as load_safetensors
 from fairweather.errors import BadCard, BadFolder, UnknownName
 
 FORMAT_VERSION = 1
-GENERATOR_NAMES: tuple[str, ...] = ("resnet6", "resnet9", "unet", "swift")
+GENERATOR_NAMES: tuple[str, ...] = ("resnet6", "resnet9", "unet", "mbconv_unet", "multipath_unet", "swift")
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 ONNX = "model.onnx"
@@ -52,11 +52,11 @@ class MapsSpec:
 
 @dataclass(frozen=True)
 class Card:
-    """What `card.json` says. Every field stands in the file; the defaults here are for those who write one."""
+    """What `card.json` says. Every field but `direction` stands in the file; defaults are for those who write one."""
 
     name: str
     weather: str
-    """What it takes out: "haze", "rain", ..."""
+    """What it takes out, or puts in: "haze", "rain", ..."""
     generator: str
     """One of GENERATOR_NAMES."""
     arguments: dict[str, Any]
@@ -79,6 +79,9 @@ class Card:
     bytes_per_pixel: float = 0.0
     """Peak memory of the network's activations per input pixel, float32, as counted at export; 0 = not known."""
     description: str = ""
+    direction: Literal["restore", "degrade"] = "restore"
+    """`degrade`: it puts the weather into clear photos. Stands in the file only then: the format stays version 1, since
+    what restores is written as ever, and a release that does not know the field refuses what it would misuse."""
     picture_range: tuple[float, float] = (0.0, 1.0)
     checksums: dict[str, str] = field(default_factory=dict)
     """File name -> SHA-256, filled in by write_card."""
@@ -120,7 +123,7 @@ def write_card(folder: str | os.PathLike[str], card: Card) -> Card:
     card = dataclasses.replace(card, checksums={name: _sha256(folder / name) for name in SUMMED})
     path = folder / CARD
     try:
-        text = json.dumps(dataclasses.asdict(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(_fields(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise BadCard(f"{path} cannot be written: a field is not plain JSON ({error})") from None
     card = _parse(json.loads(text), path)  # what is written is what will be read
@@ -176,7 +179,10 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     if (path / "model" / CARD).is_file():
         return path / "model"
     if (path / "state").is_dir():
-        raise BadFolder(f"{path} is a run that has not ended and holds no model yet: go on with it (train --resume)")
+        raise BadFolder(
+            f"{path} is a run that has not ended and holds no model yet: go on with it (train --resume), "
+            f"or make a model of its last checkpoint (fairweather export {path} -o DIR)"
+        )
     if path.is_dir():
         raise BadFolder(f"{path} holds no model: there is neither {CARD} nor model/{CARD} in it; give another folder")
     if isinstance(name_or_path, str) and path.name == text:
@@ -194,6 +200,11 @@ def _sha256(path: Path) -> str:
         raise BadCard(
             f"{path} cannot be read ({error.strerror}): check that it is a file and its permissions"
         ) from None
+
+
+def _fields(card: Card) -> dict[str, Any]:
+    fields = dataclasses.asdict(card)
+    return {key: value for key, value in fields.items() if key not in _OPTIONAL or value != _OPTIONAL[key]}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -248,6 +259,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "terms": (_text, "a text"),
     "bytes_per_pixel": (lambda v: _number(v) and v >= 0, "a number from 0"),
     "description": (_text, "a text"),
+    "direction": (lambda v: v in ("restore", "degrade"), '"restore" or "degrade"'),
     "picture_range": (lambda v: isinstance(v, list) and v == [0, 1], "[0, 1]"),
     "checksums": (
         lambda v: isinstance(v, dict) and set(v) == set(SUMMED) and all(map(_text, v.values())),
@@ -255,6 +267,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "format_version": (_integer, "a whole number"),
 }
+_OPTIONAL: dict[str, Any] = {"direction": "restore"}
+"""Fields that came after the first release, with what a card means that does not have them."""
 _MAPS_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "size": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),
     "radius": (lambda v: _integer(v) and v >= 0, "a whole number from 0"),
@@ -272,6 +286,7 @@ def _parse(fields: Any, path: Path) -> Card:
             f"{path} has format version {version!r}; this fairweather reads version {FORMAT_VERSION}: "
             "install the release that wrote it, or export the model again with this one"
         )
+    fields = {**_OPTIONAL, **fields}
     _check(fields, _KINDS, path, "")
     if fields["generator"] not in GENERATOR_NAMES:
         raise BadCard(

@@ -20,6 +20,8 @@ NARROW: dict[str, dict[str, Any]] = {
     "resnet6": {"width": 4, "blocks": 2},
     "resnet9": {"width": 4, "blocks": 3},
     "unet": {"levels": 3, "width": 4},
+    "mbconv_unet": {"width": 4, "levels": 2, "expansion": 2},
+    "multipath_unet": {"width": 4, "levels": 2},
     "swift": {"size": 64, "widths": [8, 8, 8, 8]},
 }
 """Arguments, as a card would hold them, that make each network small enough to be run many times."""

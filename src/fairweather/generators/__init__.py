@@ -14,16 +14,20 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fairweather.generators.mbconv import MBConvUNet
+from fairweather.generators.multipath import MultipathUNet
 from fairweather.generators.resnet import ResNet6, ResNet9
 from fairweather.generators.swift import Swift
 from fairweather.generators.unet import UNet
 
-__all__ = ["GENERATORS", "ResNet6", "ResNet9", "Swift", "UNet", "exported", "padded"]
+__all__ = ["GENERATORS", "MBConvUNet", "MultipathUNet", "ResNet6", "ResNet9", "Swift", "UNet", "exported", "padded"]
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "resnet6": ResNet6,
     "resnet9": ResNet9,
     "unet": UNet,
+    "mbconv_unet": MBConvUNet,
+    "multipath_unet": MultipathUNet,
     "swift": Swift,
 }
 
