@@ -78,6 +78,7 @@ class Figure:
     """A picture that is being drawn, from the top down."""
 
     title: str
+    legend: dict[str, str] = field(default_factory=lambda: LEGEND)
     boxes: list[Box] = field(default_factory=list)
     arrows: list[tuple[tuple[Point, ...], bool]] = field(default_factory=list)
     panels: list[tuple[float, float, str]] = field(default_factory=list)
@@ -124,7 +125,7 @@ class Figure:
     def _legend(self, y: float) -> list[str]:
         there = {box.kind for box in self.boxes}
         parts, x = [], 16.0
-        for kind, words in LEGEND.items():
+        for kind, words in self.legend.items():
             if kind not in there:
                 continue
             paper, rim = FILL[kind]

@@ -1,6 +1,8 @@
-"""Draws NAME.svg beside itself, the data flow of each system: `python docs/systems/draw.py`. Standard library only.
+"""Draws NAME.svg beside itself, the data flow of each system and two of the networks: `python docs/systems/draw.py`.
+Standard library only.
 
-Every arrow is a line of the `step` in `src/fairweather/recipes/NAME.py`; every term has the name it is logged by.
+In the systems every arrow is a line of the `step` in `src/fairweather/recipes/NAME.py`; every term has the name that
+it is logged by.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from canvas import Box, Figure
+from networks import mbconv_unet, multipath_unet
 
 COLUMNS = [18, 134, 250, 366, 482, 598]
 """Left edges: photo, network, photo, network, photo, term."""
@@ -215,6 +218,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "claritygan": claritygan,
     "hazeheal": hazeheal,
     "derain": derain,
+    "mbconv_unet": mbconv_unet,
+    "multipath_unet": multipath_unet,
 }
 
 

@@ -154,6 +154,23 @@ def test_the_pictures_are_what_the_script_draws() -> None:
         assert kept == figure.svg(), f"{name}.svg is not what draw.py draws: python docs/systems/draw.py"
 
 
+def test_the_pictures_of_networks_show_their_channels() -> None:
+    with torch.device("meta"):
+        mbconv: Any = GENERATORS["mbconv_unet"]()
+        multipath: Any = GENERATORS["multipath_unet"]()
+    shown = {
+        name: (ROOT / "docs" / "systems" / f"{name}.svg").read_text(encoding="utf-8")
+        for name in ("mbconv_unet", "multipath_unet")
+    }
+    scales = [scale.down[0].out_channels for scale in mbconv.encoder]
+    assert re.findall(r">(\d+) channels, 1/\d+ of", shown["mbconv_unet"]) == [str(count) for count in scales]
+    assert re.findall(r">(\d+) channels<", shown["mbconv_unet"]) == [str(count) for count in scales[:-1]]
+    fused = [str(fusion[0].out_channels) for fusion in multipath.fusions]
+    assert re.findall(r">(\d+) channels each", shown["multipath_unet"]) == fused
+    assert "dilation 1 · dilation 2 · dilation 3" in shown["multipath_unet"]
+    assert len(multipath.paths) == 3
+
+
 def test_a_bad_picture_is_told() -> None:
     drawing()
     from canvas import Figure
