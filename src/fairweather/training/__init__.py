@@ -39,11 +39,14 @@ def train(
     seed: int | None = None,
     precision: Precision | None = None,
     device: Device | None = None,
+    devices: int | None = None,
+    strategy: str | None = None,
     threads: int | None = None,
     workers: int | None = None,
     checkpoint_steps: int | None = None,
     checkpoint_minutes: float | None = None,
     sample_steps: int | None = None,
+    sample_epochs: int | None = None,
     validate_steps: int | None = None,
     log_steps: int | None = None,
     parity: str | None = None,
@@ -54,7 +57,8 @@ def train(
     `data` is a folder of pairs, or where the paths of a mixture begin, or a dataset of your own; `degraded` and
     `clear` are two folders of unpaired photos. `settings` are the recipe's, `generator_arguments` the generator's.
     Everything that is not given comes from the TOML file `config`, then from defaults. `resume` goes on with the run
-    in `out`: exactly, where its length is in steps or epochs.
+    in `out`: exactly, where its length is in steps or epochs. With `devices` above 1 this program is started as many
+    times, and each of them trains; none returns before the main one has written the model.
 
     Raises BadSettings, UnknownName, BadFolder and BadImage before any work; BadSettings when a loss is NaN;
     ParityFailed when the engines do not agree on the trained network; MissingExtra without the `train` extra.
@@ -75,11 +79,14 @@ def train(
         "seed": seed,
         "precision": precision,
         "device": device,
+        "devices": devices,
+        "strategy": strategy,
         "threads": threads,
         "workers": workers,
         "checkpoint_steps": checkpoint_steps,
         "checkpoint_minutes": checkpoint_minutes,
         "sample_steps": sample_steps,
+        "sample_epochs": sample_epochs,
         "validate_steps": validate_steps,
         "log_steps": log_steps,
         "parity": parity,

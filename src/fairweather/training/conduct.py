@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,17 +17,18 @@ import torch
 import fairweather
 from fairweather.data.source import Dataset
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
-from fairweather.generators import GENERATORS
 from fairweather.images import atomic
 from fairweather.recipes import RECIPES, Recipe
+from fairweather.training import launch
 from fairweather.training.allocator import MALLOC, tuned
 from fairweather.training.datasets import open_data
-from fairweather.training.engine import Engine
+from fairweather.training.engine import Engine, choose_device, choose_precision
 from fairweather.training.gather import Tables, complete, gather, read_record, resumed
 from fairweather.training.loop import fit
-from fairweather.training.precise import SAMPLES, with_precise_statistics
+from fairweather.training.processes import Processes
 from fairweather.training.run import Run
 from fairweather.training.settings import CADENCE, LENGTHS, Settings
+from fairweather.training.ship import commit, export_model, recipe_of
 from fairweather.training.state import seed_everything
 
 log = logging.getLogger("fairweather")
@@ -38,28 +38,82 @@ def conduct(
     recipe: str | None, config: str | Path | None, given: Tables, out: Path, *, resume: bool, dataset: Dataset | None
 ) -> Run:
     """`train`, with its arguments sorted into tables."""
+    if not launch.is_main():
+        log.setLevel(logging.ERROR)
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # our own line says which precision it is
+    with launch.alike():
+        settings, lengths, record = _settings(recipe, config, given, out, resume=resume)
+        check_exporters(settings.run.parity)
+        run = settings.run
+        device = choose_device(run.device)
+        precision = choose_precision(run.precision, device)
+        processes = Processes(device, precision, run.devices)
+    with processes.together():
+        dataset, settings, engine = _prepare(settings, processes, dataset, lengths, record)
+        if processes.main:
+            write_record(out, settings, engine)
+    log.info(
+        "%s with %s on %s (%s), %d photos an epoch, batch %s, %s",
+        *(settings.recipe.name, settings.generator.name),
+        device if processes.size == 1 else f"{processes.size} x {device}",
+        *(precision, len(dataset), processes.size * (run.batch or 0)),
+        next(f"{value} {key}" for key in LENGTHS if (value := getattr(run, key)) is not None),
+    )
+    if engine.device == "cpu" and not tuned(os.environ):
+        words = " ".join(f"{key}={value}" for key, value in MALLOC.items())
+        log.info("training on this CPU is nearly twice as fast in a process started with %s", words)
+    crop, paired = settings.data.crop, engine.recipe.paired
+    assert crop is not None
+    step = fit(engine, dataset, settings.run, out, crop=crop, paired=paired, resume=resume)
+    processes.finish()
+    with processes.together():
+        if processes.main:
+            export_model(engine, settings, dataset, step, out)
+    log.info("the model is in %s", out / "model")
+    return Run(out)
+
+
+def _settings(
+    recipe: str | None, config: str | Path | None, given: Tables, out: Path, *, resume: bool
+) -> tuple[Settings, list[str], dict[str, Any] | None]:
+    """The settings, the lengths that differ from those of the run that goes on, and the record of that run."""
     tables, said = gather(recipe, config, given)
-    lengths: list[str] = []
+    devices = launch.devices(tables["run"].get("devices"), said.get("run.devices"))
+    if devices is not None:
+        tables["run"]["devices"] = devices
+        said.setdefault("run.devices", "as many as were started")
     if resume:
         record = read_record(out)
-        settings, lengths = resumed(record, tables, said)
-    else:
-        if (out / "run.json").exists():
-            raise BadFolder(f"{out} holds a run already: go on with it (--resume) or take another folder (--out)")
-        settings = complete(tables, said)
+        return *resumed(record, tables, said), record
+    if (out / "run.json").exists():
+        raise BadFolder(f"{out} holds a run already: go on with it (--resume) or take another folder (--out)")
+    return complete(tables, said), [], None
 
-    check_exporters(settings.run.parity)
+
+def _prepare(
+    settings: Settings,
+    processes: Processes,
+    dataset: Dataset | None,
+    lengths: list[str],
+    record: dict[str, Any] | None,
+) -> tuple[Dataset, Settings, Engine]:
+    """Photos and networks, and the settings with what "auto" came to."""
     run, crop = settings.run, settings.data.crop
     assert crop is not None
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     seed_everything(run.seed)
     kind = RECIPES[settings.recipe.name]
-    network = kind(lambda: build(settings), kind.settings_type(**_tuples(kind, settings.recipe.settings)))
+    network = recipe_of(settings)
     check_crop(network, crop, settings)
     if dataset is None:
-        dataset = open_data(settings.data, kind, settings.recipe.name, crop)
-    engine = Engine(network, device=run.device, precision=run.precision, seed=run.seed)
+        # Each process keeps photos of its own.
+        data = dataclasses.replace(settings.data, memory_gib=settings.data.memory_gib / processes.local)
+        dataset = open_data(data, kind, settings.recipe.name, crop)
+    engine = Engine(network, device=run.device, precision=run.precision, seed=run.seed, processes=processes)
+    if not processes.main:
+        seed_everything(processes.seed(run.seed))  # dropout of its own; the weights are the main process's
     if lengths and any(p.schedule != "constant" or p.warmup for p in engine.players.values()):
         raise BadSettings(
             f"run.{lengths[0]} differs from the run's own, and its learning rates depend on the length; "
@@ -68,31 +122,10 @@ def conduct(
     settings = dataclasses.replace(
         settings, run=dataclasses.replace(run, device=engine.device, precision=engine.precision)
     )
-    if resume:
+    if record is not None:
         _same_machine(record, settings)
         _compare_versions(record)
-    write_record(out, settings, engine)
-    log.info(
-        "%s with %s on %s (%s), %d photos an epoch, batch %s, %s",
-        *(settings.recipe.name, settings.generator.name, engine.device, engine.precision, len(dataset), run.batch),
-        next(f"{value} {key}" for key in LENGTHS if (value := getattr(run, key)) is not None),
-    )
-    if engine.device == "cpu" and not tuned(os.environ):
-        words = " ".join(f"{key}={value}" for key, value in MALLOC.items())
-        log.info("training on this CPU is nearly twice as fast in a process started with %s", words)
-    step = fit(engine, dataset, settings.run, out, crop=crop, paired=kind.paired, resume=resume)
-    export_model(engine, settings, dataset, step, out)
-    log.info("the model is in %s", out / "model")
-    return Run(out)
-
-
-def build(settings: Settings) -> torch.nn.Module:
-    """A fresh generator. Raises BadSettings where its arguments do not make one."""
-    name, arguments = settings.generator.name, settings.generator.settings
-    try:
-        return GENERATORS[name](**arguments)
-    except (TypeError, ValueError) as error:
-        raise BadSettings(f"generator {name} with {arguments}: {error}") from error
+    return dataset, settings, engine
 
 
 def check_crop(recipe: Recipe, crop: int, settings: Settings) -> None:
@@ -103,10 +136,6 @@ def check_crop(recipe: Recipe, crop: int, settings: Settings) -> None:
         raise BadSettings(
             f"data.crop is {crop}, but {settings.generator.name} needs a multiple of {multiple}; {near} is the nearest"
         )
-
-
-def _tuples(kind: type[Recipe], values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _same_machine(record: dict[str, Any], settings: Settings) -> None:
@@ -155,6 +184,7 @@ def write_record(out: Path, settings: Settings, engine: Engine) -> None:
         "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in engine.players.items()},
         **_surroundings(),
         "commit": commit(),
+        "remarks": engine.recipe.remarks(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     try:
@@ -163,57 +193,3 @@ def write_record(out: Path, settings: Settings, engine: Engine) -> None:
             path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise BadFolder(f"{out}: the run folder cannot be written ({error}); take another one (--out)") from error
-
-
-def commit() -> str | None:
-    """The commit of the source that runs, with `+` where it was changed since; None outside of git."""
-    here = Path(__file__).parent
-    try:
-        words = [
-            subprocess.run(["git", "-C", str(here), *command], capture_output=True, text=True, timeout=10, check=True)
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", "."])
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return words[0].stdout.strip() + ("+" if words[1].stdout.strip() else "")
-
-
-def export_model(engine: Engine, settings: Settings, dataset: Dataset, step: int, out: Path) -> None:
-    """RUN/model: the network that ships as a model folder, compared on training crops. Raises ParityFailed."""
-    from fairweather.deploy.export import export
-    from fairweather.deploy.parity import ENGINES
-
-    data, run = settings.data, settings.run
-    assert run.batch is not None
-    network = with_precise_statistics(engine.shipped(), dataset, seed=run.seed, most=min(SAMPLES, step * run.batch))
-    crops = [dataset.sample(run.seed, 0, at)["degraded"] for at in range(min(3, len(dataset)))]
-    sources = [{key: source[key] for key in ("kind", "path", "weight") if key in source} for source in data.sources]
-    # Names of folders, not where they lie: a card travels.
-    folders = {key: Path(value).name for key in ("folder", "degraded", "clear") if (value := getattr(data, key))}
-    export(
-        network,
-        out / "model",
-        name=out.resolve().name,
-        weather=data.weather,
-        generator_name=settings.generator.name,
-        arguments=settings.generator.settings,
-        licence=data.licence,
-        terms=data.terms,
-        training={
-            "recipe": settings.recipe.name,
-            "settings": settings.recipe.settings,
-            "data": {**folders, **({"sources": sources} if sources else {})},
-            "steps": step,
-            "batch": run.batch,
-            "crop": data.crop,
-            "seed": run.seed,
-            "precision": run.precision,
-            "device": engine.device,
-            "commit": commit(),
-            "fairweather": fairweather.__version__,
-            "torch": torch.__version__,
-        },
-        description=data.description,
-        photos=[crop.permute(1, 2, 0).numpy() for crop in crops],
-        engines=[name for name in ENGINES if run.parity == "all" or find_spec(name) is not None],
-    )

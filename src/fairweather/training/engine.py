@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from fairweather.errors import BadSettings
 from fairweather.recipes import Batch, Player, Recipe
 from fairweather.training.ema import EMA
 from fairweather.training.pool import Pool
+from fairweather.training.processes import Processes
 from fairweather.training.schedules import rate
 from fairweather.training.settings import Device, Precision
-
-log = logging.getLogger("fairweather")
-
-
-FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def choose_device(device: Device) -> Device:
@@ -62,18 +56,25 @@ class Engine:
     """Runs a recipe's steps: `engine.step(batch, progress)`; it is what the recipe's step calls `learn`.
 
     `learn(name, loss)` leaves every parameter but the player's own without a gradient, so that a loss may run through
-    another player's networks freely.
+    another player's networks freely. Where a run has several `processes`, each learns from photos of its own, and all
+    move by the mean of their gradients; `device` and `precision` are those that the processes were made for.
     """
 
     def __init__(
-        self, recipe: Recipe, *, device: Device = "auto", precision: Precision = "auto", seed: int = 0
+        self,
+        recipe: Recipe,
+        *,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        seed: int = 0,
+        processes: Processes | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        for name in ("lightning.fabric", "lightning.pytorch"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # our own line says which precision it is
-        self.fabric = Fabric(accelerator=self.device, devices=1, precision=FABRIC_PRECISION[self.precision])
+        self.processes = processes or Processes(self.device, self.precision)
+        self.fabric = self.processes.fabric
         self.recipe = recipe.to(self.fabric.device)
+        self.processes.share_weights(self.recipe)
         self.channels_last = self.device == "cuda" or (self.precision == "bf16" and not _has_instance_norm(recipe))
         if self.channels_last:
             self.recipe.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -83,7 +84,7 @@ class Engine:
         self.ema = EMA(recipe.shipped(), recipe.ema) if recipe.ema > 0 else None
         self.pools: dict[str, Pool] = {}
         # On the CPU whatever the device, so that its state can always be saved and moved.
-        self.pool_generator = torch.Generator().manual_seed(seed)
+        self.pool_generator = torch.Generator().manual_seed(self.processes.seed(seed))
 
     def _optimizer(self, player: Player) -> torch.optim.Optimizer:
         kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -105,6 +106,7 @@ class Engine:
         batch = self.place(batch)
         with self.autocast():
             terms = self.recipe.step(batch, self)
+        self.processes.mean_buffers(self.recipe)
         if self.ema is not None:
             self.ema.update(self.recipe.shipped())
         return {name: term.detach() for name, term in terms.items()}
@@ -125,18 +127,23 @@ class Engine:
         return context
 
     def __call__(self, player: str, loss: Tensor) -> None:
-        """`learn`: zero the player's gradients, backward for its parameters alone, clip, step.
+        """`learn`: zero the player's gradients, backward for its parameters alone, mean over processes, clip, step.
 
-        Raises FloatingPointError where the loss or a gradient is NaN or infinite, before anything has moved.
+        Raises FloatingPointError where the loss or a gradient is NaN or infinite in any process, in all of them,
+        before anything has moved.
         """
         if player not in self.players:
             raise KeyError(f"{player!r} is not among the players: {', '.join(self.players)}")
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss of {player} is {loss.item()}")
+        several = self.processes.size > 1
+        if not several:
+            _check_finite(player, loss.item())
         optimizer, parameters = self.optimizers[player], self._parameters(player)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.fabric.device.type, enabled=False):
             self.fabric.backward(loss, inputs=parameters)
+            if several:
+                # Before unscaling, so that all scalers see the same overflows.
+                _check_finite(player, self.processes.mean_gradients(parameters, loss))
             self.fabric.strategy.precision.unscale_gradients(optimizer)
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
@@ -166,11 +173,20 @@ class Engine:
     def state(self) -> dict[str, Any]:
         """Everything of the engine that the next step depends on, as tensors and plain values."""
         return {
+            **self.own_state(),
             "recipe": self.recipe.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "scaler": self.fabric.strategy.precision.state_dict(),
             "ema": None if self.ema is None else {"updates": self.ema.updates, "weights": self.ema.module.state_dict()},
-            "pools": {name: {"size": pool.size, "photos": pool.photos} for name, pool in self.pools.items()},
+        }
+
+    def own_state(self) -> dict[str, Any]:
+        """The part of it that no other process has, on the CPU."""
+        return {
+            "pools": {
+                name: {"size": pool.size, "photos": [photo.cpu() for photo in pool.photos]}
+                for name, pool in self.pools.items()
+            },
             "pool_generator": self.pool_generator.get_state(),
         }
 
@@ -187,6 +203,11 @@ class Engine:
         for name, kept in state["pools"].items():
             pool = self.pools[name] = Pool(kept["size"], self.pool_generator)
             pool.photos = [photo.to(self.fabric.device) for photo in kept["photos"]]
+
+
+def _check_finite(player: str, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss of {player} is {loss}")
 
 
 def _has_instance_norm(module: nn.Module) -> bool:

@@ -28,10 +28,23 @@ class Feed:
 
     Epochs follow each other without a gap: a batch may hold the end of one and the beginning of the next, so that
     a dataset smaller than a batch is no special case.
+
+    Among `size` processes the one of rank r takes every `size`-th sample from the r-th on: together they see, step by
+    step, what one process with batches of `size * batch` sees.
     """
 
-    def __init__(self, samples: Samples, *, seed: int, batch: int, position: int = 0, workers: int = 0) -> None:
-        keys = _Keys(len(samples), batch, position)
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        seed: int,
+        batch: int,
+        position: int = 0,
+        workers: int = 0,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
+        keys = _Keys(len(samples), batch, position, rank, size)
         self._loader: DataLoader[Any] = DataLoader(
             _Keyed(samples, seed),
             batch_sampler=keys,
@@ -60,14 +73,14 @@ class _Keyed(Dataset[dict[str, Tensor]]):
 class _Keys:
     """Lists of (epoch, index), for ever."""
 
-    def __init__(self, length: int, batch: int, position: int) -> None:
-        self.length, self.batch, self.position = length, batch, position
+    def __init__(self, length: int, batch: int, position: int, rank: int, size: int) -> None:
+        self.length, self.batch, self.position, self.rank, self.size = length, batch, position, rank, size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        start = self.position
+        start, step = self.position, self.size * self.batch
         while True:
-            yield [divmod(at, self.length) for at in range(start, start + self.batch)]
-            start += self.batch
+            yield [divmod(at, self.length) for at in range(start + self.rank, start + step, self.size)]
+            start += step
 
 
 def _collate(samples: list[dict[str, Tensor]]) -> Batch:

@@ -10,18 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 
 from fairweather.data.photos import Photos
 from fairweather.data.source import Dataset
 from fairweather.errors import BadSettings
-from fairweather.training import state
+from fairweather.training import epochs, state
 from fairweather.training.engine import Engine
 from fairweather.training.feed import Feed
 from fairweather.training.report import Report
@@ -84,30 +83,37 @@ def fit(
 ) -> int:
     """Train to the end of `run`, in `folder`, and return the number of steps that it has now.
 
+    Several processes take their steps together; the main one decides by its clock, and writes all that is written.
     Raises BadSettings on a NaN (the last checkpoint stays), KeyboardInterrupt on Ctrl-C after one more checkpoint.
     """
     assert run.batch is not None
-    clock = Clock(0, 0.0, steps_of(run, len(dataset), run.batch), run.minutes)
-    saved: dict[str, Any] | None = state.load(folder / "state") if resume else None
+    processes = engine.processes
+    batch = processes.size * run.batch  # of all processes together
+    clock = Clock(0, 0.0, steps_of(run, len(dataset), batch), run.minutes)
+    saved = state.own(state.load(folder / "state"), processes.rank, processes.size) if resume else None
     if saved is not None:
         clock = Clock(saved["step"], saved["seconds"], clock.steps, clock.minutes)
-    workers = run.workers if run.workers is not None else _workers(engine.device)
-    feed = Feed(dataset, seed=run.seed, batch=run.batch, position=clock.step * run.batch, workers=workers)
+    workers = run.workers if run.workers is not None else _workers(engine.device, processes.size)
+    feed = Feed(
+        dataset,
+        seed=run.seed,
+        batch=run.batch,
+        position=clock.step * batch,
+        workers=workers,
+        rank=processes.rank,
+        size=processes.size,
+    )
     batches = iter(feed)
     if saved is not None:
         engine.load_state(saved["engine"])
         state.set_random_states(saved["random"])
 
     def save() -> None:
-        state.save(
-            folder / "state",
-            {
-                "step": clock.step,
-                "seconds": clock.seconds,
-                "engine": engine.state(),
-                "random": state.random_states(),
-            },
-        )
+        others = processes.gather({"engine": engine.own_state(), "random": state.random_states()})
+        if processes.main:
+            whole = {"step": clock.step, "seconds": clock.seconds, "engine": engine.state()}
+            more = {"others": others} if others else {}
+            state.save(folder / "state", {**whole, "random": state.random_states(), **more})
 
     cadence, photos, held = Cadence(run, clock), Photos(2 * crop), chosen_pairs(dataset)
     if saved is None:
@@ -120,39 +126,57 @@ def fit(
             minutes=run.minutes,
             every=run.log_steps,
             tensorboard=run.tensorboard,
-        ) as report,
+            epochs=epochs.Epochs(length=len(dataset), batch=batch),
+        )
+        if processes.main
+        else nullcontext() as report,
         interruptible() as interrupted,
     ):
         while clock.progress < 1:
             try:
                 terms = engine.step(next(batches), clock.progress)
             except FloatingPointError as error:
-                raise BadSettings(
+                wrong = BadSettings(
                     f"{error} in step {clock.step + 1}; {folder / 'state'} holds the last good state. "
                     "Lower recipe.lr, set recipe.clip where there is one, or take precision 'fp32'"
-                ) from error
+                )
+                raise processes.agreed(wrong) from error
             clock.tick()
             values = dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist(), strict=True))
+            values, clock.seconds, stop = processes.settle(values, clock.seconds, interrupted())
             last = clock.progress >= 1
-            if held and (last or (run.validate_steps and clock.step % run.validate_steps == 0)):
-                values |= validate(engine, held, photos)
-            report.step(clock.step, clock.seconds, values, run.batch)
-            if run.sample_steps and (last or clock.step % run.sample_steps == 0):
-                path = folder / "samples" / f"step-{clock.step:07d}.jpg"
-                draw_sheet(engine, dataset, run.seed, path, paired=paired)
-            stop = interrupted()
+            measure = held and (last or (run.validate_steps and clock.step % run.validate_steps == 0))
+            sheets = sheets_due(run, clock.step, last, len(dataset), batch)
+            if report is not None:
+                if measure:
+                    values |= validate(engine, held, photos)
+                report.step(clock.step, clock.seconds, values, batch)
+                for name in sheets:
+                    draw_sheet(engine, dataset, run.seed, folder / "samples" / name, paired=paired)
+            if measure or sheets:
+                processes.wait()
             if cadence.due(clock) or last or stop:
                 save()
             if stop:
                 log.info("stopped after step %d; --resume goes on from here", clock.step)
-                raise KeyboardInterrupt
+                raise processes.agreed(KeyboardInterrupt(), 130)
     return clock.step
 
 
-def _workers(device: str) -> int:
+def sheets_due(run: RunSettings, step: int, last: bool, length: int, batch: int) -> list[str]:
+    """Names of the sample sheets to draw after this step."""
+    names = []
+    if run.sample_steps and (last or step % run.sample_steps == 0):
+        names.append(f"step-{step:07d}.jpg")
+    if epochs.due(step, length, batch, run.sample_epochs):
+        names.append(f"epoch-{epochs.epochs_done(step, length, batch):05d}.jpg")
+    return names
+
+
+def _workers(device: str, processes: int) -> int:
     if sys.platform != "linux":
         return 0  # elsewhere a process cannot be forked safely beside the networks' threads
-    return 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
+    return 1 if device == "cpu" else max(1, min(8, ((os.cpu_count() or 2) - 1) // processes))
 
 
 @contextmanager

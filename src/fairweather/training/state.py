@@ -1,31 +1,51 @@
-"""Checkpoints: one file that is either the old one or the new one, whenever the power goes."""
+"""Checkpoints: the newest one and the one before, each of them whole or noticed not to be, whenever the power goes."""
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from fairweather.errors import BadFolder
+from fairweather.errors import BadFolder, BadSettings
 from fairweather.images import atomic
+
+log = logging.getLogger("fairweather")
 
 FORMAT = 1
 NAME = "state.pt"
+BEFORE = "before.pt"
+TRAILER = b"\ncrc32 "
+"""Stands behind torch's zip, with eight hexadecimal digits: torch.load looks at no checksum, and those that the zip
+itself holds leave out its own headers, so that a changed bit can give a tensor another place's bytes."""
+# What this process has written itself, and so need not read again to know that it is whole.
+_written: set[Path] = set()
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write `folder/state.pt`; the one before is kept until this one is whole. Raises BadFolder where it cannot."""
+    """Write `folder/state.pt`; the one before becomes `before.pt` once this one is whole, unless it is damaged.
+
+    Raises BadFolder where it cannot; what is there then stays as it is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     try:
         with atomic(path) as temporary, open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            summing = _Summing(file)
+            torch.save({"format": FORMAT, **state}, summing)  # type: ignore[arg-type]  # write and flush are all it asks
+            file.write(TRAILER + b"%08x" % summing.sum)
             file.flush()
             os.fsync(file.fileno())
+            # Never a damaged file in the place of a good one. Between this and the next renaming there is no newest
+            # one, and `load` takes the one before.
+            if path.exists() and (path in _written or damage(path) is None):
+                os.replace(path, folder / BEFORE)
+        _written.add(path)
     except (OSError, RuntimeError, BadFolder) as error:
         # torch's own zip writer reports a full disk as a RuntimeError, raised while the true reason was on its way
         hidden = isinstance(error, RuntimeError) and isinstance(error.__context__, OSError)
@@ -37,16 +57,81 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """What `save` wrote, on the CPU. Only tensors and plain values are read: nothing in the file can run code."""
-    path = folder / NAME
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise BadFolder(f"{path}: there is no checkpoint to resume from; start the run without --resume") from None
-    except Exception as error:  # what a cut-off file raises depends on where it was cut
-        raise BadFolder(f"{path}: the checkpoint cannot be read ({error})") from error
+    """The newest whole checkpoint, on the CPU; says so where that is not the newest one.
+
+    Only tensors and plain values are read: nothing in the file can run code. Raises BadFolder where there is none.
+    """
+    path, before = folder / NAME, folder / BEFORE
+    if not path.exists() and not before.exists():
+        raise BadFolder(f"{path}: there is no checkpoint to resume from; start the run without --resume")
+    state = _read(path)
+    if isinstance(state, str):
+        wrong, state = state, _read(before)
+        if isinstance(state, str):
+            raise BadFolder(
+                f"{path}: the checkpoint cannot be read ({wrong}), nor can the one before it, {before.name} ({state}); "
+                "put a copy of either back, or start the run again in another folder (--out)"
+            )
+        words = (path, wrong, before.name, state.get("step"))
+        log.warning("%s is damaged (%s): going on from the one before it, %s, after step %s", *words)
+        path = before
     if state.get("format") != FORMAT:
         raise BadFolder(f"{path}: written by another version of fairweather (format {state.get('format')})")
+    return state
+
+
+def own(state: dict[str, Any], rank: int, size: int) -> dict[str, Any]:
+    """What process `rank` of `size` goes on from. Raises BadSettings where another number of them wrote it."""
+    others = state.pop("others", [])
+    if len(others) + 1 != size:
+        raise BadSettings(
+            f"run.devices is {size}, but {len(others) + 1} processes wrote the checkpoint, each with a history of "
+            "fakes and a random state of its own; resume with as many"
+        )
+    if rank == 0:
+        return state
+    mine = others[rank - 1]
+    return {**state, "engine": {**state["engine"], **mine["engine"]}, "random": mine["random"]}
+
+
+class _Summing:
+    """A file that adds up what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sum = file, 0
+
+    def write(self, data: Any) -> int:
+        self.sum = zlib.crc32(data, self.sum)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's file; None where it is whole."""
+    try:
+        left = path.stat().st_size - len(TRAILER) - 8
+        with open(path, "rb") as file:
+            found = 0
+            while left > 0 and (data := file.read(min(left, 2**20))):
+                found, left = zlib.crc32(data, found), left - len(data)
+            trailer = file.read()
+    except OSError as error:
+        return error.strerror or str(error)
+    if not trailer.startswith(TRAILER):
+        return "there is no checksum at its end: cut off, or written by an older fairweather"
+    return None if trailer == TRAILER + b"%08x" % found else "its checksum is wrong"
+
+
+def _read(path: Path) -> dict[str, Any] | str:
+    """The checkpoint, or what is wrong with it."""
+    if (wrong := damage(path)) is not None:
+        return wrong
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a whole file may still be no checkpoint of ours
+        return str(error).partition("\n")[0]
     return state
 
 

@@ -1,0 +1,208 @@
+"""Several processes for one run, each with a GPU or a share of the CPU, kept in step.
+
+Lightning Fabric's DDP strategy makes the process group and gives each process its device. No module is wrapped: a step
+runs several backward passes, each for one player's parameters and through other players' networks, which a wrapper's
+hooks do not follow. Instead the engine averages a player's gradients itself, all in one bucket, before it steps.
+
+Process 0 is the main one: it alone writes files and speaks. Fabric's own all_reduce waits at a barrier before each
+reduction, hence torch.distributed here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from fairweather.errors import BadSettings, FairweatherError
+from fairweather.training import launch
+from fairweather.training.settings import Device, Precision
+
+FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+STEP = timedelta(minutes=10)
+"""The longest that one process may take for a step while the others wait. (One that ends is noticed in seconds.)"""
+LOOK = timedelta(days=1)
+"""The longest that the main process may look at the network, or export it, while the others wait."""
+
+
+class Processes:
+    """This process among the `size` of a run: `rank` 0 is the main one, and with a size of 1 the only one.
+
+    Every method that is not said to be for one process must be called by all of them, in the same order. With a size
+    of 1 none of them does anything. Where another process has ended, the main one raises FairweatherError and the
+    others end.
+
+    Raises BadSettings where there are not as many devices.
+    """
+
+    def __init__(self, device: Device, precision: Precision, size: int = 1) -> None:
+        """Starts the further processes where nobody has; returns when all are there."""
+        self.size, self.rank, self.local = size, 0, 1
+        self.finish: Callable[[], None] = lambda: None
+        kind: dict[str, Any] = {"accelerator": device, "precision": FABRIC_PRECISION[precision]}
+        if size == 1:
+            self.fabric = Fabric(devices=1, **kind)
+            return
+        self.local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        there = {"cpu": self.local, "cuda": torch.cuda.device_count()}.get(device, 1)
+        if self.local > there:
+            raise BadSettings(f"run.devices is {size}, but this machine has {there} {device} device{'s'[: there != 1]}")
+        if launch.world() is None:
+            launch.start(size)
+        self.finish = launch.watch()
+        elastic = "TORCHELASTIC_RUN_ID" in os.environ
+        self.fabric = Fabric(
+            devices=self.local,
+            num_nodes=size // self.local,
+            strategy=DDPStrategy(timeout=STEP),
+            plugins=None if elastic else [LightningEnvironment()],
+            **kind,
+        )
+        with self._meeting():
+            self.fabric.launch()
+            # On the CPU whatever the device: plain numbers and objects, and waits that may be long.
+            self._table = dist.new_group(backend="gloo", timeout=LOOK)
+        self.rank = self.fabric.global_rank
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def seed(self, seed: int) -> int:
+        """This process's own seed: for the main one `seed` itself, for the others one that follows from both."""
+        if self.main:
+            return seed
+        return int(np.random.SeedSequence([seed % 2**64, self.rank]).generate_state(1)[0])
+
+    def share_weights(self, module: nn.Module) -> None:
+        """Give all processes the main one's parameters and buffers, as far as a checkpoint would hold them."""
+        if self.size > 1:
+            with self._meeting(), torch.no_grad():
+                for tensor in chain(module.parameters(), kept_buffers(module)):
+                    dist.broadcast(tensor.detach(), 0)
+
+    def mean_gradients(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> float:
+        """Set every gradient to its mean over the processes, and return the mean loss, which all need to be finite.
+
+        A parameter without gradient counts as zero where another process has one, and stays without where none has.
+        """
+        there = loss.new_tensor([parameter.grad is not None for parameter in parameters], dtype=torch.float32)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        bucket = torch.cat([loss.detach().float().reshape(1), there, *(one.reshape(-1) for one in gradients)])
+        self._mean(bucket)
+        loss_now, *found = bucket[: 1 + len(parameters)].tolist()
+        parts = _split(bucket[1 + len(parameters) :], parameters)
+        for parameter, gradient, part, some in zip(parameters, gradients, parts, found, strict=True):
+            if some:
+                # Copied, so that the gradient keeps the parameter's own memory format.
+                parameter.grad = gradient.copy_(part.view_as(parameter))
+        return float(loss_now)
+
+    def mean_buffers(self, module: nn.Module) -> None:
+        """Bring together what networks keep beside their weights: the statistics of batch norm, above all."""
+        if self.size == 1:
+            return
+        if buffers := [buffer for buffer in kept_buffers(module) if buffer.is_floating_point()]:
+            # In double precision the mean of equal numbers is that number, whatever their count: constants stay.
+            bucket = torch.cat([buffer.reshape(-1).double() for buffer in buffers])
+            self._mean(bucket)
+            for buffer, part in zip(buffers, _split(bucket, buffers), strict=True):
+                buffer.copy_(part.view_as(buffer))
+
+    def settle(self, values: dict[str, float], seconds: float, stop: bool) -> tuple[dict[str, float], float, bool]:
+        """The mean of each value, the main process's seconds, and whether any process wants to stop."""
+        if self.size == 1:
+            return values, seconds, stop
+        told = [*(value / self.size for value in values.values()), seconds if self.main else 0.0, float(stop)]
+        sums = torch.tensor(told, dtype=torch.float64)
+        with self._meeting():
+            dist.all_reduce(sums, group=self._table)
+        *means, seconds, stops = sums.tolist()
+        return dict(zip(values, means, strict=True)), seconds, stops > 0
+
+    def gather(self, own: Any) -> list[Any]:
+        """The other processes' objects, by rank, in the main one; an empty list in the others."""
+        if self.size == 1:
+            return []
+        all_of_them = [None] * self.size if self.main else None
+        with self._meeting():
+            dist.gather_object(own, all_of_them, dst=0, group=self._table)
+        return [] if all_of_them is None else all_of_them[1:]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            with self._meeting():
+                dist.all_reduce(torch.zeros(1), group=self._table)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What fails in here in any process fails in all: the main one raises the reason, the others end."""
+        wrong: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if self.size == 1:
+                raise
+            wrong = error
+        if self.size == 1:
+            return
+        faults: list[str | None] = [None] * self.size
+        with self._meeting():
+            dist.all_gather_object(faults, None if wrong is None else str(wrong) or repr(wrong), group=self._table)
+        if wrong is not None and (self.main or not isinstance(wrong, FairweatherError)):
+            raise wrong
+        if (reason := next((fault for fault in faults if fault is not None), None)) is not None:
+            raise self.agreed(FairweatherError(reason))
+
+    def agreed(self, error: BaseException, code: int = 1) -> BaseException:
+        """What to raise where all fail alike: `error` in the main process; the others end when that one has ended."""
+        if self.size > 1 and not self.main:
+            with suppress(RuntimeError):
+                dist.all_reduce(torch.zeros(1), group=self._table)
+            return SystemExit(code)
+        return error
+
+    def _mean(self, bucket: Tensor) -> None:
+        with self._meeting():
+            dist.all_reduce(bucket)
+        bucket /= self.size
+
+    @contextmanager
+    def _meeting(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # a closed connection, or a wait that was too long
+            if not launch.is_main():
+                raise SystemExit(1) from None
+            gone = launch.ended(patience=2.0)
+            raise FairweatherError(
+                f"{launch.words(gone)} ({str(error).partition(chr(10))[0]}); where the run has a checkpoint, --resume "
+                "goes on from it"
+            ) from None
+
+
+def kept_buffers(module: nn.Module) -> list[Tensor]:
+    """The buffers that belong to the state; others (frozen features, say) are the same wherever they are made."""
+    return [
+        buffer
+        for part in module.modules()
+        for name, buffer in part.named_buffers(recurse=False)
+        if name not in part._non_persistent_buffers_set
+    ]
+
+
+def _split(bucket: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return torch.split(bucket, [tensor.numel() for tensor in like])
