@@ -19,9 +19,10 @@ def test_there_are_runs() -> None:
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
 def test_a_run_is_understood(path: Path) -> None:
     from fairweather.recipes import RECIPES
-    from fairweather.training.conduct import build, check_crop
+    from fairweather.training.conduct import check_crop
     from fairweather.training.datasets import MixtureSettings
     from fairweather.training.gather import complete, gather
+    from fairweather.training.ship import build
 
     settings = complete(*gather(None, path, {}))
     kind = RECIPES[settings.recipe.name]
@@ -29,6 +30,41 @@ def test_a_run_is_understood(path: Path) -> None:
     check_crop(kind(lambda: build(settings)), settings.data.crop, settings)
     # The same words that training will read; an unknown key is an error there.
     MixtureSettings.from_table({"sources": settings.data.sources, "augment": settings.data.augment})
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
+def test_a_run_takes_two_steps(path: Path) -> None:
+    """With the file's own networks, crop, batch and precision, on noise: the papers' sizes are there to be trained."""
+    import torch
+
+    from fairweather.recipes import RECIPES, Batch
+    from fairweather.training.engine import Engine
+    from fairweather.training.gather import complete, gather
+    from fairweather.training.ship import build
+
+    settings = complete(*gather(None, path, {}))
+    kind = RECIPES[settings.recipe.name]
+    torch.manual_seed(0)
+    recipe = kind(lambda: build(settings), kind.settings_type(**settings.recipe.settings))
+    engine = Engine(recipe, precision=settings.run.precision)
+    assert settings.run.batch
+    assert settings.data.crop
+    shape = (settings.run.batch, 3, settings.data.crop, settings.data.crop)
+    before = {name: [p.detach().clone() for p in player.parameters()] for name, player in engine.players.items()}
+    for at in range(2):
+        terms = engine.step(Batch(torch.rand(shape), torch.rand(shape)), at / 2)
+        assert terms
+        assert all(torch.isfinite(term) for term in terms.values())
+    for name, player in engine.players.items():
+        moved = [not torch.equal(a, b) for a, b in zip(before[name], player.parameters(), strict=True)]
+        # A bias ahead of a norm has no gradient but rounding; everything else has.
+        assert sum(moved) > 0.6 * len(moved), f"{path.name}: {name} hardly learns"
+
+
+def test_every_system_has_its_two_files() -> None:
+    names = {path.name for path in RUNS}
+    for system in ("cyclegan", "pix2pix", "claritygan", "hazeheal", "derain"):
+        assert {f"{system}.toml", f"{system}-laptop.toml"} <= names
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)

@@ -18,7 +18,7 @@ from torch import Tensor
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
 from fairweather.images import write
 from fairweather.recipes import RECIPES
-from fairweather.training import allocator, conduct, state
+from fairweather.training import allocator, conduct, ship, state
 from fairweather.training.gather import complete, gather
 from fairweather.training.report import read_stats, truncate_stats
 from tests.conftest import ROOT
@@ -39,7 +39,9 @@ def test_every_recipe_lowers_its_loss_and_fills_its_folder(
     term = {"supervised": "charbonnier", "pix2pix": "l1", "cyclegan": "identity_clear"}[recipe]
     first, last = (np.mean([line[term] for line in part]) for part in (stats[:8], stats[-8:]))
     assert last < 0.9 * first
-    assert sorted(path.name for path in run.folder.iterdir()) == ["run.json", "samples", "state", "stats.jsonl"]
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        *("epochs.jsonl", "run.json", "samples", "state", "stats.jsonl")
+    ]
     sheets = sorted(path.name for path in (run.folder / "samples").iterdir())
     assert sheets == ["step-0000020.jpg", "step-0000040.jpg"]
     record = run.settings()
@@ -271,7 +273,7 @@ def test_reference_runs_are_complete(path: Path) -> None:
     recipe = RECIPES[settings.recipe.name]
     assert settings.data.crop is not None
     with torch.device("meta"):
-        conduct.check_crop(recipe(lambda: conduct.build(settings)), settings.data.crop, settings)
+        conduct.check_crop(recipe(lambda: ship.build(settings)), settings.data.crop, settings)
     for source in settings.data.sources:
         assert {"kind", "path"} <= source.keys()
     header = path.read_text(encoding="utf-8").split("[run]")[0]

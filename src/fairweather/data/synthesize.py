@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,13 +44,15 @@ def synthesize(
     haze: HazeSettings | None = None,
     rain: RainSettings | None = None,
     depth: str | Path | None = None,
+    learned: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
 ) -> Synthesized:
     """Put weather over clear photos, at their full size; names and kinds of the files are kept.
 
     `inputs`: photos or folders (searched through, their structure kept). `out`: a folder, or for one photo a picture's
     path. What a photo gets depends on `seed` and its file name, not on the other photos. `depth`: a folder with
     `NAME_disparity.png` for the photos that have one; without it, such files are looked for beside the photos, and
-    the depth of all others is invented.
+    the depth of all others is invented. `learned` gives the weather in place of the physics: a network from clear to
+    degraded, H x W x 3 of any type -> the same size and type; then nothing is drawn, and the rest is of no account.
 
     Raises UnknownName, BadFolder (nothing to do, two photos that would write the same file, or one over its own input,
     a place that cannot be written).
@@ -60,12 +63,16 @@ def synthesize(
     for source, target in plan(inputs, Path(out)):
         try:
             photo = images.read(source)
-            clear = images.to_float(photo.pixels)
-            rng = stream(seed, int.from_bytes(sha256(source.name.encode()).digest()[:8], "little"))
-            weather = _settings(kind, haze, rain, clear.shape)
-            made = _weathered(clear, _depth(source, depth, clear.shape), torch_generator(rng), weather)
+            if learned is not None:
+                pixels = learned(photo.pixels)
+            else:
+                clear = images.to_float(photo.pixels)
+                rng = stream(seed, int.from_bytes(sha256(source.name.encode()).digest()[:8], "little"))
+                weather = _settings(kind, haze, rain, clear.shape)
+                made = _weathered(clear, _depth(source, depth, clear.shape), torch_generator(rng), weather)
+                pixels = images.from_float(made, photo.pixels.dtype)
             _make(target.parent)
-            images.write(target, photo.replaced(images.from_float(made, photo.pixels.dtype)))
+            images.write(target, photo.replaced(pixels))
         except BadImage as error:
             report.failed[source] = str(error)
         else:

@@ -11,7 +11,7 @@ import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -41,6 +41,7 @@ def export(
     training: Mapping[str, Any],
     scores: Sequence[Mapping[str, Any]] = (),
     description: str = "",
+    direction: Literal["restore", "degrade"] = "restore",
     photos: Sequence[NDArray[Any]] = (),
     engines: Sequence[str] = parity.ENGINES,
 ) -> cards.Card:
@@ -83,6 +84,7 @@ def export(
             terms=terms,
             bytes_per_pixel=bytes_per_pixel(building / cards.ONNX, multiple_of),
             description=description,
+            direction=direction,
         )
         card = cards.write_card(building, card)
         parity.check(frozen, building, parity.pictures(photos, card), engines=engines)
@@ -117,6 +119,7 @@ def reexport(
         training=card.training,
         scores=card.scores,
         description=card.description,
+        direction=card.direction,
         photos=photos,
     )
 

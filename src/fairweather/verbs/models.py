@@ -19,11 +19,11 @@ def models() -> None:
     if not shipped:
         console.print("No model ships with this build of fairweather; `fairweather train` makes one.")
         return
-    table = Table("model", "takes out", "network", "size", "scores (untouched photos in brackets)", box=None)
+    table = Table("model", "what it does", "network", "size", "scores (untouched photos in brackets)", box=None)
     for name, folder in shipped.items():
         card = cards.read_card(folder, verify=False)
         scores = "\n".join(score_line(score) for score in card.scores) or "none noted"
-        table.add_row(name, card.weather, card.generator, _size(folder), scores)
+        table.add_row(name, _does(card), card.generator, _size(folder), scores)
     console.print(table)
 
 
@@ -40,7 +40,8 @@ def info(
     console = _console()
     table = Table.grid(padding=(0, 2))
     rows: list[tuple[str, str]] = [
-        ("model", f"{card.name}, takes out {card.weather}"),
+        ("model", f"{card.name}, {_does(card)}"),
+        ("direction", card.direction),
         ("what it is", card.description or "not described"),
         ("network", f"{card.generator}({', '.join(f'{key}={value!r}' for key, value in card.arguments.items())})"),
         ("gives", _gives(card)),
@@ -63,6 +64,12 @@ def score_line(score: dict[str, Any]) -> str:
     before = f" ({score['input']:.{digits}f})" if score.get("input") is not None else ""
     value = f"{score['metric']} {score['value']:.{digits}f}{unit}{before}"
     return f"{value}, {score['protocol']}, {score['data']}, n={score['n']}"
+
+
+def _does(card: cards.Card) -> str:
+    if card.direction == "degrade":
+        return f"puts {card.weather} into clear photos"
+    return f"takes out {card.weather}"
 
 
 def _gives(card: cards.Card) -> str:
