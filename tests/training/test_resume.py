@@ -102,6 +102,25 @@ def test_ctrl_c_saves_and_resuming_is_exact(tmp_path: Path) -> None:
     assert_same_state(final(whole.folder), final(tmp_path / "part"))
 
 
+def test_a_damaged_newest_checkpoint_leaves_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = small_run("supervised", tmp_path / "whole")
+    part = tmp_path / "part"
+    interrupt_at(6, "supervised", part, checkpoint_steps=4)
+    path = part / "state" / "state.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    resumed = small_run("supervised", part, resume=True)
+    assert any("state.pt is damaged" in words and "after step 4" in words for words in caplog.messages)
+    assert_same_state(final(whole.folder), final(part))
+    assert terms(resumed) == terms(whole)
+    assert [without_times(line) for line in resumed.epochs()] == [without_times(line) for line in whole.epochs()]
+
+
+def without_times(epoch: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in epoch.items() if key not in ("time", "seconds", "photos_per_second")}
+
+
 def test_looking_does_not_touch_the_training(tmp_path: Path) -> None:
     plain = small_run("pix2pix", tmp_path / "plain", steps=3)
     looked = small_run("pix2pix", tmp_path / "looked", steps=3, sample_steps=1, checkpoint_steps=1)

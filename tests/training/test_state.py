@@ -36,8 +36,58 @@ def test_code_in_a_checkpoint_is_refused(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return print, ("run",)
 
-    torch.save({"format": 1, "evil": Evil()}, tmp_path / "state.pt")
-    with pytest.raises(BadFolder, match="cannot be read"):
+    state.save(tmp_path, {"evil": Evil()})
+    with pytest.raises(BadFolder, match=r"cannot be read \(Weights only load failed"):
+        state.load(tmp_path)
+
+
+def two(folder: Path) -> tuple[Path, bytes]:
+    """Two checkpoints, of steps 3 and 4; the newest one's file and its bytes."""
+    for step in (3, 4):
+        state.save(folder, {"step": step, "weights": {str(size): torch.randn(size) for size in (7, 40, 7)}})
+    path = folder / "state.pt"
+    return path, path.read_bytes()
+
+
+def test_the_newest_and_the_one_before_are_kept(tmp_path: Path) -> None:
+    path, _ = two(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["before.pt", "state.pt"]
+    assert state.load(tmp_path)["step"] == 4
+    path.unlink()
+    assert state.load(tmp_path)["step"] == 3
+
+
+def test_a_damaged_checkpoint_is_noticed_wherever_the_damage_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, whole = two(tmp_path)
+    for at in range(0, len(whole), 53):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        assert state.load(tmp_path)["step"] == 3, f"bit {at % 8} of byte {at}"
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert state.load(tmp_path)["step"] == 3, f"cut off at {length}"
+    assert "state.pt is damaged" in caplog.messages[-1]
+    assert "before.pt, after step 3" in caplog.messages[-1]
+    path.write_bytes(whole)
+    assert state.load(tmp_path)["step"] == 4
+
+
+def test_a_damaged_one_never_takes_the_place_of_a_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, whole = two(tmp_path)
+    path.write_bytes(whole[:-20])
+    monkeypatch.setattr(state, "_written", set())  # as in another process
+    state.save(tmp_path, {"step": 5})
+    assert state.load(tmp_path)["step"] == 5
+    path.unlink()
+    assert state.load(tmp_path)["step"] == 3
+
+
+def test_where_both_are_damaged_it_says_what_to_do(tmp_path: Path) -> None:
+    path, whole = two(tmp_path)
+    path.write_bytes(whole[:-1])
+    (tmp_path / "before.pt").write_bytes(b"")
+    with pytest.raises(BadFolder, match=r"state\.pt.*before\.pt.*put a copy of either back.*--out"):
         state.load(tmp_path)
 
 

@@ -15,7 +15,7 @@ class Run:
     """A training run on disk."""
 
     folder: Path
-    """run.json, stats.jsonl, samples/, state/ and, once the run has ended, model/."""
+    """run.json, stats.jsonl, epochs.jsonl, samples/, state/ and, once the run has ended, model/."""
 
     @property
     def model(self) -> Path:
@@ -33,6 +33,13 @@ class Run:
         from fairweather.training.report import read_stats
 
         return read_stats(self.folder / "stats.jsonl")
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """epochs.jsonl: one dict an epoch, with `epoch`, `step`, `time`, `seconds`, `photos_per_second` and the mean
+        of every loss term."""
+        from fairweather.training.report import read_stats
+
+        return read_stats(self.folder / "epochs.jsonl")
 
     def restorer(self, **options: Any) -> Restorer:
         """A Restorer of the model; options as for `fairweather.load`."""

@@ -37,7 +37,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     try:
         with atomic(path) as temporary, open(temporary, "wb") as file:
             summing = _Summing(file)
-            torch.save({"format": FORMAT, **state}, summing)  # type: ignore[arg-type]  # write and flush are all it asks
+            torch.save({"format": FORMAT, **state}, summing)  # type: ignore[arg-type]
             file.write(TRAILER + b"%08x" % summing.sum)
             file.flush()
             os.fsync(file.fileno())
