@@ -44,6 +44,8 @@ class HazeHealSettings:
     """Learning rate of both Adams."""
     beta1: float = 0.5
     """First momentum of both Adams; the second is 0.999."""
+    hold: float = 1.0
+    """Share of the run before the learning rate decays linearly to zero; 1 keeps it to the end."""
     width: int = 64
     """Channels of the discriminator's first layer."""
 
@@ -74,7 +76,8 @@ class HazeHeal(Recipe):
 
     def players(self) -> dict[str, Player]:
         def player(module: nn.Module) -> Player:
-            return Player((module,), lr=self.settings.lr, betas=(self.settings.beta1, 0.999))
+            s = self.settings
+            return Player((module,), lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
 
         return {"generator": player(self.restore), "discriminator": player(self.judge)}
 
