@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from fairweather.cards import CARD, ONNX, WEIGHTS, Card, MapsSpec, read_card, read_weights, write_card
 from fairweather.generators import GENERATORS, exported, padded
+from fairweather.restoring.restorer import Restorer
 
 NARROW: dict[str, dict[str, Any]] = {
     "resnet6": {"width": 4, "blocks": 2},
@@ -193,6 +195,28 @@ def test_a_card_rebuilds_the_network(name: str, tmp_path: Path) -> None:
         assert torch.equal(padded(rebuilt, photo), padded(network, photo))
     assert (rebuilt.output, rebuilt.receptive_field) == (card.output, card.receptive_field)
     assert exported(rebuilt).multiple_of == card.multiple_of
+
+
+@every
+def test_tiles_give_the_whole(name: str) -> None:
+    """Where a network claims a receptive field, windows that overlap by it show no seam, and by less they do."""
+    network = narrow(name).eval()
+    if network.receptive_field is None:
+        pytest.skip("sees every photo whole")
+    for module in network.modules():  # so lively that each pixel depends on its whole field
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.weight.data *= 8
+    card = card_of(name, network)
+    photo = photos(1, 250, 233)[0].permute(1, 2, 0).numpy()
+
+    def by(card: Card, tile: int | None) -> np.ndarray:
+        with torch.no_grad():
+            return Restorer(card, lambda picture: network(torch.from_numpy(picture)).numpy(), tile=tile)(photo)
+
+    whole = by(card, None)
+    assert whole.std() > 0.02
+    assert np.abs(by(card, 40) - whole).max() < 1e-4
+    assert np.abs(by(replace(card, receptive_field=3), 40) - whole).max() > 1e-3
 
 
 @every
