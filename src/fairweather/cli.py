@@ -36,14 +36,18 @@ Make the model that clears them
       all that resuming needs.
   fairweather plot RUN... [-o FILE]
       Draw the losses of a run, in progress or ended, or of several runs over each other.
-  fairweather synthesize haze|rain IN -o OUT [--seed N]
-      Put weather over clear photos. With -o SET/hazy for the photos in SET/clear, SET holds pairs.
-  fairweather evaluate --model M --data DIR [--protocol rgb] [--out DIR]
-      Score a model on pairs: PSNR and SSIM by a named protocol, and a contact sheet to look at.
-  fairweather export RUN|MODEL -o DIR
-      Turn a run into a model folder for `restore`, checked against the network it came from.
+  fairweather synthesize haze|rain IN -o OUT [--seed N] [--model DEGRADER]
+      Put weather over clear photos, computed or learned. With -o SET/hazy for the photos in SET/clear, SET
+      holds pairs.
+  fairweather evaluate --model M --data DIR [--protocol rgb] [--out DIR] [--sheet N|all] [--photos]
+      Score a model on pairs: PSNR and SSIM by a named protocol, photo by photo too, and sheets to look at.
+  fairweather export RUN|MODEL -o DIR [--direction restore|degrade]
+      Turn a run, ended or not, into a model folder for `restore`, checked against the network it came from.
+      To degrade is what unpaired recipes learn as well: weather for clear photos.
 
 See what there is
+  fairweather check-data DIR [--against DIR2] [--fast] [--all] [--json FILE]
+      What is wrong with training data: broken files, pairs that do not fit, copies, frames, leaks.
   fairweather models           the models that come with fairweather, and their scores
   fairweather info MODEL       one model's card: what it is, what trained it, on what terms
 
@@ -57,10 +61,11 @@ VERBS = {
     "synthesize": "synthesize",
     "evaluate": "evaluate",
     "export": "export",
+    "check-data": "check_data",
     "models": "models",
     "info": "models",
 }
-"""Verb -> the module under fairweather.verbs that has a function of the verb's name."""
+"""Verb -> the module under fairweather.verbs that has a function of the verb's name (with _ for -)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,7 +171,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     from importlib import import_module
 
     module = import_module(f"fairweather.verbs.{VERBS[verb]}")
-    function: Callable[..., int | None] = getattr(module, verb)
+    function: Callable[..., int | None] = getattr(module, verb.replace("-", "_"))
     prog = f"fairweather {verb}"
     try:
         if hasattr(module, "parse"):  # what may be said depends on what was said: see verbs/train.py

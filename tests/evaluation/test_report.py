@@ -74,7 +74,7 @@ def test_the_record_says_everything(sets: Path, tmp_path: Path) -> None:
 def test_a_contact_sheet_for_each_set(sets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     one, two = evaluate(halve, sets, out=out)
-    assert sorted(path.name for path in out.iterdir()) == ["one.jpg", "scores.json", "two.jpg"]
+    assert sorted(path.name for path in out.iterdir()) == ["one.jpg", "photos.csv", "scores.json", "two.jpg"]
     with Image.open(out / "one.jpg") as three_rows, Image.open(out / "two.jpg") as one_row:
         assert three_rows.width == one_row.width
         assert three_rows.height > 2 * one_row.height
@@ -107,7 +107,7 @@ def test_a_set_where_everything_fails_has_no_score(sets: Path, tmp_path: Path) -
 
     results = evaluate(refuse, sets, out=tmp_path / "out")
     assert [result.scores for result in results] == [[], []]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["photos.csv", "scores.json"]
     assert "3" in rendered(results)
 
 

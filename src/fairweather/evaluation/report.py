@@ -1,15 +1,18 @@
-"""Evaluate a restorer on a set or a folder of sets: a table, ``scores.json``, and a contact sheet for each set."""
+"""Evaluate a restorer on a set or a folder of sets: a table, ``scores.json``, ``photos.csv``, sheets to look at."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairweather.errors import BadFolder
+from fairweather.errors import BadFolder, BadSettings
+from fairweather.evaluation.pages import Count, checked_count, write_pages
+from fairweather.evaluation.photos import NAME, pages_of, write_photos
 from fairweather.evaluation.protocols import METRICS, Protocol, find_protocol
 from fairweather.evaluation.sets import Restore, SetScores, restored, rounded, score_set
 from fairweather.evaluation.sheet import contact_sheet
@@ -29,20 +32,26 @@ def evaluate(
     out: str | Path | None = None,
     *,
     system: str | None = None,
+    sheet: Count | None = None,
     progress: Callable[[str, Pair], None] | None = None,
 ) -> list[SetScores]:
     """Restore and measure every pair of every set in ``data``; one SetScores a set, in order of their names.
 
     restorer: H x W x 3 float32 in [0,1] -> the same; ``fairweather.load(...)`` or any function.
     data: a set (a folder with, say, hazy and clear), a folder of sets, or sets as ``find_sets`` gives them.
-    out: a folder for ``scores.json`` and one contact sheet a set (it is made when missing).
+    out: a folder (made when missing) for ``scores.json``, ``photos.csv`` and a contact sheet for each set.
+    sheet: how many photos of each set, worst first (or "all"), get a page in ``out``/SET/: degraded, restored, clear,
+        and where the restored one is wrong. Pages that an earlier evaluation left in ``out`` go.
     system: what is being scored, for the record; by default the name on the restorer's card, or the function's.
     progress: called after each photo with the set's name and the pair.
 
     A photo that fails is in ``failed`` of its set; the rest is scored. Raises UnknownName for a protocol that there is
     not, BadFolder for data without pairs or with unmatched photos, or an ``out`` that cannot be written: each before
-    any work; MissingExtra without scikit-image.
+    any work; BadSettings for a ``sheet`` below 1 or without ``out``; MissingExtra without scikit-image.
     """
+    most = None if sheet is None else checked_count(sheet)
+    if sheet is not None and out is None:
+        raise BadSettings("sheet: pages need a folder to be written to; give one (--out)")
     rule = find_protocol(protocol) if isinstance(protocol, str) else protocol
     sets = data if isinstance(data, Mapping) else find_sets(data)
     folder = None if out is None else _made(Path(out))
@@ -52,9 +61,19 @@ def evaluate(
         results.append(score_set(name, pairs, restored(restorer), rule, progress=tell))
     if folder is not None:
         write_scores(folder / "scores.json", results, system or _system(restorer))
+        for page in pages_of(folder / NAME):
+            page.unlink()
+            with suppress(OSError):  # the folder goes with the last of its pages
+                page.parent.rmdir()
+        pages: dict[tuple[str, str], str] = {}
         for result in results:
+            place = folder / result.data.replace("/", "-")
             if result.photos:
-                contact_sheet(folder / f"{result.data.replace('/', '-')}.jpg", result, restored(restorer))
+                contact_sheet(place.with_name(f"{place.name}.jpg"), result, restored(restorer))
+            if sheet is not None:
+                for name, page in write_pages(place, result, restored(restorer), most).items():
+                    pages[result.data, name] = page.relative_to(folder).as_posix()
+        write_photos(folder / NAME, results, pages)
     return results
 
 
@@ -75,6 +94,7 @@ def table(results: Sequence[SetScores], title: str = "") -> Table:
     """The means as a rich table that fits 80 columns: one row a set, the input's own scores beside the restorer's."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text  # a name may hold [brackets], which rich would take for its own markup
 
     protocols = sorted({result.protocol.name for result in results})
     caption = f"mean over n photos ± standard deviation; protocol {', '.join(protocols)}; worse: photos below the input"
@@ -83,7 +103,16 @@ def table(results: Sequence[SetScores], title: str = "") -> Table:
     for heading in ("data", "n", "PSNR dB", "input", "SSIM", "input", "worse", *(("failed",) if failures else ())):
         grid.add_column(heading, justify="left" if heading == "data" else "right", no_wrap=True)
     for result in results:
-        cells = [result.data, str(len(result.photos)), "", "", "", "", "", str(len(result.failed) or "")]
+        cells: list[Any] = [
+            Text(result.data),
+            str(len(result.photos)),
+            "",
+            "",
+            "",
+            "",
+            "",
+            str(len(result.failed) or ""),
+        ]
         if result.photos:
             decibel, structure = result.scores
             spread = "" if decibel.spread is None else f" ± {decibel.spread:.2f}"

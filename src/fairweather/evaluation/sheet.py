@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,15 @@ from fairweather.images import atomic
 
 CELL = 480
 """Longest side of a picture on the sheet, in pixels."""
-_LINE, _GAP, _TITLE = 22, 6, 30
-_PAPER, _INK = (250, 250, 248), (30, 30, 30)
+LINE, GAP, TITLE = 22, 6, 30
+PAPER, INK = (250, 250, 248), (30, 30, 30)
 
 
 def contact_sheet(path: Path, result: SetScores, produce: Produce) -> None:
     """Write the sheet of one set as a JPEG. The three photos are restored once more, so that nothing had to be kept."""
-    rows = [_row(label, photo, result, produce) for label, photo in chosen(result)]
     title = f"{result.data}, {len(result.photos)} photos, protocol {result.protocol.name}"
-    means = ", ".join(f"{s.metric.upper()} {_digits(s.metric, s.value)}" for s in result.scores)
-    width = max(row.width for row in rows)
-    sheet = Image.new("RGB", (width, _TITLE + sum(row.height for row in rows)), _PAPER)
-    ImageDraw.Draw(sheet).text((_GAP, 6), f"{title}: {means}", fill=_INK, font=_font(15))
-    top = _TITLE
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    with atomic(path) as temporary:
-        sheet.save(temporary, format="JPEG", quality=92, subsampling=0)
+    means = ", ".join(f"{s.metric.upper()} {digits(s.metric, s.value)}" for s in result.scores)
+    paste_up(path, f"{title}: {means}", [_row(label, photo, result, produce) for label, photo in chosen(result)])
 
 
 def chosen(result: SetScores) -> list[tuple[str, PhotoScore]]:
@@ -48,38 +40,62 @@ def chosen(result: SetScores) -> list[tuple[str, PhotoScore]]:
 def _row(label: str, photo: PhotoScore, result: SetScores, produce: Produce) -> Image.Image:
     degraded, clear = load_pair(photo.pair)
     output = produce(photo.pair, degraded)
-    cells = [_cell(p) for p in (degraded, output, result.protocol.aligned(output, clear))]
+    cells = [cell(p, CELL) for p in (degraded, output, result.protocol.aligned(output, clear))]
     captions = [
-        f"{label}: {_short(photo.pair.name)}, degraded  {_caption(photo.input)}",
-        f"restored  {_caption(photo.scores)}",
+        f"{label}: {short(photo.pair.name)}, degraded  {caption(photo.input)}",
+        f"restored  {caption(photo.scores)}",
         "clear",
     ]
-    row = Image.new("RGB", (3 * (CELL + _GAP) + _GAP, max(c.height for c in cells) + _LINE + _GAP), _PAPER)
-    draw = ImageDraw.Draw(row)
-    for place, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
-        left = _GAP + place * (CELL + _GAP)
-        draw.text((left, 3), caption, fill=_INK, font=_font(13))
-        row.paste(cell, (left, _LINE))
-    return row
+    return row(cells, captions, CELL)
 
 
-def _cell(picture: NDArray[Any]) -> Image.Image:
-    image = Image.fromarray(np.ascontiguousarray(eight_bit(picture)))
-    image.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+def row(cells: Sequence[Image.Image], captions: Sequence[str], side: int) -> Image.Image:
+    """Pictures of at most `side` pixels side by side, each below its caption."""
+    size = (len(cells) * (side + GAP) + GAP, max(one.height for one in cells) + LINE + GAP)
+    image = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(image)
+    for place, (one, words) in enumerate(zip(cells, captions, strict=True)):
+        left = GAP + place * (side + GAP)
+        draw.text((left, 3), words, fill=INK, font=font(13))
+        image.paste(one, (left, LINE))
     return image
 
 
-def _caption(scores: dict[str, float]) -> str:
-    return "  ".join(f"{metric.upper()} {_digits(metric, value)}" for metric, value in scores.items())
+def paste_up(path: Path, title: str, rows: Sequence[Image.Image]) -> None:
+    """Write rows below each other, and below a title, as a JPEG."""
+    sheet = Image.new("RGB", (max(one.width for one in rows), TITLE + sum(one.height for one in rows)), PAPER)
+    ImageDraw.Draw(sheet).text((GAP, 6), title, fill=INK, font=font(15))
+    top = TITLE
+    for one in rows:
+        sheet.paste(one, (0, top))
+        top += one.height
+    with atomic(path) as temporary:
+        sheet.save(temporary, format="JPEG", quality=92, subsampling=0)
 
 
-def _digits(metric: str, value: float) -> str:
+def cell(picture: NDArray[Any], side: int) -> Image.Image:
+    """H x W x 3 in [0,1], reduced to at most `side` pixels."""
+    image = Image.fromarray(np.ascontiguousarray(eight_bit(picture)))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
+
+
+def caption(scores: dict[str, float]) -> str:
+    """`PSNR 21.30 dB  SSIM 0.812`."""
+    return "  ".join(f"{metric.upper()} {digits(metric, value)}" for metric, value in scores.items())
+
+
+def digits(metric: str, value: float) -> str:
+    """A metric's value as people write it."""
     return f"{value:.2f} dB" if metric == "psnr" else f"{value:.3f}"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:12]}...{name[-13:]}"
+def short(name: str, most: int = 28) -> str:
+    """A name of at most `most` characters: the beginning and the end of a longer one."""
+    end = (most - 2) // 2
+    return name if len(name) <= most else f"{name[: most - 3 - end]}...{name[-end:]}"
 
 
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """The font of every sheet."""
     return ImageFont.load_default(size)

@@ -18,6 +18,8 @@ def evaluate(
     protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "rgb",
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = None,
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
+    sheet: Annotated[int | Literal["all"] | None, tyro.conf.arg(metavar="N|all", help_behavior_hint="")] = None,
+    photos: bool = False,
     themselves: bool = False,
     card: bool = False,
 ) -> int:
@@ -27,19 +29,25 @@ def evaluate(
         model: a shipped model's name, or the path of a model folder or run folder.
         data: a set (a folder that holds, say, hazy/ and clear/) or a folder of sets.
         protocol: how pictures are compared: rgb, sots-indoor, rain-y or gunet.
-        out: where to write scores.json and a contact sheet for each set; nowhere by default.
+        out: where to write scores.json, photos.csv and a contact sheet for each set; nowhere by default.
         engine: what runs the network.
+        sheet: how many photos of each set, worst first, get a page of their own in OUT/SET/: degraded, restored,
+            clear, and a map of the error.
+        photos: print every photo's scores, not those of the worst alone.
         themselves: the data are clear photos alone; measure how far the model leaves them as they are.
         card: write the scores onto the model's card, in place of earlier ones of the same protocol and data.
     """
-    from fairweather.cards import find
-    from fairweather.evaluation import against_themselves, find_protocol, table
+    from fairweather.cards import find, read_card
+    from fairweather.errors import BadSettings
+    from fairweather.evaluation import against_themselves, find_protocol, photo_table, table
     from fairweather.evaluation import evaluate as measure
     from fairweather.pairs import find_sets
     from fairweather.restoring import load
 
     rule = find_protocol(protocol)  # before the model is loaded: a misspelt word should not cost that
     sets = {data.resolve().name: against_themselves(data)} if themselves else find_sets(data)
+    if read_card(find(model), verify=False).direction == "degrade":
+        raise BadSettings(f"--model {model} degrades photos, and scores are of what restores; give a model that does")
     restorer = load(model, engine=engine)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
@@ -48,8 +56,11 @@ def evaluate(
         def progress(name: str, _: object) -> None:
             bars.update(task, advance=1, description=name)
 
-        results = measure(restorer, sets, rule, out, progress=progress)
+        results = measure(restorer, sets, rule, out, sheet=sheet, progress=progress)
     Console().print(table(results, title=f"{restorer.card.name} ({restorer.card.generator})"))
+    scored = [result for result in results if result.photos]
+    if scored:
+        Console().print(photo_table(scored, None) if photos else photo_table(scored))
     failed = [reason for result in results for reason in result.failed.values()]
     for reason in failed:
         print(f"not scored: {reason}")
@@ -57,7 +68,8 @@ def evaluate(
         write_scores(find(model), [score.as_dict() for result in results for score in result.scores])
         print(f"the scores stand on the card of {model}")
     if out is not None:
-        print(f"scores.json and the contact sheets are in {out}")
+        pages = "" if sheet is None else ", and the pages below it"
+        print(f"scores.json, photos.csv and the contact sheets are in {out}{pages}")
     return 1 if failed else 0
 
 
