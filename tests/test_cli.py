@@ -81,7 +81,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_a_function_and_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = import_module(f"fairweather.verbs.{cli.VERBS[verb]}")
-    assert getattr(module, verb).__doc__
+    assert getattr(module, verb.replace("-", "_")).__doc__
     assert cli.main([verb, "--help"]) == 0
     assert f"fairweather {verb}" in capsys.readouterr().out
 

@@ -53,6 +53,24 @@ class Pair:
     name: str
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Why some photos of a set are not pairs; ``message`` is what ``find_sets`` raises for it."""
+
+    message: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A set, or one degraded side of it: its sound pairs, sorted, and all that is wrong with the rest."""
+
+    name: str
+    folder: Path
+    pairs: list[Pair]
+    faults: list[Fault]
+
+
 def find_pairs(folder: str | Path) -> list[Pair]:
     """All pairs of the one set that ``folder`` is or holds, sorted by name.
 
@@ -65,7 +83,7 @@ def find_pairs(folder: str | Path) -> list[Pair]:
     if len(sets) > 1:
         names = ", ".join(path.relative_to(folder).as_posix() for path in sets)
         raise BadFolder(f"{folder} holds {len(sets)} sets of pairs where one is needed; name one of them: {names}")
-    sides = _pairs_by_side(sets[0])
+    sides = {one.name.rpartition("/")[2]: _sound(one) for one in _survey(sets[0], folder.name)}
     if len(sides) == 1:
         return next(iter(sides.values()))
     return [Pair(p.degraded, p.clear, f"{side}/{p.name}") for side, pairs in sides.items() for p in pairs]
@@ -78,13 +96,39 @@ def find_sets(folder: str | Path) -> dict[str, list[Pair]]:
     and ``rain100/heavy``. Raises BadFolder as ``find_pairs`` does.
     """
     folder = Path(folder)
-    found: dict[str, list[Pair]] = {}
-    for path in _set_folders(folder):
-        name = path.resolve().name if path == folder else path.relative_to(folder).as_posix()
+    found = [one for path in _set_folders(folder) for one in _survey(path, _name(path, folder))]
+    return {one.name: _sound(one) for one in sorted(found, key=lambda one: one.name)}
+
+
+def survey(folder: str | Path) -> list[Surveyed]:
+    """Every set that ``find_sets`` would look at, sorted by name, its faults listed rather than raised; may be empty.
+
+    Raises BadFolder where ``folder`` is none.
+    """
+    folder = Path(folder)
+    found = [one for path in _walk(folder) for one in _survey(path, _name(path, folder))]
+    return sorted(found, key=lambda one: one.name)
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.resolve().name if path == folder else path.relative_to(folder).as_posix()
+
+
+def _survey(path: Path, name: str) -> list[Surveyed]:
+    try:
         sides = _pairs_by_side(path)
-        for side, pairs in sides.items():
-            found[f"{name}/{side}" if len(sides) > 1 else name] = pairs
-    return dict(sorted(found.items()))
+    except BadFolder as error:
+        return [Surveyed(name, path, [], [Fault(str(error), (path,))])]
+    return [
+        Surveyed(f"{name}/{side}" if len(sides) > 1 else name, path, pairs, faults)
+        for side, (pairs, faults) in sides.items()
+    ]
+
+
+def _sound(surveyed: Surveyed) -> list[Pair]:
+    if surveyed.faults:
+        raise BadFolder(surveyed.faults[0].message)
+    return surveyed.pairs
 
 
 def pictures(folder: str | Path) -> list[Path]:
@@ -101,23 +145,35 @@ def _is_picture(path: Path, folder: Path) -> bool:
 
 
 def _set_folders(folder: Path) -> list[Path]:
+    found = _walk(folder)
+    if not found:
+        raise BadFolder(
+            f"{folder} holds no pairs: put the photos into two folders there, such as hazy and clear, rain and norain, "
+            "input and target, or A and B"
+        )
+    return found
+
+
+def _walk(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise BadFolder(f"{folder} is not a folder; give the path of a set of pairs or of a folder of sets")
     found, level = [], [folder]
     for _ in range(DEPTH + 1):
         below = []
         for path in level:
-            if _sides(path) or _is_flat(path):
+            if _is_set(path):
                 found.append(path)
             else:
                 below += sorted(child for child in path.iterdir() if child.is_dir() and child.name[0] != ".")
         level = below
-    if not found:
-        raise BadFolder(
-            f"{folder} holds no pairs: put the photos into two folders there, such as hazy and clear, rain and norain, "
-            "input and target, or A and B"
-        )
     return sorted(found)
+
+
+def _is_set(folder: Path) -> bool:
+    try:
+        return bool(_sides(folder)) or _is_flat(folder)
+    except BadFolder:
+        return True  # two clear sides: said where the pairs are looked for
 
 
 def _sides(folder: Path) -> dict[Path, Path]:
@@ -143,7 +199,7 @@ def _is_flat(folder: Path) -> bool:
     return any(degraded) and any(clear) and all(d != c for d, c in zip(degraded, clear, strict=True))
 
 
-def _pairs_by_side(folder: Path) -> dict[str, list[Pair]]:
+def _pairs_by_side(folder: Path) -> dict[str, tuple[list[Pair], list[Fault]]]:
     sides = _sides(folder)
     if sides:
         return {d.name: _match(folder, d, pictures(d), c, pictures(c)) for d, c in sorted(sides.items())}
@@ -172,10 +228,12 @@ def _candidates(key: str, exact: dict[str, list[Path]], bare: dict[str, list[Pat
     return bare.get(key, [])
 
 
-def _match(folder: Path, degraded_side: Path, degraded: list[Path], clear_side: Path, clear: list[Path]) -> list[Pair]:
+def _match(
+    folder: Path, degraded_side: Path, degraded: list[Path], clear_side: Path, clear: list[Path]
+) -> tuple[list[Pair], list[Fault]]:
     for side, photos in ((degraded_side, degraded), (clear_side, clear)):
         if not photos:
-            raise BadFolder(f"{side} holds no pictures; it is one side of the set {folder}")
+            return [], [Fault(f"{side} holds no pictures; it is one side of the set {folder}", (side,))]
     exact, bare, own = (defaultdict[str, list[Path]](list) for _ in range(3))
     for path in clear:
         exact[_key(path, clear_side)].append(path)
@@ -185,20 +243,26 @@ def _match(folder: Path, degraded_side: Path, degraded: list[Path], clear_side: 
     partners = {path: _candidates(_key(path, degraded_side), exact, bare) for path in degraded}
     used = {path for found in partners.values() for path in found}
     alone = [path for path, found in partners.items() if not found] + [path for path in clear if path not in used]
-    _refuse(folder, alone, "have no partner on the other side", "add the missing ones, rename them, or move these away")
     torn = [path for path, found in partners.items() if len(found) > 1]
-    _refuse(folder, torn, "match more than one clear photo", "keep one clear photo of each name")
     twins = [path for found in own.values() if len(found) > 1 for path in found]
-    _refuse(folder, twins, "share a name and differ only in their suffix", "keep one of each name")
-    pairs = []
+    faults = [
+        *_fault(
+            folder, alone, "have no partner on the other side", "add the missing ones, rename them, or move these away"
+        ),
+        *_fault(folder, torn, "match more than one clear photo", "keep one clear photo of each name"),
+        *_fault(folder, twins, "share a name and differ only in their suffix", "keep one of each name"),
+    ]
+    pairs, twice = [], set(twins)
     for path, found in partners.items():
-        name = (path.relative_to(degraded_side).parent / path.stem).as_posix()
-        pairs.append(Pair(path, found[0], name))
-    return sorted(pairs, key=lambda pair: pair.name)
+        if len(found) == 1 and path not in twice:
+            name = (path.relative_to(degraded_side).parent / path.stem).as_posix()
+            pairs.append(Pair(path, found[0], name))
+    return sorted(pairs, key=lambda pair: pair.name), faults
 
 
-def _refuse(folder: Path, photos: list[Path], what: str, remedy: str) -> None:
-    if photos:
-        first = ", ".join(path.relative_to(folder).as_posix() for path in photos[:3])
-        more = f" and {len(photos) - 3} more" if len(photos) > 3 else ""
-        raise BadFolder(f"{folder}: {len(photos)} of its photos {what}: {first}{more}; {remedy}")
+def _fault(folder: Path, photos: list[Path], what: str, remedy: str) -> list[Fault]:
+    if not photos:
+        return []
+    first = ", ".join(path.relative_to(folder).as_posix() for path in photos[:3])
+    more = f" and {len(photos) - 3} more" if len(photos) > 3 else ""
+    return [Fault(f"{folder}: {len(photos)} of its photos {what}: {first}{more}; {remedy}", tuple(photos))]

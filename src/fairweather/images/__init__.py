@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ from fairweather.errors import BadFolder, BadImage, FairweatherError
 from fairweather.images.decoding import SizeError, decode, sniff
 from fairweather.images.encoding import encode
 from fairweather.images.formats import ALPHA, DEEP, FORMATS, GREY, INK, Kind, Stored
+from fairweather.images.headers import Header, probe
 
 MAX_PIXELS = 200_000_000
 """A header that claims more is refused before anything is decoded (a guard against decompression bombs)."""
@@ -94,23 +95,59 @@ def contents(path: Path) -> tuple[bytes, str]:
 
     Raises BadImage for what is missing, empty or no picture that can be read.
     """
+    with _opened(path) as file:
+        data = file.read()
+    return data, _format(path, data)
+
+
+def header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header:
+    """What a picture file says of itself; nothing is decoded, so that damage behind the header goes unseen.
+
+    Raises BadImage as `read` does, MissingExtra for HEIC.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        format = _format(path, file.read(64))
+        try:
+            found = probe(file, format)
+        except (FairweatherError, MemoryError):
+            raise
+        except Exception as error:  # as in `read`
+            raise BadImage(
+                f"{path}: its {format} header is damaged ({_line(error)}); get a whole copy, or save it anew elsewhere"
+            ) from error
+    if found.width * found.height > max_pixels:
+        raise BadImage(
+            f"{path}: claims {found.width:,} x {found.height:,} pixels, above the limit of {max_pixels:,}; "
+            "make it smaller"
+        )
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         if path.is_dir():
             raise BadImage(f"{path}: is a folder, not a picture; give a picture's file")
         if path.exists() and not path.is_file():
             raise BadImage(f"{path}: is not a regular file; give a picture's file")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise BadImage(f"{path}: no such file; check the name") from None
     except OSError as error:
         raise BadImage(f"{path}: cannot be read ({error.strerror}); check its permissions and the disk") from error
+
+
+def _format(path: Path, data: bytes) -> str:
+    """The format that a file's first bytes tell."""
     if not data:
         raise BadImage(f"{path}: the file is empty (0 bytes); get it again from where it came")
     format = sniff(data)
     if format in ("", "GIF"):
         what = "GIF is not supported" if format else "not a picture: its first bytes are those of no known format"
         raise BadImage(f"{path}: {what}; give it as JPEG, PNG, WebP, TIFF, AVIF or HEIC")
-    return data, format
+    return format
 
 
 def write(path: str | os.PathLike[str], photo: Photo | NDArray[Any]) -> None:

@@ -11,7 +11,7 @@ import logging
 import re
 import struct
 from dataclasses import replace
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -66,7 +66,7 @@ def decode(data: bytes, format: str, name: str, max_pixels: int) -> tuple[Stored
     The claimed size is checked before anything is decoded: SizeError. MissingExtra for HEIC without pillow-heif.
     Any other exception is the decoder's way of saying that the file is damaged or of an unknown variant.
     """
-    header = _open(data, format)
+    header = opened(io.BytesIO(data), format)
     width, height = header.size
     if width * height > max_pixels:
         raise SizeError(width, height)
@@ -108,7 +108,8 @@ def _upright(stored: Any, orientation: int) -> Stored:
     return stored  # type: ignore[no-any-return]
 
 
-def _open(data: bytes, format: str) -> ImageFile.ImageFile:
+def opened(file: IO[bytes], format: str) -> ImageFile.ImageFile:
+    """A picture's header; its pixels are not decoded."""
     # The classes themselves, not Image.open: that one has a size limit of its own, global to the process.
     classes: dict[str, Any] = {
         "JPEG": JpegImagePlugin.JpegImageFile,
@@ -120,7 +121,7 @@ def _open(data: bytes, format: str) -> ImageFile.ImageFile:
         "PPM": PpmImagePlugin.PpmImageFile,
     }
     opener = pillow_heif().HeifImageFile if format == "HEIF" else classes[format]
-    header: ImageFile.ImageFile = opener(io.BytesIO(data))
+    header: ImageFile.ImageFile = opener(file)
     return header
 
 
@@ -207,7 +208,7 @@ def _by_opencv(data: bytes, flags: int, size: tuple[int, int]) -> Any:
 
 
 def _deep_png(data: bytes, header: ImageFile.ImageFile) -> Stored:
-    _open(data, "PNG").verify()  # each chunk's checksum: OpenCV alone lets damage through
+    opened(io.BytesIO(data), "PNG").verify()  # each chunk's checksum: OpenCV alone lets damage through
     stored = _by_opencv(data, cv2.IMREAD_UNCHANGED, header.size)
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[data[25]]
     if channels in (1, 2) and stored.ndim == 3:  # OpenCV gives grey and alpha as four channels
