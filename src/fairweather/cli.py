@@ -29,7 +29,7 @@ Clear pictures
 Make the model that clears them
   fairweather train RECIPE --data DIR | --degraded DIR --clear DIR
                            [--generator G] [--config runs/x.toml] [--out RUN]
-                           [--steps N | --epochs N | --minutes M] [--seed N] [--resume]
+                           [--steps N | --epochs N | --minutes M] [--seed N] [--devices N] [--resume]
                            [--checkpoint-steps N | --checkpoint-minutes M]
       RECIPE is cyclegan, claritygan or derain (unpaired photos), pix2pix, hazeheal or supervised (pairs).
       A --config gives defaults, flags win. The run folder holds the model, what it learned from, and

@@ -27,9 +27,9 @@ from tests.training.toy import SMALL, Toy, small_run
 
 
 class Troubled(Toy):
-    """Pictures that make trouble in process `rank` as it prepares the first of `step`; signals by their names."""
+    """Pictures; and trouble in process `rank` as it prepares the first one of `step`: an error, or a signal's name."""
 
-    def __init__(self, batch: int, *, what: str, rank: int, step: int) -> None:
+    def __init__(self, batch: int, *, what: str = "", rank: int = 0, step: int = 0) -> None:
         super().__init__()
         self.what, self.left = what, (step - 1) * batch if rank == int(os.environ.get("LOCAL_RANK", 0)) else -1
 
@@ -50,16 +50,14 @@ def main(recipe: str, out: str, words: str) -> int:
     """What `fairweather train` does in one process, and its exit code."""
     said, folder = json.loads(words), Path(out)
     options = {**SMALL[recipe], **said}
-    trouble, apart = options.pop("trouble", None), options.pop("apart", False)
-    if trouble is not None:
-        options["data"] = Troubled(options.get("batch", 1), **trouble)
-    if apart:
+    options.setdefault("data", Troubled(options.get("batch", 1), **options.pop("trouble", {})))
+    if options.pop("apart", False):
         Processes.mean_gradients = lambda self, parameters, loss: loss.item()  # type: ignore[method-assign]
     fit = conduct.fit
 
     def fit_and_tell(engine: Engine, *given: Any, **more: Any) -> int:
         step = fit(engine, *given, **more)
-        told = {"engine": engine.state(), "draw": torch.rand(3), "threads": torch.get_num_threads()}
+        told = {"step": step, "engine": engine.state(), "draw": torch.rand(3), "threads": torch.get_num_threads()}
         torch.save(told, folder / f"rank-{engine.processes.rank}.pt")
         return step
 

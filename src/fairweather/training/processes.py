@@ -88,6 +88,7 @@ class Processes:
 
     def share_weights(self, module: nn.Module) -> None:
         """Give all processes the main one's parameters and buffers, as far as a checkpoint would hold them."""
+        self.wait()  # opening the photos takes each its own time
         if self.size > 1:
             with self._meeting(), torch.no_grad():
                 for tensor in chain(module.parameters(), kept_buffers(module)):
@@ -187,10 +188,10 @@ class Processes:
         except RuntimeError as error:  # a closed connection, or a wait that was too long
             if not launch.is_main():
                 raise SystemExit(1) from None
-            gone = launch.ended(patience=2.0)
+            gone = launch.ended(patience=5.0)
+            reason = "" if gone else f" ({str(error).partition('. ')[0]})"
             raise FairweatherError(
-                f"{launch.words(gone)} ({str(error).partition(chr(10))[0]}); where the run has a checkpoint, --resume "
-                "goes on from it"
+                f"{launch.words(gone)}{reason}; where the run has a checkpoint, --resume goes on from it"
             ) from None
 
 
