@@ -53,19 +53,60 @@ def test_every_weight_learns(norm: str, spectral: bool) -> None:
         assert parameter.ndim == 1 or parameter.grad.abs().sum() > 0, name
 
 
-def test_spectral_norm_holds_every_layer_to_one() -> None:
-    torch.manual_seed(0)
-    network = PatchGAN(width=4, norm="none", spectral=True)
-    for layer in network.network:
-        if isinstance(layer, torch.nn.Conv2d):
-            layer.parametrizations.weight.original.data.mul_(100)
-    for _ in range(200):  # one step of power iteration each
-        network(torch.rand(1, 3, 24, 24))
-    network.eval()
+def norms(network: PatchGAN) -> list[float]:
     layers = [layer for layer in network.network if isinstance(layer, torch.nn.Conv2d)]
     assert len(layers) == 5
-    for layer in layers:
-        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.01)
+    return [torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item() for layer in layers]
+
+
+def test_spectral_norm_holds_every_layer_to_one() -> None:
+    """From the first forward pass on, and 20 passes after every weight has become another one."""
+    torch.manual_seed(0)
+    network = PatchGAN(6, width=32, norm="none", spectral=True)
+    assert norms(network) == pytest.approx([1.0] * 5, abs=1e-3)
+    for layer in network.network:
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.normal_(layer.parametrizations.weight.original, std=3.0)
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.rand(1, 6, 24, 24))
+    network.eval()
+    assert norms(network) == pytest.approx([1.0] * 5, abs=1e-3)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network(torch.rand(1, 6, 24, 24))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), (
+        "looking turns nothing"
+    )
+
+
+def test_spectral_norm_is_differentiated_through() -> None:
+    """The gradient of a function of W / |W| is that of finite differences: the norm is no constant."""
+    torch.manual_seed(1)
+    layer = PatchGAN(width=1, layers=1, norm="none", spectral=True).double().network[0]
+    assert isinstance(layer, torch.nn.Conv2d)
+    original = layer.parametrizations.weight.original
+    pull = torch.randn_like(layer.weight)
+    (gradient,) = torch.autograd.grad((layer.weight * pull).sum(), original)
+    direction = torch.randn_like(original)
+    values = []
+    for step in (1e-4, -1e-4):
+        with torch.no_grad():
+            moved = original + step * direction
+            values.append((moved / torch.linalg.matrix_norm(moved.flatten(1), 2) * pull).sum())
+    slope = (values[0] - values[1]) / 2e-4
+    assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_spectral_norm_is_not_rounded_by_autocast(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(2)
+    network = PatchGAN(width=16, norm="none", spectral=True).to(memory_format=memory_format)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for _ in range(3):
+            assert network(torch.rand(1, 3, 24, 24)).dtype == torch.bfloat16
+        network.eval()
+        assert all(layer.weight.dtype == torch.float32 for layer in network.network if hasattr(layer, "weight"))
+        assert norms(network) == pytest.approx([1.0] * 5, abs=1e-5)
 
 
 def test_the_smallest_crop_and_one_below() -> None:

@@ -1,0 +1,61 @@
+"""Stand-ins for the tests of recipes: a generator that leaves a mark, an engine that only notes, small recipes."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairweather.recipes import RECIPES, Batch, Recipe
+
+
+class Dye(nn.Module):
+    """Adds a trainable value to every pixel and remembers what it was given."""
+
+    multiple_of = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.amount = nn.Parameter(torch.tensor(0.1))
+        self.given: list[Tensor] = []
+
+    def forward(self, photo: Tensor) -> Tensor:
+        self.given.append(photo)
+        return photo + self.amount
+
+
+class Teacher:
+    """A `learn` that moves nobody: it notes losses, and what each asks of every parameter of the recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.losses: dict[str, Tensor] = {}
+        self.gradients: dict[str, list[float]] = {}
+        self.recalled: dict[str, tuple[Tensor, int]] = {}
+
+    def __call__(self, player: str, loss: Tensor) -> None:
+        assert player in self.recipe.players()
+        parameters = list(self.recipe.players()[player].parameters())
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        assert all(gradient is not None for gradient in gradients), f"{player} does not learn all that it owns"
+        self.losses[player] = loss.detach()
+        self.gradients[player] = [gradient.sum().item() for gradient in gradients]
+
+    def recall(self, name: str, fakes: Tensor, size: int) -> Tensor:
+        self.recalled[name] = (fakes, size)
+        return fakes.detach() * 0 + 0.25
+
+
+def made(recipe: str, **settings: Any) -> Recipe:
+    torch.manual_seed(0)
+    kind = RECIPES[recipe]
+    names = {field.name for field in fields(kind.settings_type)}
+    small: dict[str, Any] = {"width": 4, "layers": ("relu1_2", "relu2_1")}
+    return kind(Dye, kind.settings_type(**{key: small[key] for key in small if key in names} | settings))
+
+
+def batch(n: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    return Batch(torch.rand(n, 3, 32, 32, generator=generator), torch.rand(n, 3, 32, 32, generator=generator))
