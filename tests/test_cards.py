@@ -72,6 +72,17 @@ def test_a_maps_card_goes_round(tmp_path: Path) -> None:
         cards.read_card(tmp_path)
 
 
+def test_which_way_a_model_goes(folder: Path) -> None:
+    assert "direction" not in json.loads((folder / "card.json").read_text()), "restorers are written as ever"
+    assert cards.read_card(folder).direction == "restore"
+    degrades = dataclasses.replace(CARD, direction="degrade")
+    cards.write_card(folder, degrades)
+    assert json.loads((folder / "card.json").read_text())["direction"] == "degrade"
+    assert cards.read_card(folder).direction == "degrade"
+    change(folder, lambda fields: fields.update(direction="restore"))  # said aloud: the same as not said
+    assert cards.read_card(folder).direction == "restore"
+
+
 def test_weights_are_read_as_they_were_saved(folder: Path) -> None:
     weights = cards.read_weights(folder)
     assert list(weights) == ["layer.weight"]
@@ -95,6 +106,7 @@ WRONG = {
     "field multiple_of must be": lambda fields: fields.update(multiple_of=True),
     "field receptive_field must be": lambda fields: fields.update(receptive_field=0),
     'field "maps" belongs': lambda fields: fields.update(output="maps"),
+    "field direction must be": lambda fields: fields.update(direction="sideways"),
     "field picture_range must be": lambda fields: fields.update(picture_range=[-1, 1]),
     "field bytes_per_pixel must be": lambda fields: fields.update(bytes_per_pixel=-1),
     "field scores must be": lambda fields: fields["scores"][0].pop("protocol"),

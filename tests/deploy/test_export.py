@@ -179,6 +179,18 @@ def test_exporting_again_gives_the_same_model(tiny_model: Path, tmp_path: Path) 
     assert not (tmp_path / "other").exists()
 
 
+def test_a_model_that_degrades_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "check", lambda *_, **__: {})
+    monkeypatch.setattr("fairweather.deploy.export.write_onnx", lambda network, path, _: path.write_bytes(b"onnx"))
+    monkeypatch.setattr("fairweather.deploy.export.bytes_per_pixel", lambda *_: 1.0)
+    said = {"generator_name": "unet", "arguments": {"levels": 1, "width": 2}, **SAID}
+    generator = GENERATORS["unet"](**said["arguments"])
+    assert export(generator, tmp_path / "way", direction="degrade", **said).direction == "degrade"
+    assert reexport(tmp_path / "way", tmp_path / "again").direction == "degrade"
+    assert cards.read_card(tmp_path / "again").direction == "degrade"
+    assert export(generator, tmp_path / "way", **said).direction == "restore"
+
+
 def test_bytes_per_pixel_counts_what_is_alive_at_once(tmp_path: Path) -> None:
     wide = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1), nn.Conv2d(16, 3, 1)).eval()
     write_onnx(wide, tmp_path / "wide.onnx", 4)
