@@ -13,7 +13,7 @@ from fairweather.errors import BadFolder, BadSettings
 from fairweather.evaluation import evaluate
 from fairweather.evaluation.error_map import SCALE, colour_bar, coloured, error_map, pixel_error
 from fairweather.evaluation.metrics import psnr
-from fairweather.evaluation.pages import SIDE, checked_count
+from fairweather.evaluation.pages import NARROW, SIDE, checked_count
 from fairweather.evaluation.sheet import GAP, LINE, TITLE
 
 
@@ -83,8 +83,8 @@ def test_pages_of_the_worst(sets: Path, tmp_path: Path) -> None:
     with open(out / "photos.csv", newline="") as file:
         assert [line["page"] for line in csv.DictReader(file) if line["page"]] == pages
     with Image.open(out / "one" / "1-0.jpg") as page:
-        assert page.width == 4 * (SIDE + GAP) + GAP
-        seen = [page.getpixel((GAP + place * (SIDE + GAP) + 20, TITLE + LINE + 20)) for place in range(4)]
+        assert page.width == 4 * (NARROW + GAP) + GAP
+        seen = [page.getpixel((GAP + place * (NARROW + GAP) + 20, TITLE + LINE + 20)) for place in range(4)]
     assert [pixel[0] for pixel in seen[:3]] == pytest.approx([102, 51, 204], abs=2), "degraded | restored | clear"
     assert seen[3] == pytest.approx(tuple(coloured(np.full((1, 1), 153 / 255))[0, 0]), abs=6), "| error"
 
@@ -119,6 +119,17 @@ def test_what_cannot_be(sets: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "one").touch()
     with pytest.raises(BadFolder, match="cannot be made"):
         evaluate(count, sets, out=tmp_path / "out", sheet=1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(600, 900), (900, 600)])
+def test_a_page_is_as_wide_as_its_pictures(height: int, width: int, tmp_path: Path) -> None:
+    for side in ("hazy", "clear"):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(tmp_path / "set" / side / "a.png")
+    evaluate(halve, tmp_path / "set", out=tmp_path / "out", sheet=1)
+    with Image.open(tmp_path / "out" / "set" / "1-a.jpg") as page:
+        assert page.width == 4 * (max(NARROW, SIDE * width // max(height, width)) + GAP) + GAP
+        assert page.height > SIDE * height // max(height, width)
 
 
 def test_names_in_folders(tmp_path: Path) -> None:

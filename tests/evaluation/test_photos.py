@@ -97,6 +97,8 @@ def test_the_table_shows_the_worst(tmp_path: Path) -> None:
     assert "fair" in text
     assert "good" not in text
     assert "--photos" in text
+    equal = SetScores("s", PROTOCOLS["rgb"], (photo("y", 20, 20.0001, 0.69999),))
+    assert rendered([equal], 3).count("+0.00") == 2
     everything = rendered([result()], None)
     assert "good" in everything
     assert "--photos" not in everything

@@ -55,6 +55,23 @@ def test_scores_by_hand(sets: Path) -> None:
     assert (two.data, two.scores[0].n, two.scores[0].spread) == ("two", 1, None)
 
 
+def test_photos_are_scored_at_full_size_in_their_own_shape(tmp_path: Path) -> None:
+    """260 x 400 of fine stripes, which any reduction to 256 x 256 would blur into another score."""
+    truth = np.full((260, 400, 3), 0.2)
+    truth[:, ::2] = 0.8
+    save(tmp_path / "hazy" / "0.png", np.full_like(truth, 102 / 255))
+    save(tmp_path / "clear" / "0.png", truth)
+    seen = []
+
+    def shift(picture: np.ndarray) -> np.ndarray:
+        seen.append(picture.shape)
+        return np.roll(truth, 1, axis=1).astype(np.float32)  # all stripes wrong; the mean of any two is right
+
+    (result,) = evaluate(shift, tmp_path)
+    assert seen == [(260, 400, 3)]
+    assert result.photos[0].scores["psnr"] == pytest.approx(20 * math.log10(1 / 0.6), abs=1e-3)
+
+
 def test_the_record_says_everything(sets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     results = evaluate(halve, sets, "gunet", out)

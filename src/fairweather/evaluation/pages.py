@@ -15,6 +15,8 @@ from fairweather.evaluation.sheet import GAP, INK, LINE, PAPER, caption, cell, f
 
 SIDE = 560
 """Longest side of a picture on the page, in pixels."""
+NARROW = 380
+"""A column is as wide as the picture, and this at least, for its caption."""
 _BAR = (240, 12)
 
 Count = int | Literal["all"]
@@ -56,14 +58,14 @@ def _rows(photo: PhotoScore, result: SetScores, produce: Produce) -> list[Image.
     cells = [cell(picture, SIDE) for picture in (degraded, output, clear)]
     cells.append(Image.fromarray(error_map(output, clear, SIDE)))
     captions = [f"degraded  {caption(photo.input)}", f"restored  {caption(photo.scores)}", "clear", "error of restored"]
-    pictures = row(cells, captions, SIDE)
-    return [pictures, _legend(pictures.width)]
+    column = max(NARROW, *(one.width for one in cells))
+    return [row(cells, captions, column), _legend(column)]
 
 
-def _legend(width: int) -> Image.Image:
+def _legend(column: int) -> Image.Image:
     """The error's scale, below the map that it belongs to."""
-    image = Image.new("RGB", (width, LINE + _BAR[1] + GAP), PAPER)
-    draw, left = ImageDraw.Draw(image), GAP + 3 * (SIDE + GAP)
+    image = Image.new("RGB", (4 * (column + GAP) + GAP, LINE + _BAR[1] + GAP), PAPER)
+    draw, left = ImageDraw.Draw(image), GAP + 3 * (column + GAP)
     image.paste(Image.fromarray(colour_bar(*_BAR)), (left, 4))
     words = (("0", "la", 0), (f"{SCALE / 2:g}", "ma", _BAR[0] / 2), (f"{SCALE:g} and more", "la", _BAR[0] - 26))
     for text, anchor, at in words:

@@ -92,6 +92,7 @@ def photo_table(results: Sequence[SetScores], most: int | None = FEW) -> Table:
             cells: list[Any] = []
             for metric, places in (("psnr", 2), ("ssim", 3)):
                 better = gain(photo, metric)
+                better = None if better is None else round(better, places) + 0.0  # never "-0.00"
                 words = "" if better is None else f"{better:+.{places}f}"
                 style = "red" if better is not None and better < 0 else ""
                 cells += [f"{photo.scores[metric]:.{places}f}", f"{photo.input[metric]:.{places}f}", Text(words, style)]
