@@ -118,7 +118,8 @@ def test_two_processes_are_one_with_twice_the_batch(
     [
         ("pix2pix", 3, {}),  # batch norm in both networks, dropout
         ("cyclegan", 2, {}),  # a pool that is full
-        ("supervised", 2, {"settings": {"ema": 0.9, "ssim": 0.1, "adversarial": 0.1}}),  # spectral norm, batch norm
+        ("supervised", 2, {"settings": {"ema": 0.9, "ssim": 0.1, "adversarial": 0.1}}),  # an average, batch norm
+        ("hazeheal", 2, {}),  # spectral norm, frozen features that no process sends
         ("supervised", 2, {"steps": None, "minutes": 0.01}),  # learning rates by the clock, and an end by it
     ],
 )
