@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from fairweather.data import Augment
-from fairweather.data.folders import Unpaired, all_pairs, kept_short_side, paired, unpaired
+from fairweather.data.audit import check_before_training
+from fairweather.data.folders import Unpaired, all_pairs, kept_short_side, paired, photos_in, unpaired
 from fairweather.data.mixture import Mixture, MixtureSettings
 from fairweather.data.photos import Photos
 from fairweather.data.source import Dataset
 from fairweather.errors import BadSettings
+from fairweather.pairs import Pair
 from fairweather.recipes import Recipe
 from fairweather.training.settings import DataSettings
+
+log = logging.getLogger("fairweather")
+
+
+def check_headers(data: DataSettings, recipe: type[Recipe], crop: int, quiet: bool = False) -> None:
+    """The fast part of `check-data`, before minutes of decoding: raises BadFolder on errors, logs one line of warnings.
+
+    Settings that name no data, or too much, are left to `open_data`.
+    """
+    pairs: list[Pair] = []
+    photos: list[Path] = []
+    if data.sources:
+        for source in MixtureSettings.from_table({"sources": data.sources}).sources if data.folder else ():
+            path = Path(data.folder or "") / source.path
+            if source.kind in ("pairs", "rehazed"):
+                pairs += all_pairs(path)
+            else:
+                photos += photos_in(path)
+    elif data.folder:
+        pairs = all_pairs(data.folder)
+    else:
+        photos = [path for folder in (data.degraded, data.clear) if folder for path in photos_in(folder)]
+    photos += [path for pair in pairs for path in (pair.degraded, pair.clear)]
+    folders = [data.folder] if data.folder else [folder for folder in (data.degraded, data.clear) if folder]
+    told = check_before_training(folders, photos, pairs if recipe.paired else (), crop)
+    if told and not quiet:
+        log.warning("%s", told)
 
 
 def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) -> Dataset:

@@ -15,10 +15,9 @@ import cv2
 
 from fairweather.data.audit.copies import Seen, find_copies
 from fairweather.data.audit.findings import KINDS, SEVERITIES, Finding
-from fairweather.data.audit.headers import check_before_training, compare_sizes, read_headers
+from fairweather.data.audit.headers import check_before_training, compare_sizes, disparity_maps, read_headers
 from fairweather.data.audit.looks import Looks
 from fairweather.data.audit.scenes import Examined, Scene, examine, find_partners, read_pixels
-from fairweather.data.synthetic import DISPARITY
 from fairweather.images import SUFFIXES
 from fairweather.images.decoding import sniff
 from fairweather.pairs import SIDES, Pair, Surveyed, pictures, survey
@@ -77,7 +76,7 @@ def audit(
     """
     folder = Path(folder)
     everything, surveyed = pictures(folder), survey(folder)
-    maps = set(_maps(everything))
+    maps = disparity_maps(everything)
     photos = [path for path in everything if path not in maps]
     pairs = [pair for one in surveyed for pair in one.pairs]
     paired = {path for pair in pairs for path in (pair.degraded, pair.clear)}
@@ -99,6 +98,8 @@ def audit(
         findings += [finding for each in examined for finding in each.findings]
         findings += [finding for each in seconds for finding in each.findings if finding.kind == "unreadable"]
         findings += find_partners(unlike, {pair.clear for pair in pairs}, looks)
+        strange = {pair.degraded for pair, _ in unlike}  # of another scene than their names say: told already
+        looks = {path: one for path, one in looks.items() if path not in strange}
         seen = _seen(looks, pairs, _split_below(folder, "" if against is None else folder.resolve().name))
         if against is not None:
             there = {path: one for each in seconds for path, one in each.looks.items()}
@@ -149,15 +150,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(before)
-
-
-def _maps(photos: Iterable[Path]) -> Iterator[Path]:
-    """Disparity maps beside their photos: data, but no photos."""
-    photos = list(photos)
-    stems = {path.with_suffix("") for path in photos}
-    for path in photos:
-        if path.stem.endswith(DISPARITY) and path.with_name(path.stem.removesuffix(DISPARITY)) in stems:
-            yield path
 
 
 def _partners(surveyed: Iterable[Surveyed]) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from fairweather import images
 from fairweather.data.audit.findings import Finding
 from fairweather.data.photos import RESIDE_BORDER
+from fairweather.data.synthetic import DISPARITY
 from fairweather.errors import BadFolder, BadImage, MissingExtra
 from fairweather.images.formats import FORMATS
 from fairweather.images.headers import Header
@@ -92,21 +93,33 @@ def _difference(degraded: Header, clear: Header) -> str:
     return f"{sizes}: another shape, so one was cropped or squeezed"
 
 
-def check_before_training(folder: Path, photos: Iterable[Path], pairs: Iterable[Pair], crop: int) -> str:
+def disparity_maps(photos: Iterable[Path]) -> set[Path]:
+    """Disparity maps beside their photos: data, but no photos."""
+    photos = list(photos)
+    stems = {path.with_suffix("") for path in photos}
+    return {
+        path
+        for path in photos
+        if path.stem.endswith(DISPARITY) and path.with_name(path.stem.removesuffix(DISPARITY)) in stems
+    }
+
+
+def check_before_training(folders: Iterable[str], photos: Iterable[Path], pairs: Iterable[Pair], crop: int) -> str:
     """What headers tell of the photos that a run is to learn from: one line of warnings, "" where there are none.
 
-    Raises BadFolder on errors, which names the first few.
+    `folders`: what to hand to `check-data` for all of it. Raises BadFolder on errors, which names the first few.
     """
-    headers, findings = read_headers(dict.fromkeys(photos), crop)
+    told = " and ".join(f"`fairweather check-data {folder}`" for folder in folders)
+    wanted = list(dict.fromkeys(photos))
+    maps = disparity_maps(wanted)
+    headers, findings = read_headers(wanted, crop)
     findings += compare_sizes(pairs, headers)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         first = "; ".join(f"{' and '.join(map(str, one.files))}: {one.what}" for one in errors[:3])
         more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        raise BadFolder(
-            f"{len(errors)} faults in the photos: {first}{more}; `fairweather check-data {folder}` lists all"
-        )
-    counts = Counter(finding.kind for finding in findings if finding.severity == "warning")
+        raise BadFolder(f"{len(errors)} of the photos or pairs cannot be trained on: {first}{more}; {told} lists all")
+    kinds = Counter(one.kind for one in findings if one.severity == "warning" and not maps & {*one.files})
     words = {"grey": "without colour", "inks": "in CMYK", "tiny": f"smaller than the crop of {crop}"}
-    told = ", ".join(f"{number} {words[kind]}" for kind, number in counts.items())
-    return f"photos: {told}; `fairweather check-data {folder}` says which and more" if told else ""
+    counts = ", ".join(f"{number} {words[kind]}" for kind, number in kinds.items())
+    return f"photos: {counts}; {told} says which" if counts else ""
