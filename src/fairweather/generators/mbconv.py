@@ -15,8 +15,8 @@ SILU_GAIN = 1.677
 """1 / sqrt(E[SiLU(z)^2]) of a unit normal z: what keeps a signal's size through a convolution that SiLU feeds."""
 RELU_GAIN = math.sqrt(2)
 """The same for ReLU (He et al., Delving Deep into Rectifiers, ICCV 2015, section 2.2)."""
-HEAD_GAIN = 0.1
-"""The last convolution's: the first answers are a flat grey (or the photo, with `residual`), far from tanh's ends."""
+HEAD_GAIN = 0.3
+"""The last convolution's: the first answers are near grey (or the photo, with `residual`), far from tanh's ends."""
 
 
 class MBConvUNet(nn.Module):
@@ -24,11 +24,11 @@ class MBConvUNet(nn.Module):
     Tan & Le, EfficientNet, ICML 2019; N x 3 x H x W -> N x 3 x H x W in [0,1]; 18,662,856 parameters.
 
     A U-Net of `levels` scales, the first at half size. A scale halves by a 4 x 4 convolution and goes two ways side by
-    side, a plain 3 x 3 convolution and an MBConv block, whose outputs a 1 x 1 convolution fuses; SiLU (Swish,
-    Ramachandran et al. 2017) throughout. The decoder doubles (see `upsample`), joins the skip with a 3 x 3 convolution,
-    ReLU; the last one joins the photo itself. `width` is the channels of the first scale; they double from scale to
-    scale up to eight times that. `expansion` is how many times wider a block is inside, `squeeze` the channels of its
-    squeeze-and-excitation as a share of its input's. `norm` "none" leans on the initial weights alone.
+    side, a plain 3 x 3 convolution and an MBConv block, whose outputs a 1 x 1 convolution fuses; its activation is SiLU
+    (Swish: Ramachandran et al. 2017). The decoder doubles (see `upsample`) and joins the skip with a 3 x 3 convolution,
+    ReLU; the last convolution sees the photo itself too. `width` is the channels of the first scale; they double from
+    scale to scale up to eight times that. `expansion` is how many times wider a block is inside, `squeeze` the channels
+    of its squeeze-and-excitation as a share of its input's. `norm` "none" leans on the initial weights alone.
 
     Squeeze-and-excitation pools over the whole photo, so the network cannot go over it in tiles.
     """
