@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +160,27 @@ def test_one_side_does_not_know_of_the_other(two_sides: tuple[Path, Path]) -> No
     assert all(torch.equal(one, fewer.sample(0, 0, i)["degraded"]) for i, one in enumerate(before))
     counts = Counter(number_of(fewer.sample(0, 0, i)["clear"]) for i in range(12))
     assert sorted(counts.values()) == [2, 2, 2, 3, 3]
+
+
+def test_the_shorter_side_is_not_forced_into_step(two_sides: tuple[Path, Path]) -> None:
+    """12 degraded and 5 clear photos: which meet differs from epoch to epoch, and any may meet any."""
+    degraded, clear = two_sides
+    for path in sorted(clear.iterdir())[5:]:
+        path.unlink()
+    data = unpaired(degraded, clear, augment=QUIET)
+    epochs = [
+        {
+            (number_of(sample["degraded"]), number_of(sample["clear"]))
+            for sample in map(partial(data.sample, 0, e), range(12))
+        }
+        for e in range(12)
+    ]
+    for one, next_one in pairwise(epochs):
+        assert len(one & next_one) < 9  # by sorted position: all 12, always; by chance 12 / 5
+    # by sorted position 12 combinations ever, of 60 that are possible
+    assert len(set.union(*epochs)) > 45
+    partners = {number: {d for epoch in epochs for d, c in epoch if c == number} for number in range(0, 50, 10)}
+    assert all(len(met) > 6 for met in partners.values())
 
 
 def test_an_empty_side_is_named(two_sides: tuple[Path, Path], tmp_path: Path) -> None:

@@ -32,6 +32,22 @@ SMALL: dict[str, dict[str, Any]] = {
         "generator_arguments": {"width": 4, "blocks": 1},
         "settings": {"width": 4, "pool": 2},
     },
+    "claritygan": {
+        "generator": "resnet6",
+        "generator_arguments": {"width": 4, "blocks": 1},
+        "settings": {"width": 4, "pool": 2, "layers": ("relu1_2",)},
+    },
+    "derain": {
+        "generator": "unet",
+        "generator_arguments": {"levels": 3, "width": 4},
+        "settings": {"width": 4, "pool": 2},
+    },
+    "hazeheal": {
+        "generator": "mbconv_unet",
+        "generator_arguments": {"levels": 2, "width": 4},
+        "batch": 2,
+        "settings": {"width": 4, "layers": ("relu1_2",)},
+    },
 }
 """The smallest run of each recipe that still has everything in it (dropout, batch statistics, a full pool, EMA)."""
 
