@@ -196,7 +196,8 @@ def test_a_machine_without_openvino_compares_what_it_has(tmp_path: Path, monkeyp
         parity, "check", lambda *a, engines, **k: (compared.append(list(engines)), real(*a, engines=engines, **k))
     )
     found = conduct.find_spec
-    monkeypatch.setattr(conduct, "find_spec", lambda name: None if name == "openvino" else found(name))
+    for module in (conduct, ship):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == "openvino" else found(name))
     run = small_run("supervised", tmp_path / "run", steps=2, parity="installed")
     assert compared == [["onnxruntime", "torch"]]
     assert (run.model / "card.json").is_file()
