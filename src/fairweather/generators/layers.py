@@ -59,8 +59,10 @@ def as_picture(degraded: Tensor, network: Tensor, *, residual: bool, training: b
 
     The papers end in tanh and read it as [-1,1]. With `residual` the network says what to change, in the same units,
     and starts from the photo as it is. While it trains, gradients pass where the sum was cut to [0,1]: a pixel that
-    was driven beyond white could otherwise never come back.
+    was driven beyond white could otherwise never come back. Under autocast the features come in 16 bits, of which
+    bfloat16 spends eight on the value: the picture is made in the photo's own type.
     """
+    network = network.to(degraded.dtype)
     if not residual:
         return torch.tanh(network) * 0.5 + 0.5
     changed = degraded + 0.5 * network

@@ -84,7 +84,7 @@ class MBConvUNet(nn.Module):
         for rise in self.decoder:
             features = rise(features, skips.pop())
         features = self.head(torch.cat([self.last(features), photo], 1))
-        return as_picture(degraded, features.to(degraded.dtype), residual=self.residual, training=self.training)
+        return as_picture(degraded, features, residual=self.residual, training=self.training)
 
 
 class Scale(nn.Module):

@@ -76,9 +76,7 @@ class MultipathUNet(nn.Module):
         features = skips.pop()
         for rise in self.decoder:
             features = rise(features, skips.pop())
-        return as_picture(
-            degraded, self.head(features).to(degraded.dtype), residual=self.residual, training=self.training
-        )
+        return as_picture(degraded, self.head(features), residual=self.residual, training=self.training)
 
 
 class Rise(nn.Module):
