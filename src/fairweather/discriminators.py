@@ -101,9 +101,11 @@ class SpectralNorm(nn.Module):
             return normalised
 
     def _turned(self, matrix: Tensor) -> Tensor:
-        basis: Tensor = torch.linalg.qr(matrix @ (matrix.T @ self.vectors)).Q
+        # Metal has neither factorisation; both are of small matrices.
+        able = torch.device("cpu") if matrix.device.type == "mps" else matrix.device
+        basis: Tensor = torch.linalg.qr((matrix @ (matrix.T @ self.vectors)).to(able)).Q.to(matrix.device)
         seen = matrix.T @ basis
-        turn: Tensor = torch.linalg.eigh(seen.T @ seen).eigenvectors.flip(1)
+        turn: Tensor = torch.linalg.eigh((seen.T @ seen).to(able)).eigenvectors.flip(1).to(matrix.device)
         return basis @ turn
 
 

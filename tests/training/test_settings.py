@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fairweather.errors import BadFolder, BadSettings, UnknownName
+from fairweather.recipes import RECIPES
 from fairweather.training.gather import complete, gather
 from fairweather.training.settings import DataSettings, RunSettings, Settings, fill
 
@@ -61,6 +62,23 @@ def test_another_generator_drops_the_files_arguments(tmp_path: Path) -> None:
     assert generator.name == "resnet6"
     assert "levels" not in generator.settings
     assert gathered(tmp_path, generator={"name": "unet", "width": 8}).generator.settings["levels"] == 3
+
+
+def test_the_recipe_has_a_say_in_its_own_generator(tmp_path: Path) -> None:
+    """derain's U-Net comes without dropout, and its card says rain, unless something else is asked for."""
+
+    def settings(recipe: str, **given: dict[str, Any]) -> Settings:
+        return complete(*gather(recipe, None, given))
+
+    assert settings("pix2pix").generator.settings["dropout"] == 0.5
+    for named in ({}, {"name": "unet"}):
+        assert settings("derain", generator=named).generator.settings["dropout"] == 0.0
+    assert settings("derain", generator={"dropout": 0.25}).generator.settings["dropout"] == 0.25
+    assert "dropout" not in settings("derain", generator={"name": "multipath_unet"}).generator.settings
+    weathers = {name: settings(name).data.weather for name in RECIPES}
+    assert weathers.pop("derain") == "rain"
+    assert set(weathers.values()) == {"haze"}
+    assert settings("derain", data={"weather": "snow"}).data.weather == "snow"
 
 
 def test_without_a_length_the_recipe_has_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ def test_flags_arrive(called: list[dict[str, Any]]) -> None:
         "settings": {"pool": 3, "identity": 0.0},
         "generator_arguments": {"norm": "instance"},
     }
+
+
+def test_help_tells_the_recipes_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """derain takes pix2pix's U-Net without its dropout; inherited settings are explained too."""
+    shown = {}
+    for recipe in ("derain", "pix2pix"):
+        assert cli.main(["train", recipe, "--help"]) == 0
+        words = " ".join(re.sub("[│|]", " ", capsys.readouterr().out).split())
+        shown[recipe] = words.split("--generator.dropout", 1)[1].split("default: ", 1)[1].split(")", 1)[0]
+        assert f"--recipe.{'cycle' if recipe == 'derain' else 'l1'} FLOAT Weight of the L1 difference" in words
+    assert shown == {"derain": "0.0", "pix2pix": "0.5"}
 
 
 def test_only_what_is_said_is_passed_on(called: list[dict[str, Any]]) -> None:
