@@ -74,7 +74,7 @@ def test_the_recipe_has_a_say_in_its_own_generator(tmp_path: Path) -> None:
     for named in ({}, {"name": "unet"}):
         assert settings("derain", generator=named).generator.settings["dropout"] == 0.0
     assert settings("derain", generator={"dropout": 0.25}).generator.settings["dropout"] == 0.25
-    assert "dropout" not in settings("derain", generator={"name": "multipath_unet"}).generator.settings
+    assert "dropout" not in settings("derain", generator={"name": "mbconv_unet"}).generator.settings
     weathers = {name: settings(name).data.weather for name in RECIPES}
     assert weathers.pop("derain") == "rain"
     assert set(weathers.values()) == {"haze"}
