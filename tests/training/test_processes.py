@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fairweather.discriminators import PatchGAN
 from fairweather.errors import BadSettings
 from fairweather.images import write
 from fairweather.training import Run, processes, state
@@ -271,6 +273,33 @@ def test_frozen_features_are_not_exchanged() -> None:
     network = nn.Sequential(nn.BatchNorm2d(2), nn.Identity())
     network[1].register_buffer("frozen", torch.zeros(3), persistent=False)
     assert [buffer.numel() for buffer in processes.kept_buffers(network)] == [2, 2, 1]
+
+
+def test_what_has_no_mean_is_taken_from_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Singular vectors with the other sign are as good: their mean is nothing, and norms would no longer be 1."""
+    network = PatchGAN(6, width=4, norm="batch", spectral=True)
+    networks = [network, copy.deepcopy(network)]
+    floats = [{name: b for name, b in one.named_buffers() if b.is_floating_point()} for one in networks]
+    for name, buffer in floats[1].items():
+        buffer.mul_(-1) if name.endswith("vectors") else buffer.add_(2)
+    main, other = ({name: buffer.clone() for name, buffer in one.items()} for one in floats)
+    buckets: list[Tensor] = []
+
+    def bring_together(networks: list[nn.Module]) -> None:
+        for rank, one in enumerate(networks):
+            process = object.__new__(processes.Processes)
+            process.size, process.rank = 2, rank
+            process.mean_buffers(one)
+
+    monkeypatch.setattr(processes.Processes, "_mean", lambda _, bucket: buckets.append(bucket.clone()))
+    bring_together(copy.deepcopy(networks))
+    monkeypatch.setattr(processes.Processes, "_mean", lambda _, bucket: bucket.copy_((buckets[0] + buckets[1]) / 2))
+    bring_together(networks)
+    assert sum(name.endswith("vectors") for name in main) == 5
+    for one in floats:
+        for name, buffer in one.items():
+            wanted = main[name] if name.endswith("vectors") else (main[name] + other[name]) / 2
+            assert torch.equal(buffer, wanted), name
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

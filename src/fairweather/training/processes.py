@@ -24,6 +24,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fairweather.errors import BadSettings, FairweatherError
 from fairweather.training import launch
@@ -112,12 +113,17 @@ class Processes:
         return float(loss_now)
 
     def mean_buffers(self, module: nn.Module) -> None:
-        """Bring together what networks keep beside their weights: the statistics of batch norm, above all."""
+        """Bring together what networks keep beside their weights: the mean of batch norm's statistics, and all else as
+        the main process has it. Spectral norm's vectors, say, are as good with the other sign, and then have no mean.
+        """
         if self.size == 1:
             return
         if buffers := [buffer for buffer in kept_buffers(module) if buffer.is_floating_point()]:
-            # In double precision the mean of equal numbers is that number, whatever their count: constants stay.
-            bucket = torch.cat([buffer.reshape(-1).double() for buffer in buffers])
+            norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+            statistics = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
+            # In double precision the mean of equal numbers is that number, and so is the mean of size * x and zeros x.
+            share = self.size if self.main else 0
+            bucket = torch.cat([one.reshape(-1).double() * (1 if id(one) in statistics else share) for one in buffers])
             self._mean(bucket)
             for buffer, part in zip(buffers, _split(bucket, buffers), strict=True):
                 buffer.copy_(part.view_as(buffer))
