@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fairweather.data.audit import KINDS, Finding, audit
+from fairweather.data.audit.alignment import detail
 from fairweather.data.audit.headers import check_before_training
 from fairweather.errors import BadFolder
 from fairweather.pairs import find_sets, pictures
@@ -113,6 +114,13 @@ def test_shifts_are_measured(right: int, down: int, transmission: float, clean: 
     assert finding.kind == "shifted"
     assert f"{abs(right):.1f} px {'right' if right > 0 else 'left'}" in finding.what or right == 0
     assert f"{abs(down):.1f} px {'down' if down > 0 else 'up'}" in finding.what or down == 0
+
+
+def test_detail_beside_a_blank_is_a_number() -> None:
+    for number in (69, 75):  # where OpenCV's mean of squares was below zero
+        photo = texture(number)
+        photo[:, 90:] = 0
+        assert np.isfinite(detail(photo)).all()
 
 
 def test_half_a_pixel_is_no_shift(clean: Path) -> None:

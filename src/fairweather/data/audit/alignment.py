@@ -68,7 +68,8 @@ def detail(photo: Pixels) -> Detail:
     """Differences of Gaussians, 0.8 to 2.2 px wide, over their root mean square nearby (and one level of noise)."""
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine = cv2.GaussianBlur(grey, (0, 0), 0.8) - cv2.GaussianBlur(grey, (0, 0), 2.2)
-    strength = cv2.sqrt(cv2.blur(fine * fine, (25, 25)))
+    # its running sums end a little below zero where a strong edge has passed
+    strength = np.sqrt(np.maximum(cv2.blur(fine * fine, (25, 25)), 0))
     return np.asarray(fine / (strength + 1), dtype=np.float32)
 
 
