@@ -128,3 +128,48 @@ def test_fp16_scales_its_gradients() -> None:
     engine.step(batch(), 0.0)
     assert engine.state()["scaler"]["scale"] > 1
     assert torch.isfinite(recipe.first.weight).all()
+
+
+def scaling(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> tuple[Engine, torch.amp.GradScaler]:
+    """An engine as fp16 makes it on a GPU, here on the CPU, for which PyTorch too has a gradient scaler."""
+    from lightning.fabric.plugins.precision import MixedPrecision
+
+    from fairweather.training import engine as module
+
+    monkeypatch.setattr(module, "choose_precision", lambda *_: "fp16")
+    engine = Engine(recipe, device="cpu", precision="fp16")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+    engine.fabric._strategy._precision = MixedPrecision("16-mixed", "cpu", scaler)
+    assert engine.fabric.strategy.precision.scaler is scaler
+    return engine, scaler
+
+
+def test_players_share_a_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One player's overflow skips its step alone and halves the scale; the other's next step is what it would be."""
+    recipe, plain = Duel(), Duel()
+    recipe.clip = plain.clip = 0.01
+    engine, scaler = scaling(monkeypatch, recipe)
+    reference = Engine(plain, device="cpu", precision="fp32")
+    before = recipe.first.weight.detach().clone()
+    engine("first", 1e37 * recipe.first.weight.sum())  # finite, until it is scaled
+    assert torch.equal(recipe.first.weight, before)
+    assert scaler.get_scale() == 512
+    for _ in range(2):
+        for one, other in ((engine, recipe), (reference, plain)):
+            one("second", (other.second.weight**2).sum())
+            one("first", 100 * other.first(other.second(batch().degraded)).mean())
+    for ours, theirs in zip(recipe.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert not torch.equal(recipe.first.weight, before)
+    # Every player's step counts towards the growth: after an interval of 3 good ones of either.
+    assert scaler.get_scale() == 1024
+
+
+def test_gradients_are_unscaled_before_they_are_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Duel()
+    recipe.clip = 1.0
+    engine, _ = scaling(monkeypatch, recipe)
+    norms = []
+    monkeypatch.setattr(engine._wrapped["first"], "step", lambda: norms.append(float(recipe.first.weight.grad.norm())))
+    engine("first", recipe.first(batch().degraded).mean())
+    assert norms == [pytest.approx(0.5, rel=0.01)]  # as in fp32: shorter than the clip, hence left alone

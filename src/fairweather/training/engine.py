@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fairweather.errors import BadSettings
 from fairweather.recipes import Batch, Player, Recipe
 from fairweather.training.ema import EMA
+from fairweather.training.layout import to_channels_last
 from fairweather.training.pool import Pool
 from fairweather.training.processes import Processes
 from fairweather.training.schedules import rate
@@ -75,9 +76,9 @@ class Engine:
         self.fabric = self.processes.fabric
         self.recipe = recipe.to(self.fabric.device)
         self.processes.share_weights(self.recipe)
-        self.channels_last = self.device == "cuda" or (self.precision == "bf16" and not _has_instance_norm(recipe))
+        self.channels_last = self.device == "cuda" or self.precision == "bf16"
         if self.channels_last:
-            self.recipe.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            to_channels_last(self.recipe, self.device)
         self.players = recipe.players()
         self.optimizers = {name: self._optimizer(player) for name, player in self.players.items()}
         self._wrapped = {name: self.fabric.setup_optimizers(one) for name, one in self.optimizers.items()}
@@ -208,8 +209,3 @@ class Engine:
 def _check_finite(player: str, loss: float) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss of {player} is {loss}")
-
-
-def _has_instance_norm(module: nn.Module) -> bool:
-    # Channels last, instance norm on a CPU falls back to a slow path that costs more than the convolutions gain.
-    return any(isinstance(part, nn.InstanceNorm2d) for part in module.modules())
