@@ -1,114 +1,168 @@
-"""Does mixed precision cost quality? Paired recipes trained in fp32 and in bf16, with several seeds, scored alike.
+"""Does mixed precision cost quality? The paired recipes, trained in fp32 and in mixed precision with several seeds.
 
-    python benchmarks/precision.py --out DIR [--data DIR] [--only NAME ...] [--steps N] [--seeds N]
-                                   [--jobs N] [--threads N]
+    python benchmarks/precision.py --out DIR [--data DIR] [--recipe pix2pix hazeheal] [--steps 240] [--seeds 1 2 3]
+                                   [--mixed bf16] [--test DIR] [--jobs N] [--threads 1]
 
---data   the folder with train/sots_outdoor and test/sots_outdoor
---only   which of pix2pix and hazeheal; each trains by its runs/NAME-laptop.toml, shortened to --steps
+Every run is `fairweather train` with runs/NAME-laptop.toml, shortened to --steps (learning rates decay to the end of
+the shortened run), on the folder `train/sots_outdoor` of --data; the seed decides its weights and the order of photos,
+alike in both precisions. The model is scored on --test (a folder of pairs or a name below `test/`; PSNR in dB at full
+size, protocol rgb, the mean over photos), by the same engine in fp32. The scores choose nothing.
 
-A run that has ended in DIR is not repeated, one that was stopped is gone on with. The score is the mean PSNR over the
-test photos (protocol rgb), the network computed in f32 whatever it was trained in. Nothing is chosen by it.
+A run that has ended in DIR is not repeated, one that was interrupted goes on. The table has a line for each recipe: the
+scores by seed, their means, the difference of the means and its standard error (from the differences seed by seed).
+The exit code is 1 where a difference exceeds 0.3 dB.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import fmean, stdev
+from typing import Any
 
-from fairweather.errors import FairweatherError
-from fairweather.evaluation import evaluate
-from fairweather.pairs import find_sets
-from fairweather.restoring import load
+from systems import PHOTOS, ROOT, SYSTEMS
+
+from fairweather.errors import BadFolder, FairweatherError
 from fairweather.training.allocator import MALLOC
 
-ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("pix2pix", "hazeheal")
-PRECISIONS = ("fp32", "bf16")
-SET = "sots_outdoor"
+PAIRED = tuple(name for name, system in SYSTEMS.items() if "--data" in system.data)
 MOST = 0.3
-"""The means of the two precisions may differ by this many dB."""
+"""dB between the means."""
 
 
-def train(name: str, precision: str, seed: int, run: Path, options: argparse.Namespace) -> None:
-    """One run to its end. Raises RuntimeError with what it said last."""
+@dataclass(frozen=True)
+class One:
+    """A run to be trained and scored."""
+
+    recipe: str
+    precision: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe}-{self.precision}-{self.seed}"
+
+
+def command(one: One, options: argparse.Namespace) -> list[str]:
+    """The words that train it, or go on with it."""
+    run = options.out / one.name
+    words = [sys.executable, "-m", "fairweather", "train", "--config", str(ROOT / "runs" / f"{one.recipe}-laptop.toml")]
+    for flag, folder in SYSTEMS[one.recipe].data.items():
+        words += [flag, str(options.data / "train" / folder)]
+    values = {"--out": run, "--steps": options.steps, "--seed": one.seed, "--precision": one.precision}
+    values |= {"--threads": options.threads, "--device": options.device, "--sample-steps": 0, "--validate-steps": 0}
+    for flag, value in values.items():
+        words += [flag, str(value)]
+    return words + (["--resume"] if (run / "run.json").exists() else [])
+
+
+def train(one: One, options: argparse.Namespace) -> None:
+    """Train it to its end. Raises RuntimeError with what it said last."""
+    run = options.out / one.name
     if (run / "model" / "card.json").exists():
+        steps = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]["run"]["steps"]
+        if steps != options.steps:
+            raise RuntimeError(f"{run} was trained for {steps} steps: take --steps {steps} or another --out")
         return
-    words = [sys.executable, "-m", "fairweather", "train", "--config", str(ROOT / "runs" / f"{name}-laptop.toml")]
-    words += ["--data", str(options.data / "train" / SET), "--out", str(run), "--device", "cpu"]
-    words += ["--precision", precision, "--seed", str(seed), "--steps", str(options.steps)]
-    words += ["--threads", str(options.threads), *(["--resume"] if (run / "run.json").exists() else [])]
-    log = run.parent / f"{run.name}.log"
-    with open(log, "a", encoding="utf-8") as file:
-        code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **MALLOC}).returncode
+    path = options.out / f"{one.name}.log"
+    with open(path, "a", encoding="utf-8") as log:
+        environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(options.threads)}
+        code = subprocess.run(command(one, options), stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
     if code:
-        said = log.read_text(encoding="utf-8").strip().splitlines()
-        raise RuntimeError(f"{run.name}: training ended with code {code}: {said[-1] if said else 'no word'}")
+        said = path.read_text(encoding="utf-8").strip().splitlines()
+        raise RuntimeError(f"{one.name}: training ended with code {code}: {said[-1] if said else 'no word'}")
 
 
-def score(run: Path, data: Path) -> float:
-    """Mean PSNR in dB of a run's model."""
-    pairs = find_sets(data / "test")[SET]
-    [result] = evaluate(load(run / "model", precision="f32"), {SET: pairs})
-    return result.scores[0].value
+def score(one: One, test: str, options: argparse.Namespace) -> float:
+    """PSNR of the run's model; kept beside it."""
+    from fairweather.evaluation import evaluate
+    from fairweather.pairs import find_sets
+    from fairweather.restoring import load
+
+    kept = options.out / one.name / "score.json"
+    key = f"{test} {(options.out / one.name / 'model' / 'card.json').stat().st_mtime_ns}"
+    if kept.exists() and key in (found := json.loads(kept.read_text(encoding="utf-8"))):
+        return float(found[key])
+    sets = find_sets(Path(test))
+    if len(sets) != 1:
+        raise BadFolder(f"{test} holds {len(sets)} sets of pairs; name one of them (--test)")
+    (result,) = evaluate(load(options.out / one.name / "model"), sets, "rgb")
+    kept.write_text(json.dumps({key: result.scores[0].value}) + "\n", encoding="utf-8")
+    return float(result.scores[0].value)
 
 
-def table(scores: dict[str, dict[str, list[float]]]) -> tuple[str, bool]:
-    """The scores as a table, and whether every recipe's two means are near enough to each other."""
-    lines = ["| recipe | fp32, each seed | bf16, each seed | fp32 mean | bf16 mean | difference | seeds' spread |"]
-    lines.append("|---|---|---|--:|--:|--:|--:|")
-    near = True
-    for name, both in scores.items():
-        means = {precision: mean(values) for precision, values in both.items()}
-        difference = means["bf16"] - means["fp32"]
-        near &= abs(difference) <= MOST
-        cells = [name, *(" ".join(f"{value:.2f}" for value in both[precision]) for precision in PRECISIONS)]
-        cells += [f"{means['fp32']:.2f}", f"{means['bf16']:.2f}", f"{difference:+.2f}"]
-        cells.append(f"{max(stdev(values) if len(values) > 1 else 0.0 for values in both.values()):.2f}")
+def compare(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """The mean difference second - first, seed by seed, and its standard error (NaN of a single seed)."""
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    spread = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    return fmean(differences), spread
+
+
+def markdown(scores: Mapping[str, Mapping[str, Sequence[float]]], seeds: Sequence[int]) -> str:
+    """One line for each recipe: {recipe: {precision: a score for each seed}}, the first precision fp32."""
+    precisions = list(next(iter(scores.values())))
+    heads = ["recipe", *(f"{p}, seed {seed}" for p in precisions for seed in seeds)]
+    heads += [*(f"{p} mean" for p in precisions), "difference", "standard error"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
+    for recipe, found in scores.items():
+        mean, error = compare(*(found[p] for p in precisions))
+        cells = [recipe, *(f"{value:.2f}" for p in precisions for value in found[p])]
+        cells += [f"{fmean(found[p]):.2f}" for p in precisions]
+        cells += [f"{mean:+.2f}" if abs(mean) <= MOST else f"**{mean:+.2f}**", f"{error:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines), near
+    return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
     """What may be said on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=PHOTOS)
+    parser.add_argument("--recipe", nargs="+", choices=PAIRED, default=list(PAIRED), metavar="NAME")
+    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--mixed", choices=("bf16", "fp16"), default="bf16")
+    parser.add_argument("--test", default="sots_outdoor")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    runs = {
-        (name, precision, seed): options.out / f"{name}-{precision}-{seed}"
-        for name in options.only
-        for seed in range(1, options.seeds + 1)
-        for precision in PRECISIONS
-    }
+    test = options.test if Path(options.test).is_dir() else str(options.data / "test" / options.test)
+    every = [One(r, p, seed) for seed in options.seeds for r in options.recipe for p in ("fp32", options.mixed)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = [pool.submit(train, one, options) for one in every]
+    failed = [error for run in runs if (error := run.exception()) is not None]
+    for error in failed:
+        print(error, file=sys.stderr)
+    if failed:
+        return 1
     try:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            for future in [pool.submit(train, *key, run, options) for key, run in runs.items()]:
-                future.result()
-        scores: dict[str, dict[str, list[float]]] = {name: {p: [] for p in PRECISIONS} for name in options.only}
-        for (name, precision, _), run in runs.items():
-            scores[name][precision].append(score(run, options.data))
-    except (FairweatherError, RuntimeError) as error:
+        values: dict[One, float] = {one: score(one, test, options) for one in every}
+    except FairweatherError as error:
         print(f"precision.py: {error}", file=sys.stderr)
         return 1
-    text, near = table(scores)
-    print(f"PSNR in dB on {SET}, protocol rgb, after {options.steps} steps.\n\n{text}")
-    return 0 if near else 1
+    scores: dict[str, dict[str, Any]] = {
+        recipe: {p: [values[One(recipe, p, seed)] for seed in options.seeds] for p in ("fp32", options.mixed)}
+        for recipe in options.recipe
+    }
+    print(f"{options.steps} steps; PSNR in dB on {Path(test).name}, protocol rgb\n\n{markdown(scores, options.seeds)}")
+    apart = [recipe for recipe, found in scores.items() if abs(compare(*found.values())[0]) > MOST]
+    if apart:
+        print(f"\nmore than {MOST} dB apart: {', '.join(apart)}", file=sys.stderr)
+    return 1 if apart else 0
 
 
 if __name__ == "__main__":

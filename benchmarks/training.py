@@ -3,11 +3,12 @@
     python benchmarks/training.py [--recipe NAME ...] [--size laptop|paper] [--rounds 15] [--threads N] [--device auto]
 
 The plain loops are in plain_loops.py. Both sides have the same weights, batches (made-up photos, already in memory),
-precision and allocator; the plain loop has the memory layout that is faster for its networks. First each takes ten steps in fp32 from the same start, with a full history of
-fakes where the recipe has one, and their losses are compared: "agree to" is the largest relative difference of any
-term in any of the ten. Then rounds of one step each of: fairweather fp32, plain fp32, fairweather bf16, plain bf16 (or
-what the device's default precision is), in turn and every second round backwards. Times are medians over the rounds,
-and a ratio is the median of the rounds' ratios, so that a busy moment counts for little.
+precision and allocator; the plain loop has the memory layout that is faster for its networks. First each takes ten
+steps in fp32 from the same start, with a full history of fakes where the recipe has one, and their losses are compared:
+"agree to" is the largest relative difference of any term in any of the ten. Then rounds of one step each of:
+fairweather fp32, plain fp32, fairweather bf16, plain bf16 (or what the device's default precision is), in turn and
+every second round backwards. Times are medians over the rounds, and a ratio is the median of the rounds' ratios, so
+that a busy moment counts for little.
 
 Networks, crop and batch come from runs/NAME-laptop.toml (where there is none: runs/NAME.toml, runs/dehaze.toml for
 supervised); with --size paper from runs/NAME.toml, or the recipe's own defaults.

@@ -1,53 +1,80 @@
-"""The benchmark of fp32 beside bf16: its verdict, and a run of two steps."""
+"""Mixed precision beside fp32: which runs there are, that finished ones stay, and the arithmetic of the table."""
 
 from __future__ import annotations
 
+import json
+import math
+import subprocess
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import precision
 import pytest
 
-TINY = """
-[run]
-batch = 2
-tensorboard = false
-[recipe]
-name = "pix2pix"
-width = 4
-[generator]
-name = "unet"
-levels = 2
-width = 4
-[data]
-crop = 32
-"""
+from fairweather.training.settings import read_toml
 
 
-def test_the_verdict_is_about_the_means() -> None:
-    near, good = precision.table({"pix2pix": {"fp32": [20.0, 21.0, 22.0], "bf16": [21.2, 20.2, 22.2]}})
-    assert good
-    assert "| pix2pix | 20.00 21.00 22.00 | 21.20 20.20 22.20 | 21.00 | 21.20 | +0.20 | 1.00 |" in near
-    assert not precision.table({"pix2pix": {"fp32": [20.0, 21.0], "bf16": [20.4, 21.4]}})[1]
+def options(out: Path, *words: str) -> Any:
+    return precision.parser().parse_args(["--out", str(out), *words])
 
 
-def test_it_trains_in_both_and_scores(
-    photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_it_is_about_the_paired_recipes() -> None:
+    assert precision.PAIRED == ("pix2pix", "hazeheal")
+
+
+def test_the_command_is_the_laptop_run_shortened(tmp_path: Path) -> None:
+    words = precision.command(precision.One("pix2pix", "bf16", 2), options(tmp_path, "--steps", "7", "--data", "DATA"))
+    said = dict(zip(words[4::2], words[5::2], strict=True))
+    assert read_toml(said["--config"])["recipe"]["name"] == "pix2pix"
+    assert (said["--steps"], said["--seed"], said["--precision"], said["--threads"]) == ("7", "2", "bf16", "1")
+    assert said["--data"] == str(Path("DATA/train/sots_outdoor"))
+    assert said["--out"] == str(tmp_path / "pix2pix-bf16-2")
+    (tmp_path / "pix2pix-bf16-2").mkdir()
+    (tmp_path / "pix2pix-bf16-2" / "run.json").write_text("{}")
+    assert precision.command(precision.One("pix2pix", "bf16", 2), options(tmp_path))[-1] == "--resume"
+
+
+def finished(out: Path, one: precision.One, steps: int, score: float) -> None:
+    run = out / one.name
+    (run / "model").mkdir(parents=True)
+    card = run / "model" / "card.json"
+    card.write_text("{}")
+    (run / "run.json").write_text(json.dumps({"settings": {"run": {"steps": steps}}}))
+    key = f"{out} {card.stat().st_mtime_ns}"
+    (run / "score.json").write_text(json.dumps({key: score}))
+
+
+def test_finished_runs_are_read_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for part in ("train", "test"):
-        for side in ("hazy", "clear"):
-            folder = tmp_path / part / "sots_outdoor" / side
-            folder.mkdir(parents=True)
-            for at in range(2):
-                shown = np.roll(photo, 9 * at + 40 * (part == "test"), axis=1)
-                cv2.imwrite(str(folder / f"{at}.png"), shown // 2 + 100 if side == "hazy" else shown)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "pix2pix-laptop.toml").write_text(TINY)
-    monkeypatch.setattr(precision, "ROOT", tmp_path)
-    words = ["--out", str(tmp_path / "out"), "--data", str(tmp_path), "--only", "pix2pix", "--jobs", "1"]
-    assert precision.main([*words, "--steps", "2", "--seeds", "1"]) in (0, 1)
-    assert "| pix2pix | " in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {"pix2pix-fp32-1", "pix2pix-bf16-1"}
-    monkeypatch.setattr(precision, "ROOT", tmp_path / "nowhere")  # what has ended is not trained again
-    assert precision.main([*words, "--steps", "2", "--seeds", "1"]) in (0, 1)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a finished run was trained again"))
+    values = {"fp32": (18.0, 18.2, 18.4), "bf16": (18.1, 18.2, 18.0)}
+    for p, scores in values.items():
+        for seed, value in enumerate(scores, 1):
+            finished(tmp_path, precision.One("pix2pix", p, seed), 240, value)
+    words = ["--out", str(tmp_path), "--recipe", "pix2pix", "--test", str(tmp_path)]
+    assert precision.main(words) == 0
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    cells = "| pix2pix | 18.00 | 18.20 | 18.40 | 18.10 | 18.20 | 18.00 | 18.20 | 18.10 | -0.10 | 0.15 |"
+    assert line == cells
+    assert precision.main([*words, "--steps", "100"]) == 1
+    assert "take --steps 240" in capsys.readouterr().err
+    monkeypatch.setattr(precision, "MOST", 0.05)
+    assert precision.main(words) == 1
+    assert "apart: pix2pix" in capsys.readouterr().err
+
+
+def test_what_training_said_last_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(words: list[str], *, stdout: Any, **_: Any) -> subprocess.CompletedProcess[bytes]:
+        stdout.write("fairweather: error: no photos\n")
+        return subprocess.CompletedProcess(words, 1)
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(RuntimeError, match="pix2pix-bf16-2: training ended with code 1: fairweather: error: no photos"):
+        precision.train(precision.One("pix2pix", "bf16", 2), options(tmp_path))
+
+
+def test_the_difference_is_taken_seed_by_seed() -> None:
+    mean, error = precision.compare([1.0, 2.0, 3.0], [1.5, 2.5, 3.5])
+    assert (mean, error) == (0.5, 0.0)
+    assert math.isnan(precision.compare([1.0], [2.0])[1])
