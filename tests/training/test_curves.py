@@ -98,6 +98,13 @@ def test_a_run_of_one_step_is_a_point(tmp_path: Path, drawn: list[Figure]) -> No
     assert (line.get_marker(), line.get_ydata().tolist()) == ("o", [3.0])
 
 
+def test_a_folder_s_name_is_no_formula(tmp_path: Path, drawn: list[Figure]) -> None:
+    odd = read_curves(run(tmp_path / r"a$\frac$", 2, l1=3.0))
+    draw_curves([odd], tmp_path / "one.png")
+    draw_curves([odd, read_curves(run(tmp_path / "b", 2, l1=3.0))], tmp_path / "two.png")
+    assert (tmp_path / "two.png").stat().st_size > 1000
+
+
 def test_runs_over_each_other(tmp_path: Path, drawn: list[Figure]) -> None:
     first = run(tmp_path / "a" / "run", 100, l1=3.0, adversarial=1.0)
     second = run(tmp_path / "b" / "run", 60, validate=20, l1=2.0)

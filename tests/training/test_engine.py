@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairweather.errors import BadSettings
+from fairweather.errors import BadFolder, BadSettings
 from fairweather.recipes import Batch, Build, Learn, Player, Recipe
 from fairweather.training.engine import Engine, choose_device, choose_precision
 
@@ -173,3 +173,10 @@ def test_gradients_are_unscaled_before_they_are_clipped(monkeypatch: pytest.Monk
     monkeypatch.setattr(engine._wrapped["first"], "step", lambda: norms.append(float(recipe.first.weight.grad.norm())))
     engine("first", recipe.first(batch().degraded).mean())
     assert norms == [pytest.approx(0.5, rel=0.01)]  # as in fp32: shorter than the clip, hence left alone
+
+
+def test_a_checkpoint_of_other_networks_is_told_in_a_sentence() -> None:
+    state = Engine(Duel(), device="cpu", precision="fp32").state()
+    state["recipe"]["first.parametrizations.weight.0._u"] = torch.ones(3)
+    with pytest.raises(BadFolder, match=r"other networks .*_u.*start another run"):
+        Engine(Duel(), device="cpu", precision="fp32").load_state(state)

@@ -138,3 +138,10 @@ def test_flat_is_what_json_gives_back(tmp_path: Path) -> None:
     flat = gathered(tmp_path).flat()
     assert json.loads(json.dumps(flat)) == flat
     assert flat["generator.name"] == "unet"
+
+
+@pytest.mark.parametrize("key", ["sample_steps", "sample_epochs", "validate_steps", "log_steps", "workers"])
+def test_a_cadence_below_zero_is_refused(key: str, tmp_path: Path) -> None:
+    assert getattr(gathered(tmp_path, run={key: 0}).run, key) == 0
+    with pytest.raises(BadSettings, match=f"{key} is -1; it must be 0"):
+        gathered(tmp_path, run={key: -1})

@@ -108,9 +108,11 @@ def draw_curves(runs: Sequence[Curves], path: str | os.PathLike[str]) -> Path:
         from matplotlib.lines import Line2D
 
         keys = [Line2D([], [], color=_colour(at), linestyle=_dash(at), linewidth=2) for at in range(len(runs))]
-        figure.legend(keys, labels, loc="outside upper left", fontsize=9, frameon=False)
+        legend = figure.legend(keys, labels, loc="outside upper left", fontsize=9, frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a folder may be called a$b$c
     else:
-        figure.suptitle(labels[0], fontsize=10, x=0.01, ha="left", fontweight="bold")
+        figure.suptitle(labels[0], fontsize=10, x=0.01, ha="left", fontweight="bold", parse_math=False)
     if window > 1:
         words = f"faint: every step; bold: mean over {window} steps"
         figure.supxlabel(words, fontsize=8, x=0.01, ha="left")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairweather.errors import BadSettings
+from fairweather.errors import BadFolder, BadSettings
 from fairweather.recipes import Batch, Player, Recipe
 from fairweather.training.ema import EMA
 from fairweather.training.layout import to_channels_last
@@ -193,7 +193,14 @@ class Engine:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state()` gave."""
-        self.recipe.load_state_dict(state["recipe"])
+        try:
+            self.recipe.load_state_dict(state["recipe"])
+        except RuntimeError as error:  # torch's words for names and shapes that do not fit
+            reason = str(error).splitlines()[1:2] or [str(error)]
+            raise BadFolder(
+                f"the checkpoint is of other networks than this version of fairweather makes ({reason[0].strip()}): go on "
+                "with the version that wrote it (run.json names its commit), or start another run"
+            ) from error
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])

@@ -83,6 +83,9 @@ def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
     for key in (*LENGTHS, "batch", "checkpoint_steps", "checkpoint_minutes", "threads", "devices"):
         if (value := getattr(run, key)) is not None and value <= 0:
             raise BadSettings(f"{where['run']}: {key} is {value}; it must be above 0")
+    for key in ("sample_steps", "sample_epochs", "validate_steps", "log_steps", "workers"):
+        if (value := getattr(run, key)) is not None and value < 0:
+            raise BadSettings(f"{where['run']}: {key} is {value}; it must be 0 (never, or none) or above")
     data = dataclasses.replace(
         data,
         crop=data.crop or data.augment.get("crop") or recipe.crop,
