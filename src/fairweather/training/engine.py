@@ -198,8 +198,8 @@ class Engine:
         except RuntimeError as error:  # torch's words for names and shapes that do not fit
             reason = str(error).splitlines()[1:2] or [str(error)]
             raise BadFolder(
-                f"the checkpoint is of other networks than this version of fairweather makes ({reason[0].strip()}): go on "
-                "with the version that wrote it (run.json names its commit), or start another run"
+                f"the checkpoint is of other networks than this version of fairweather makes ({reason[0].strip()}): "
+                "go on with the version that wrote it (run.json names its commit), or start another run"
             ) from error
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
