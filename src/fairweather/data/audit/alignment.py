@@ -53,15 +53,15 @@ def relation(degraded: Pixels, clear: Pixels) -> Relation:
     factor = min(1.0, LONG_SIDE / max(clear.shape[:2]))
     one, other = (detail(_resized(photo, factor)) for photo in (degraded, clear))
     right, down, response = shift(other, one)
-    if response >= SAME:
-        length = hypot(right, down)
-        shifted = length >= SHIFT and _confirmed(other, one, right, down)
-        return Relation(response, right / factor, down / factor, shifted)
-    for turn, code in TURNS.items():
-        found = shift(other, np.ascontiguousarray(cv2.flip(one, code)))[2]
-        if found >= 2 * SAME:
-            return Relation(found, turn=turn)
-    return Relation(response, flat=min(_strength(one), _strength(other)) < 0.02)
+    if response < 3 * SAME:  # a horizon agrees with its own mirror image, too
+        for turn, code in TURNS.items():
+            found = shift(other, np.ascontiguousarray(cv2.flip(one, code)))[2]
+            if found >= 2 * max(SAME, response):
+                return Relation(found, turn=turn)
+    if response < SAME:
+        return Relation(response, flat=min(_strength(one), _strength(other)) < 0.02)
+    shifted = hypot(right, down) >= SHIFT and _confirmed(other, one, right, down)
+    return Relation(response, right / factor, down / factor, shifted)
 
 
 def detail(photo: Pixels) -> Detail:
@@ -97,9 +97,19 @@ def part_of(smaller: Pixels, larger: Pixels) -> tuple[int, int] | None:
     """Where (left, top) in the larger photo the smaller one was cut out; None where it was not."""
     if any(a > b for a, b in zip(smaller.shape[:2], larger.shape[:2], strict=True)):
         return None
-    found = cv2.matchTemplate(detail(larger), detail(smaller), cv2.TM_CCOEFF_NORMED)
-    _, best, _, (left, top) = cv2.minMaxLoc(found)
-    return (int(left), int(top)) if best > 0.3 else None
+    part, whole = detail(smaller), detail(larger)
+    height, width = part.shape[0] // 2, part.shape[1] // 2
+    # two opposite quarters, which would not be found as far apart in a photo of another scale
+    first, second = _place(part[:height, :width], whole), _place(part[-height:, -width:], whole)
+    right, down = second[0] - first[0], second[1] - first[1]
+    if abs(right - (part.shape[1] - width)) > 1 or abs(down - (part.shape[0] - height)) > 1:
+        return None
+    return first
+
+
+def _place(part: Detail, whole: Detail) -> tuple[int, int]:
+    left, top = cv2.minMaxLoc(cv2.matchTemplate(whole, np.ascontiguousarray(part), cv2.TM_CCOEFF_NORMED))[3]
+    return int(left), int(top)
 
 
 def likeness(one: Detail, other: Detail) -> float:
