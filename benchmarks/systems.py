@@ -13,7 +13,8 @@ other places.
 
 The haze systems learn from train/sots_outdoor (the unpaired ones draw its two folders independently), derain from
 train/rain100/light. A run that is in DIR already is gone on with, and not repeated when it has ended. Scores are means
-over the photos of a test set, at full size, in RGB (protocol rgb). Contact sheets land in DIR/NAME-scores/.
+over the photos of a test set, at full size, in RGB (protocol rgb). "CPU min" is the processor time of a training,
+export included. Contact sheets land in DIR/NAME-scores/.
 """
 
 from __future__ import annotations
@@ -25,10 +26,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 from fairweather.errors import FairweatherError
 from fairweather.evaluation import SetScores, evaluate
@@ -40,7 +38,20 @@ from fairweather.training.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT.parent / "shared" / "data"
-HEADINGS = ("system", "generator", "parameters", "steps", "min", "test", "n", "PSNR", "input", "SSIM", "input", "worse")
+HEADINGS = (
+    "system",
+    "generator",
+    "parameters",
+    "steps",
+    "CPU min",
+    "test",
+    "n",
+    "PSNR",
+    "input",
+    "SSIM",
+    "input",
+    "worse",
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +108,12 @@ def train(name: str, data: Path, out: Path, options: argparse.Namespace) -> None
     if (run / "model" / "card.json").exists():
         return
     with open(out / f"{name}.log", "a", encoding="utf-8") as log:
-        code = subprocess.run(
-            command(name, data, run, options), stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **MALLOC}
-        ).returncode
+        words = command(name, data, run, options)
+        started = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **MALLOC})
+        _, status, used = os.wait4(started.pid, 0)
+    started.returncode = code = os.waitstatus_to_exitcode(status)
+    with open(out / f"{name}.seconds", "a", encoding="utf-8") as seconds:
+        print(used.ru_utime + used.ru_stime, file=seconds)  # a line for each sitting
     if code:
         said = (out / f"{name}.log").read_text(encoding="utf-8").strip().splitlines()
         raise RuntimeError(f"{name}: training ended with code {code}: {said[-1] if said else 'no word'}")
@@ -114,15 +128,13 @@ def score(name: str, data: Path, out: Path) -> Trained:
     results = evaluate(restorer, {key: sets[key] for key in SYSTEMS[name].tests}, "rgb", out / f"{name}-scores")
     network = GENERATORS[card.generator](**card.arguments)
     parameters = sum(weight.numel() for weight in network.parameters())
-    stats = run.stats()
-    return Trained(name, card.generator, parameters, len(stats), minutes(stats), tuple(results))
+    steps = len(run.stats())
+    return Trained(name, card.generator, parameters, steps, minutes(out / f"{name}.seconds"), tuple(results))
 
 
-def minutes(stats: Sequence[dict[str, Any]]) -> float:
-    """Minutes of the steps alone: the median step's time by their number, which leaves out what other programs took."""
-    times = [line["time"] for line in stats]
-    gaps = [after - before for before, after in pairwise(times)]
-    return median(gaps) * len(times) / 60 if gaps else 0.0
+def minutes(path: Path) -> float:
+    """Minutes of processor time of a run's sittings: what other programs took of the machine is not in it."""
+    return sum(map(float, path.read_text(encoding="utf-8").split())) / 60
 
 
 def markdown(rows: Sequence[Trained]) -> str:

@@ -52,11 +52,9 @@ def test_the_words_that_train_a_system_are_understood(name: str, tmp_path: Path)
     assert callable(parse(words[4:], "fairweather train"))
 
 
-def test_minutes_are_those_of_the_middle_step() -> None:
-    steady = [{"time": 2.0 * at} for at in range(1, 31)]
-    assert systems.minutes(steady) == pytest.approx(1.0)
-    interrupted = [{"time": line["time"] + (500.0 if at > 15 else 0.0)} for at, line in enumerate(steady)]
-    assert systems.minutes(interrupted) == pytest.approx(1.0)
+def test_minutes_are_of_all_sittings(tmp_path: Path) -> None:
+    (tmp_path / "run.seconds").write_text("90.0\n30.0\n")
+    assert systems.minutes(tmp_path / "run.seconds") == pytest.approx(2.0)
 
 
 def test_it_trains_and_scores_and_says_what_failed(
@@ -75,6 +73,7 @@ def test_it_trains_and_scores_and_says_what_failed(
     assert "cyclegan: training ended with code" in said.err  # and the other one was done all the same
     assert "pix2pix leaves sots_outdoor no better than it came" in said.err  # two steps cannot
     assert (tmp_path / "out" / "pix2pix-scores" / "sots_outdoor.jpg").exists()
+    assert 0.01 < systems.minutes(tmp_path / "out" / "pix2pix.seconds") < 5
     trained = (tmp_path / "out" / "pix2pix" / "state" / "state.pt").stat().st_mtime_ns
     systems.main([*words[:6], "--jobs", "1"])  # an ended run is scored again, not trained again
     assert (tmp_path / "out" / "pix2pix" / "state" / "state.pt").stat().st_mtime_ns == trained
