@@ -59,8 +59,9 @@ def haze_aware(output: Tensor, target: Tensor, mask: Tensor, *, inside: float = 
 
 
 def _least(values: Tensor, patch: int) -> Tensor:
-    # The window is cut at the border: max-pooling pads with minus infinity.
-    return -functional.max_pool2d(-values, patch, stride=1, padding=patch // 2)
+    # The window is cut at the border: max-pooling pads with minus infinity. Rows, then columns: the same, and faster.
+    rows = functional.max_pool2d(-values, (1, patch), stride=1, padding=(0, patch // 2))
+    return -functional.max_pool2d(rows, (patch, 1), stride=1, padding=(patch // 2, 0))
 
 
 def _finished(mask: Tensor, threshold: float | None) -> Tensor:
