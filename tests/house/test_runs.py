@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def test_a_run_says_what_it_takes(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("command", "hardware", "time", "data", "expected"):
         assert any(line.startswith(f"# {word} ") for line in header), f"{path.name}: no {word} in the header"
+    assert not re.search(r"\b(TODO|TIME)\b", " ".join(header)), f"{path.name}: a blank was not filled in"
     command = next(line for line in header if line.startswith("# command"))
     assert f"--config runs/{path.name}" in command
 
