@@ -243,3 +243,14 @@ def test_a_picture_shows_the_default_weights(name: str) -> None:
     if hasattr(s, "perceptual"):
         words.add(f"{s.perceptual:g} × mean square")
     assert not {word for word in words if f">{word}</text>" not in svg}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_was_measured_is_told(name: str) -> None:
+    told = PAGE.split(f"<!-- measured:{name}:begin -->")[1].split(f"<!-- measured:{name}:end -->")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in told.splitlines() if line[:1] == "|"]
+    assert len(cells) > 6
+    assert all(cell for row in cells for cell in row), f"{name}: an empty cell"
+    first = next(row for row in cells if row[0] in ("sots_outdoor", "rain100/light"))
+    assert float(first[2]) > float(first[3]), f"{name} leaves its own test no better than it came"
+    assert "**What we saw.**" in told
