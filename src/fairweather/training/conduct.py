@@ -21,7 +21,7 @@ from fairweather.images import atomic
 from fairweather.recipes import RECIPES, Recipe
 from fairweather.training import launch
 from fairweather.training.allocator import MALLOC, tuned
-from fairweather.training.datasets import check_headers, open_data
+from fairweather.training.datasets import check_choice, check_headers, open_data
 from fairweather.training.engine import Engine, choose_device, choose_precision
 from fairweather.training.gather import Tables, complete, gather, read_record, resumed
 from fairweather.training.loop import fit
@@ -108,6 +108,7 @@ def _prepare(
     network = recipe_of(settings)
     check_crop(network, crop, settings)
     if dataset is None:
+        check_choice(settings.data, kind, settings.recipe.name)
         check_headers(settings.data, kind, crop, quiet=not processes.main)
         # Each process keeps photos of its own.
         data = dataclasses.replace(settings.data, memory_gib=settings.data.memory_gib / processes.local)

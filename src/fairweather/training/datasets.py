@@ -23,7 +23,7 @@ log = logging.getLogger("fairweather")
 def check_headers(data: DataSettings, recipe: type[Recipe], crop: int, quiet: bool = False) -> None:
     """The fast part of `check-data`, before minutes of decoding: raises BadFolder on errors, logs one line of warnings.
 
-    Settings that name no data, or too much, are left to `open_data`.
+    What the settings name has been looked at before, by `check_choice`.
     """
     pairs: list[Pair] = []
     photos: list[Path] = []
@@ -45,9 +45,8 @@ def check_headers(data: DataSettings, recipe: type[Recipe], crop: int, quiet: bo
         log.warning("%s", told)
 
 
-def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) -> Dataset:
-    """The dataset of a run; every file is decoded once. Raises BadSettings, BadFolder or BadImage."""
-    table = {**data.augment, "crop": crop}
+def check_choice(data: DataSettings, recipe: type[Recipe], name: str) -> None:
+    """Raises BadSettings where the table names no data, too much, or what the recipe cannot learn from."""
     if data.sources:
         if not recipe.paired:
             raise BadSettings(
@@ -56,6 +55,24 @@ def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) ->
             )
         if data.folder is None:
             raise BadSettings("data.sources are paths below a folder: say which (--data)")
+    elif recipe.paired:
+        if data.folder is None or data.degraded or data.clear:
+            raise BadSettings(f"{name} learns from pairs: give their folder (--data), not --degraded and --clear")
+    elif data.hold_back:
+        raise BadSettings(f"data.hold_back: {name} learns from unpaired photos; there is no ground truth to measure by")
+    elif data.folder is not None:
+        if data.degraded or data.clear:
+            raise BadSettings("give either --data or --degraded and --clear, not both")
+    elif not (data.degraded and data.clear):
+        raise BadSettings(f"{name} needs --degraded and --clear, two folders of photos (or --data, a folder of pairs)")
+
+
+def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) -> Dataset:
+    """The dataset of a run; every file is decoded once. Raises BadSettings, BadFolder or BadImage."""
+    check_choice(data, recipe, name)
+    table = {**data.augment, "crop": crop}
+    if data.sources:
+        assert data.folder is not None
         mixed: dict[str, Any] = {"sources": data.sources, "augment": table, "hold_back": data.hold_back}
         optional = {"samples": data.samples, "short_side": data.short_side, "memory_gib": data.memory_gib}
         mixed |= {key: value for key, value in optional.items() if value is not None}
@@ -66,18 +83,13 @@ def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) ->
         augment = Augment.paper(crop)
     memory = int(data.memory_gib * 2**30)
     if recipe.paired:
-        if data.folder is None or data.degraded or data.clear:
-            raise BadSettings(f"{name} learns from pairs: give their folder (--data), not --degraded and --clear")
+        assert data.folder is not None
         return paired(data.folder, augment=augment, hold_back=data.hold_back, memory=memory)
-    if data.hold_back:
-        raise BadSettings(f"data.hold_back: {name} learns from unpaired photos; there is no ground truth to measure by")
     if data.folder is not None:
-        if data.degraded or data.clear:
-            raise BadSettings("give either --data or --degraded and --clear, not both")
         pairs = all_pairs(data.folder)
         clear = list(dict.fromkeys(pair.clear for pair in pairs))
         photos = Photos(kept_short_side(augment), memory)
         return Unpaired([pair.degraded for pair in pairs], clear, photos, augment)
-    if not (data.degraded and data.clear):
-        raise BadSettings(f"{name} needs --degraded and --clear, two folders of photos (or --data, a folder of pairs)")
+    assert data.degraded is not None
+    assert data.clear is not None
     return unpaired(data.degraded, data.clear, augment=augment, memory=memory)
