@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +27,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from systems import PHOTOS, ROOT, SYSTEMS
+from systems import PHOTOS, ROOT, SYSTEMS, to_its_end
 
 from fairweather.errors import BadFolder, FairweatherError
-from fairweather.training.allocator import MALLOC
 
 PAIRED = tuple(name for name, system in SYSTEMS.items() if "--data" in system.data)
 MOST = 0.3
@@ -72,13 +70,7 @@ def train(one: One, options: argparse.Namespace) -> None:
         if steps != options.steps:
             raise RuntimeError(f"{run} was trained for {steps} steps: take --steps {steps} or another --out")
         return
-    path = options.out / f"{one.name}.log"
-    with open(path, "a", encoding="utf-8") as log:
-        environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(options.threads)}
-        code = subprocess.run(command(one, options), stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-    if code:
-        said = path.read_text(encoding="utf-8").strip().splitlines()
-        raise RuntimeError(f"{one.name}: training ended with code {code}: {said[-1] if said else 'no word'}")
+    to_its_end(command(one, options), options.out / f"{one.name}.log", OMP_NUM_THREADS=str(options.threads))
 
 
 def score(one: One, test: str, options: argparse.Namespace) -> float:

@@ -102,21 +102,29 @@ def command(name: str, data: Path, run: Path, options: argparse.Namespace) -> li
     return words + (["--resume"] if (run / "run.json").exists() else [])
 
 
+def to_its_end(words: Sequence[str], path: Path, **environment: str) -> None:
+    """Run a training whose words land in the log at `path`; its seconds of processor time go beside it (.seconds).
+
+    Raises RuntimeError with what it said last where it fails.
+    """
+    with open(path, "a", encoding="utf-8") as log:
+        surroundings = {**os.environ, **MALLOC, **environment}
+        started = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=surroundings)
+        _, status, used = os.wait4(started.pid, 0)
+    started.returncode = code = os.waitstatus_to_exitcode(status)
+    with open(path.with_suffix(".seconds"), "a", encoding="utf-8") as seconds:
+        print(used.ru_utime + used.ru_stime, file=seconds)  # a line for each sitting
+    if code:
+        said = path.read_text(encoding="utf-8").strip().splitlines()
+        raise RuntimeError(f"{path.stem}: training ended with code {code}: {said[-1] if said else 'no word'}")
+
+
 def train(name: str, data: Path, out: Path, options: argparse.Namespace) -> None:
     """Train a system to its end. Raises RuntimeError with what it said last."""
     run = out / name
     if (run / "model" / "card.json").exists():
         return
-    with open(out / f"{name}.log", "a", encoding="utf-8") as log:
-        words = command(name, data, run, options)
-        started = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **MALLOC})
-        _, status, used = os.wait4(started.pid, 0)
-    started.returncode = code = os.waitstatus_to_exitcode(status)
-    with open(out / f"{name}.seconds", "a", encoding="utf-8") as seconds:
-        print(used.ru_utime + used.ru_stime, file=seconds)  # a line for each sitting
-    if code:
-        said = (out / f"{name}.log").read_text(encoding="utf-8").strip().splitlines()
-        raise RuntimeError(f"{name}: training ended with code {code}: {said[-1] if said else 'no word'}")
+    to_its_end(command(name, data, run, options), out / f"{name}.log")
 
 
 def score(name: str, data: Path, out: Path) -> Trained:

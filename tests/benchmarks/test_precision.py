@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def finished(out: Path, one: precision.One, steps: int, score: float) -> None:
 def test_finished_runs_are_read_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a finished run was trained again"))
+    monkeypatch.setattr(precision, "to_its_end", lambda *_, **__: pytest.fail("a finished run was trained again"))
     values = {"fp32": (18.0, 18.2, 18.4), "bf16": (18.1, 18.2, 18.0)}
     for p, scores in values.items():
         for seed, value in enumerate(scores, 1):
@@ -65,11 +65,8 @@ def test_finished_runs_are_read_and_compared(
 
 
 def test_what_training_said_last_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(words: list[str], *, stdout: Any, **_: Any) -> subprocess.CompletedProcess[bytes]:
-        stdout.write("fairweather: error: no photos\n")
-        return subprocess.CompletedProcess(words, 1)
-
-    monkeypatch.setattr(subprocess, "run", fail)
+    failing = [sys.executable, "-c", "raise SystemExit('fairweather: error: no photos')"]
+    monkeypatch.setattr(precision, "command", lambda *_: failing)
     with pytest.raises(RuntimeError, match="pix2pix-bf16-2: training ended with code 1: fairweather: error: no photos"):
         precision.train(precision.One("pix2pix", "bf16", 2), options(tmp_path))
 
