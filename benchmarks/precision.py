@@ -86,7 +86,7 @@ def score(one: One, test: str, options: argparse.Namespace) -> float:
     sets = find_sets(Path(test))
     if len(sets) != 1:
         raise BadFolder(f"{test} holds {len(sets)} sets of pairs; name one of them (--test)")
-    (result,) = evaluate(load(options.out / one.name / "model"), sets, "rgb")
+    (result,) = evaluate(load(options.out / one.name / "model", precision="f32"), sets, "rgb")
     kept.write_text(json.dumps({key: result.scores[0].value}) + "\n", encoding="utf-8")
     return float(result.scores[0].value)
 
