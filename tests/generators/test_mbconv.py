@@ -10,6 +10,7 @@ from fairweather.errors import BadSettings, UnknownName
 from fairweather.generators import MBConvUNet
 from fairweather.generators.layers import initialise
 from tests.generators.grid import grid, waves
+from tests.generators.mixed import check_bf16_in_channels_last
 
 
 def small(**settings: Any) -> MBConvUNet:
@@ -158,17 +159,7 @@ def test_resizing_leaves_no_checkerboard(norm: str) -> None:
 
 
 def test_bf16_in_channels_last() -> None:
-    network = small().to(memory_format=torch.channels_last)
-    given = photo(2).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        expected = network(given)
-    with torch.autocast("cpu", torch.bfloat16):
-        restored = network(given)
-        loss = (restored - 0.3).abs().mean()
-    loss.backward()
-    assert restored.dtype == torch.float32, "a picture in bfloat16 has steps of an 8-bit one"
-    assert (restored - expected).abs().amax() < 0.03
-    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    check_bf16_in_channels_last(small(), photo(2))
 
 
 def test_settings_out_of_range() -> None:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from fairweather.errors import BadSettings, UnknownName
 from fairweather.generators import MultipathUNet
 from tests.generators.grid import grid, waves
+from tests.generators.mixed import check_bf16_in_channels_last
+from tests.generators.reach import field_by_gradients
 
 
 def small(**settings: Any) -> MultipathUNet:
@@ -41,23 +43,7 @@ def test_size_and_declarations() -> None:
 def test_receptive_field_is_what_gradients_show(levels: int, paths: list[int], upsampling: Any) -> None:
     """Over every phase of a pixel within a cell of `multiple_of`, and not a pixel wider than needed."""
     network = small(levels=levels, width=2, paths=paths, upsampling=upsampling).eval()
-    for module in network.modules():
-        if isinstance(module, nn.ReLU):
-            module.forward = lambda x: x  # a dead ReLU would hide a path that other weights have
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.weight.data.fill_(0.1)
-    field, cell = network.receptive_field, network.multiple_of
-    assert field is not None
-    side = (field // cell + 2) * cell
-    start = side // 2 // cell * cell
-    given = torch.full((1, 3, cell, side), 0.5, requires_grad=True)
-    restored = network(given)
-    reach = 0
-    for phase in range(cell):
-        (gradient,) = torch.autograd.grad(restored[0, 0, 0, start + phase], given, retain_graph=True)
-        seen = (gradient.abs().sum((0, 1, 2)) > 0).nonzero().flatten()
-        reach = max(reach, start + phase - int(seen[0]), int(seen[-1]) - start - phase)
-    assert field == 2 * reach + 1
+    assert network.receptive_field == field_by_gradients(network, 0.1)
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
@@ -151,17 +137,7 @@ def test_resizing_leaves_no_checkerboard() -> None:
 
 
 def test_bf16_in_channels_last() -> None:
-    network = small().to(memory_format=torch.channels_last)
-    given = photo(2).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        expected = network(given)
-    with torch.autocast("cpu", torch.bfloat16):
-        restored = network(given)
-        loss = (restored - 0.3).abs().mean()
-    loss.backward()
-    assert restored.dtype == torch.float32, "a picture in bfloat16 has steps of an 8-bit one"
-    assert (restored - expected).abs().amax() < 0.03
-    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    check_bf16_in_channels_last(small(), photo(2))
 
 
 def test_settings_out_of_range() -> None:

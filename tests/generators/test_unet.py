@@ -9,6 +9,7 @@ from torch import nn
 
 from fairweather.errors import BadSettings, UnknownName
 from fairweather.generators import ResNet6, ResNet9, UNet
+from tests.generators.reach import field_by_gradients
 
 
 def size(network: nn.Module) -> int:
@@ -28,22 +29,7 @@ def test_the_papers_counts() -> None:
 def test_receptive_field_is_what_gradients_show(levels: int, upsampling: str) -> None:
     """Over every phase of a pixel within a cell of `multiple_of`, and not a pixel wider than needed."""
     network = UNet(levels=levels, width=2, dropout=0, upsampling=upsampling).eval()
-    for module in network.modules():
-        if isinstance(module, nn.ReLU):
-            module.forward = lambda x: x  # a dead ReLU would hide a path that other weights have
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.weight.data.fill_(0.01)
-    field, cell = network.receptive_field, network.multiple_of
-    side = (field // cell + 2) * cell
-    start = side // 2 // cell * cell
-    photo = torch.full((1, 3, cell, side), 0.5, requires_grad=True)
-    restored = network(photo)
-    reach = 0
-    for phase in range(cell):
-        (gradient,) = torch.autograd.grad(restored[0, 0, 0, start + phase], photo, retain_graph=True)
-        seen = (gradient.abs().sum((0, 1, 2)) > 0).nonzero().flatten()
-        reach = max(reach, start + phase - int(seen[0]), int(seen[-1]) - start - phase)
-    assert field == 2 * reach + 1
+    assert network.receptive_field == field_by_gradients(network, 0.01)
 
 
 def test_receptive_field_is_whole_photo_with_instance_norm() -> None:
