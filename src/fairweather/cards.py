@@ -28,7 +28,10 @@ from safetensors.numpy import load as load_safetensors
 from fairweather.errors import BadCard, BadFolder, UnknownName
 
 FORMAT_VERSION = 1
-GENERATOR_NAMES: tuple[str, ...] = ("resnet6", "resnet9", "unet", "mbconv_unet", "multipath_unet", "swift")
+GENERATOR_NAMES: tuple[str, ...] = (
+    *("resnet6", "resnet9", "unet", "mbconv_unet", "multipath_unet"),
+    *("plain_unet", "gunet", "swift"),
+)
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 ONNX = "model.onnx"

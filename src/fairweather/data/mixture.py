@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from fairweather.data.augment import Augment
-from fairweather.data.folders import Pairs, all_pairs, kept_short_side, photos_in
+from fairweather.data.folders import Pairs, all_pairs, kept_short_side, photos_in, scene_of_pair, split
 from fairweather.data.photos import Photos
 from fairweather.data.rainy import Rained
 from fairweather.data.source import Sample, Source, check_index, stream
@@ -122,7 +122,8 @@ def open_source(one: SourceSettings, root: Path, photos: Photos, settings: Mixtu
         return Clear(photos_in(path), photos, augment, hold_back)
     if one.weather == "haze":
         return Hazed(photos_in(path), photos, augment, hold_back, one.haze)
-    streaks = all_pairs(root / one.streaks) if one.streaks else ()
+    # the streaks of scenes that are held back stay out of training, too
+    streaks, _ = split(all_pairs(root / one.streaks), scene_of_pair, hold_back) if one.streaks else ([], [])
     return Rained(photos_in(path), photos, augment, hold_back, one.rain, streaks)
 
 

@@ -14,13 +14,27 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fairweather.generators.gunet import GUNet
 from fairweather.generators.mbconv import MBConvUNet
 from fairweather.generators.multipath import MultipathUNet
+from fairweather.generators.plain import PlainUNet
 from fairweather.generators.resnet import ResNet6, ResNet9
 from fairweather.generators.swift import Swift
 from fairweather.generators.unet import UNet
 
-__all__ = ["GENERATORS", "MBConvUNet", "MultipathUNet", "ResNet6", "ResNet9", "Swift", "UNet", "exported", "padded"]
+__all__ = [
+    "GENERATORS",
+    "GUNet",
+    "MBConvUNet",
+    "MultipathUNet",
+    "PlainUNet",
+    "ResNet6",
+    "ResNet9",
+    "Swift",
+    "UNet",
+    "exported",
+    "padded",
+]
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "resnet6": ResNet6,
@@ -28,6 +42,8 @@ GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
     "mbconv_unet": MBConvUNet,
     "multipath_unet": MultipathUNet,
+    "plain_unet": PlainUNet,
+    "gunet": GUNet,
     "swift": Swift,
 }
 
