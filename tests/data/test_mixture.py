@@ -139,3 +139,14 @@ def test_an_empty_mixture_and_a_missing_folder_are_refused(root: Path) -> None:
     for kind in ("pairs", "rehazed", "synthetic", "clear"):
         with pytest.raises((BadFolder, FairweatherError), match="nowhere"):
             Mixture(settings(sources=(SourceSettings(kind, "nowhere"),)), root)
+
+
+def test_a_source_may_be_augmented_in_its_own_way(root: Path) -> None:
+    own = SourceSettings("pairs", "pairs", augment={"flip": 0.0, "scale": [0.5, 0.6]})
+    data = Mixture(settings(sources=(own, SourceSettings("clear", "photos")), augment=Augment(crop=32, flip=1.0)), root)
+    assert data.sources[0].augment == Augment(crop=32, flip=0.0, scale=(0.5, 0.6))
+    assert data.sources[1].augment == Augment(crop=32, flip=1.0)
+    with pytest.raises(BadSettings, match="crop of its own"):
+        SourceSettings("pairs", "pairs", augment={"crop": 16})
+    with pytest.raises(BadSettings, match="augment table of the source pairs.*flipp"):
+        Mixture(settings(sources=(SourceSettings("pairs", "pairs", augment={"flipp": 1.0}),)), root)

@@ -43,12 +43,16 @@ class SourceSettings:
     """Ranges of the haze of this source."""
     rain: RainSettings = field(default_factory=RainSettings)
     """Ranges of the rain of this source."""
+    augment: dict[str, Any] = field(default_factory=dict)
+    """Fields of the mixture's own `augment` that are different for this source."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UnknownName("kind of data source", self.kind, KINDS)
         if self.weather not in ("haze", "rain"):
             raise UnknownName("weather", self.weather, ("haze", "rain"))
+        if "crop" in self.augment:
+            raise BadSettings(f"the source {self.path} has a crop of its own: batches need one, data.augment.crop")
         if not self.weight > 0:
             raise BadSettings(f"the source {self.path} has weight {self.weight}: give one above 0, or take it out")
 
@@ -113,7 +117,10 @@ class Mixture:
 
 def open_source(one: SourceSettings, root: Path, photos: Photos, settings: MixtureSettings) -> Source:
     """The source that one table describes."""
-    path, augment, hold_back = root / one.path, settings.augment, settings.hold_back
+    path, hold_back = root / one.path, settings.hold_back
+    shared = {known.name: getattr(settings.augment, known.name) for known in fields(Augment)}
+    mixed = {key: value for key, value in (shared | one.augment).items() if value is not None}
+    augment: Augment = _build(Augment, mixed, f"the augment table of the source {one.path}")
     if one.kind == "pairs":
         return Pairs(all_pairs(path), photos, augment, hold_back)
     if one.kind == "rehazed":

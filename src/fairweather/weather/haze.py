@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from fairweather.errors import BadSettings
 
 MIN_TRANSMISSION = 0.02
+BLUE = (-0.15, -0.024, 0.15)
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class HazeSettings:
     """Brightness of the airlight A. RESIDE: [0.7, 1.0] indoors, [0.8, 1.0] outdoors; RIDCP goes darker, for dusk."""
     tint: float = 0.04
     """Largest departure of one channel of A from its brightness (RIDCP: 0.025; real fog machines tint more)."""
+    blue: float = 0.0
+    """Share of pictures under the bluish airlight of real fog by day: up to BLUE is added to A, uniformly. Measured as
+    the brightest haze of the pairs of O-HAZE (0.63, 0.71, 0.88) and NH-HAZE (0.61, 0.68, 0.79)."""
     patchy: float = 0.35
     """Share of pictures whose haze is not homogeneous: beta is multiplied by fractal noise (NH-HAZE, Ancuti et al.,
     CVPRW 2020, shows what it looks like)."""
@@ -49,7 +53,7 @@ class HazeSettings:
             raise BadSettings("haze.density starts at 0: it must be above; haze.clear leaves pictures clear")
         if self.airlight[1] > 1 or self.noise < 0:
             raise BadSettings("haze.airlight ends at 1, and haze.noise is at least 0")
-        for name in ("patchy", "linear", "clear", "tint"):
+        for name in ("blue", "patchy", "linear", "clear", "tint"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadSettings(f"haze.{name} is {getattr(self, name)}: a share lies in [0, 1]")
 
@@ -117,6 +121,9 @@ def _finish(
     transmission = torch.where(left_clear, torch.ones_like(transmission), transmission.clamp(MIN_TRANSMISSION, 1))
     brightness = _uniform(count, *settings.airlight, generator, clear)[:, :, 0, 0]
     tint = (torch.rand(count, 3, generator=generator, device=generator.device) * 2 - 1).to(clear) * settings.tint
+    if settings.blue > 0:
+        strength = _uniform(count, 0, 1, generator, clear) * _happens(count, settings.blue, generator, clear)
+        tint = tint + strength[:, :, 0, 0] * clear.new_tensor(BLUE)
     airlight = (brightness + tint).clamp(0, 1)
     linear = _happens(count, settings.linear, generator, clear)
     hazy = compose(clear, transmission, airlight)
