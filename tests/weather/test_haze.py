@@ -180,7 +180,7 @@ def test_real_pairs_are_explained_by_their_transmission(shared_data) -> None:  #
 def test_a_blue_airlight_is_drawn_for_its_share_of_pictures() -> None:
     clear = torch.full((400, 3, 4, 4), 0.5)
     ranges = HazeSettings(airlight=(0.7, 0.7), tint=0.0, blue=0.5)
-    _, made = haze(clear, torch.Generator().manual_seed(3), ranges)
+    _, made = physics.haze(clear, torch.Generator().manual_seed(3), ranges)
     blue = made["airlight"][:, 2] - made["airlight"][:, 0]
     assert 0.4 < (blue > 0).float().mean() < 0.6
     assert 0.25 < blue.max() <= 0.3
