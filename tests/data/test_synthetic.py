@@ -155,3 +155,19 @@ def test_measured_depth_grows_upwards_on_a_real_street(shared_data: Path) -> Non
 def test_scene_pictures_are_as_the_tests_think() -> None:
     assert scene(5, 10, 20).shape == (10, 20, 3)
     assert scene(5, 10, 20)[0, -1].tolist() == [5, 255, 0]
+
+
+def test_real_fog_of_one_scene_is_laid_over_another(tmp_path: Path, clear_folder: Path) -> None:
+    clear = scene(5)
+    there = np.ones(clear.shape[:2], np.float32)
+    there[:, : clear.shape[1] // 2] = 0.2  # a swath over the left half
+    foggy = compose(*(torch.from_numpy(x)[None] for x in (clear.transpose(2, 0, 1) / np.float32(255), there[None])),
+                    torch.full((1, 3), 0.9))  # fmt: skip
+    write_photo(tmp_path / "hazy" / "1.png", np.asarray(foggy[0].permute(1, 2, 0) * 255).round().astype(np.uint8))
+    write_photo(tmp_path / "clear" / "1.png", clear)
+    air = HazeSettings(airlight=(0.9, 0.9), tint=0.0, patchy=0.0, linear=0.0, noise=0.0)
+    source = Hazed(photos_in(clear_folder), Photos(), Augment.plain(48), settings=air, fog=find_pairs(tmp_path))
+    for item in range(4):
+        sample = source.make(item, stream(item))
+        changed = (sample["degraded"] - sample["clear"]).abs().mean(0)
+        assert changed[:, :18].mean() > 5 * changed[:, 30:].mean()

@@ -39,6 +39,9 @@ class SourceSettings:
     """What a synthetic source adds: `haze` (along `NAME_disparity.png` where that lies beside the photo) or `rain`."""
     streaks: str | None = None
     """For rain: a folder of rain pairs, relative to the data folder, whose streak layers (rain - clear) are taken."""
+    fog: str | None = None
+    """For synthetic haze: a folder of pairs of real fog, relative to the data folder, whose transmissions are laid over
+    the photos."""
     haze: HazeSettings = field(default_factory=HazeSettings)
     """Ranges of the haze of this source."""
     rain: RainSettings = field(default_factory=RainSettings)
@@ -102,9 +105,14 @@ class Mixture:
     def sample(self, seed: int, epoch: int, index: int) -> Sample:
         check_index(index, len(self))
         rng = stream(seed, epoch, index)
+        number, item = self.drawn(rng)
+        return self.sources[number].make(item, rng)
+
+    def drawn(self, rng: np.random.Generator) -> tuple[int, int]:
+        """The number of a source, drawn by weight, and the number of one of its items."""
         drawn = int(np.searchsorted(self.edges, rng.random(), side="right"))
-        source = self.sources[min(drawn, len(self.sources) - 1)]
-        return source.make(int(rng.integers(source.items)), rng)
+        number = min(drawn, len(self.sources) - 1)
+        return number, int(rng.integers(self.sources[number].items))
 
     def held_back(self) -> dict[str, list[Pair]]:
         """The pairs kept out of training: real ones, and clear photos as their own partner."""
@@ -128,10 +136,14 @@ def open_source(one: SourceSettings, root: Path, photos: Photos, settings: Mixtu
     if one.kind == "clear":
         return Clear(photos_in(path), photos, augment, hold_back)
     if one.weather == "haze":
-        return Hazed(photos_in(path), photos, augment, hold_back, one.haze)
-    # the streaks of scenes that are held back stay out of training, too
-    streaks, _ = split(all_pairs(root / one.streaks), scene_of_pair, hold_back) if one.streaks else ([], [])
+        return Hazed(photos_in(path), photos, augment, hold_back, one.haze, _lent(root, one.fog, hold_back))
+    streaks = _lent(root, one.streaks, hold_back)
     return Rained(photos_in(path), photos, augment, hold_back, one.rain, streaks)
+
+
+def _lent(root: Path, path: str | None, hold_back: float) -> list[Pair]:
+    """The pairs that lend their weather to other photos; those of scenes that are held back stay out of training."""
+    return split(all_pairs(root / path), scene_of_pair, hold_back)[0] if path else []
 
 
 def _build(kind: Any, table: Mapping[str, Any], where: str) -> Any:

@@ -60,11 +60,15 @@ class Clear:
 
 
 class Hazed(Clear):
-    """Haze over clear photos: along true depth where a disparity map lies beside them, else along invented depth."""
+    """Haze over clear photos: along true depth where a disparity map lies beside them, else along invented depth.
+
+    With `fog`, pairs of real fog, it is theirs: the transmission measured in one of them is laid over another photo.
+    Fog from a machine drifts as it likes, so that its swaths fit anywhere; haze that depth makes does not.
+    """
 
     def __init__(
         self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0,
-        settings: HazeSettings | None = None,
+        settings: HazeSettings | None = None, fog: Sequence[Pair] = (),
     ) -> None:  # fmt: skip
         disparities = {path.stem: path for path in paths if path.stem.endswith(DISPARITY)}
         super().__init__([path for path in paths if path.stem not in disparities], photos, augment, hold_back)
@@ -75,8 +79,14 @@ class Hazed(Clear):
             for path in self.paths
             if path.stem + DISPARITY in disparities
         }
+        self.fog = Rehazed(fog, photos, augment) if fog else None
 
     def degraded(self, clear: aug.Picture, item: int, box: aug.Cut, rng: np.random.Generator) -> aug.Picture:
+        if self.fog is not None:
+            swaths = self.fog.transmission(int(rng.integers(self.fog.items)))
+            cut = aug.draw_cut(self.augment, swaths.shape[0], swaths.shape[1], rng)
+            fog = map_tensor(aug.cut(swaths, cut, self.augment.crop))
+            return to_picture(rehaze(to_tensor(clear)[None], fog, torch_generator(rng), self.settings)[0])
         depth = self.depths.get(self.paths[item])
         given = None if depth is None else map_tensor(aug.cut(depth, box, self.augment.crop))
         hazy, _ = haze(to_tensor(clear)[None], torch_generator(rng), self.settings, given)
