@@ -83,6 +83,18 @@ def test_which_way_a_model_goes(folder: Path) -> None:
     assert cards.read_card(folder).direction == "restore"
 
 
+def test_why_it_was_chosen(folder: Path) -> None:
+    """An older card does not say, and is read as ever; what is not said is not written."""
+    assert "choice" not in json.loads((folder / "card.json").read_text())
+    assert cards.read_card(folder).choice == ""
+    cards.write_card(folder, dataclasses.replace(CARD, choice="phase two: sharper on 12 scenes"))
+    assert json.loads((folder / "card.json").read_text())["choice"] == "phase two: sharper on 12 scenes"
+    assert cards.read_card(folder).choice == "phase two: sharper on 12 scenes"
+    change(folder, lambda fields: fields.update(choice=3))
+    with pytest.raises(BadCard, match=r"card\.json.*choice"):
+        cards.read_card(folder)
+
+
 def test_weights_are_read_as_they_were_saved(folder: Path) -> None:
     weights = cards.read_weights(folder)
     assert list(weights) == ["layer.weight"]

@@ -55,7 +55,8 @@ class MapsSpec:
 
 @dataclass(frozen=True)
 class Card:
-    """What `card.json` says. Every field but `direction` stands in the file; defaults are for those who write one."""
+    """What `card.json` says. Every field but `direction` and `choice` stands in the file; defaults are for those who
+    write one."""
 
     name: str
     weather: str
@@ -85,6 +86,8 @@ class Card:
     direction: Literal["restore", "degrade"] = "restore"
     """`degrade`: it puts the weather into clear photos. Stands in the file only then: the format stays version 1, since
     what restores is written as ever, and a release that does not know the field refuses what it would misuse."""
+    choice: str = ""
+    """Which of what was trained this one is, chosen by what, and why. Stands in the file only where it was said."""
     picture_range: tuple[float, float] = (0.0, 1.0)
     checksums: dict[str, str] = field(default_factory=dict)
     """File name -> SHA-256, filled in by write_card."""
@@ -263,6 +266,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bytes_per_pixel": (lambda v: _number(v) and v >= 0, "a number from 0"),
     "description": (_text, "a text"),
     "direction": (lambda v: v in ("restore", "degrade"), '"restore" or "degrade"'),
+    "choice": (_text, "a text"),
     "picture_range": (lambda v: isinstance(v, list) and v == [0, 1], "[0, 1]"),
     "checksums": (
         lambda v: isinstance(v, dict) and set(v) == set(SUMMED) and all(map(_text, v.values())),
@@ -270,7 +274,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "format_version": (_integer, "a whole number"),
 }
-_OPTIONAL: dict[str, Any] = {"direction": "restore"}
+_OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": ""}
 """Fields that came after the first release, with what a card means that does not have them."""
 _MAPS_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "size": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),

@@ -28,6 +28,7 @@ CASES = [
     ("supervised", {}),
     ("supervised", {"psnr": 0.01, "frequency": 0.0}),
     ("supervised", {"adversarial": 0.01}),
+    ("supervised", {"adversarial": 0.01, "judge_alone": 0}),
 ]
 
 

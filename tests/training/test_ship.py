@@ -139,7 +139,7 @@ def test_a_run_that_has_ended_gives_its_model(
     tmp_path: Path, exports: list[SimpleNamespace], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again: list[Path] = []
-    monkeypatch.setattr("fairweather.deploy.export.reexport", lambda model, out, photos: again.append(model))
+    monkeypatch.setattr("fairweather.deploy.export.reexport", lambda model, out, **_: again.append(model))
     run = small_run("cyclegan", tmp_path / "run", steps=3).folder
     model = run / "model"
     shutil.copytree(tiny_model, model)

@@ -67,6 +67,14 @@ def test_export_makes_a_model_folder(shipping: Path, tmp_path: Path, capsys: pyt
     assert cards.read_card(out).scores == cards.read_card(shipping).scores
     assert (out / "weights.safetensors").read_bytes() == (shipping / "weights.safetensors").read_bytes()
     assert str(out) in capsys.readouterr().out
+    assert cards.read_card(out).choice == ""
+    assert cli.main(["export", str(out), "-o", str(out), "--choice", "on 12 scenes, [by eye]"]) == 0
+    assert cards.read_card(out).choice == "on 12 scenes, [by eye]"
+    capsys.readouterr()
+    assert cli.main(["info", str(out)]) == 0
+    assert "chosen on 12 scenes, [by eye]" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["export", str(out), "-o", str(out)]) == 0
+    assert cards.read_card(out).choice == "on 12 scenes, [by eye]", "exported again, it is still why"
     assert cli.main(["export", "tiny", "-o", str(tmp_path)]) == 1
     assert "no model" in capsys.readouterr().err
 

@@ -42,6 +42,7 @@ def export(
     scores: Sequence[Mapping[str, Any]] = (),
     description: str = "",
     direction: Literal["restore", "degrade"] = "restore",
+    choice: str = "",
     photos: Sequence[NDArray[Any]] = (),
     engines: Sequence[str] = parity.ENGINES,
 ) -> cards.Card:
@@ -85,6 +86,7 @@ def export(
             bytes_per_pixel=bytes_per_pixel(building / cards.ONNX, multiple_of),
             description=description,
             direction=direction,
+            choice=choice,
         )
         card = cards.write_card(building, card)
         parity.check(frozen, building, parity.pictures(photos, card), engines=engines)
@@ -99,11 +101,16 @@ def export(
 
 
 def reexport(
-    model: str | os.PathLike[str], out: str | os.PathLike[str], *, photos: Sequence[NDArray[Any]] = ()
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    photos: Sequence[NDArray[Any]] = (),
+    choice: str | None = None,
 ) -> cards.Card:
     """Build a model's generator from its card and weights and export it anew: another release's ONNX, a checked copy.
 
-    `model`: a shipped name, a model folder, or a run folder. Raises as `export`, and BadCard where weights do not fit.
+    `model`: a shipped name, a model folder, or a run folder; `choice` takes the place of what its card says on that.
+    Raises as `export`, and BadCard where weights do not fit.
     """
     folder = cards.find(model)
     card = cards.read_card(folder, verify=False)  # its model.onnx may be the very thing that needs making again
@@ -120,6 +127,7 @@ def reexport(
         scores=card.scores,
         description=card.description,
         direction=card.direction,
+        choice=card.choice if choice is None else choice,
         photos=photos,
     )
 

@@ -1,4 +1,8 @@
-"""Paired regression: the output is compared with the ground truth, and that is nearly all."""
+"""Paired regression: the output is compared with the ground truth, and that is nearly all.
+
+Models that ship are made in two phases: regression alone, then the same again for a while from those weights
+(`run.start`), with a discriminator beside it (`adversarial` above zero) and a lower learning rate.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from fairweather.discriminators import PatchGAN
@@ -29,6 +34,11 @@ class SupervisedSettings:
     """PSNR in dB beyond which that term hardly rewards a photo, or those left clear would outweigh all others."""
     adversarial: float = 0.0
     """Weight of the hinge loss against a PatchGAN with spectral norm (Miyato et al., ICLR 2018); 0 makes none."""
+    judge_alone: int = 200
+    """Steps in which the discriminator learns and the generator does not hear of it; in as many more its word gains its
+    full weight. A judge that knows nothing yet would spoil trained weights."""
+    width: int = 64
+    """Channels of the discriminator's first layer. A narrow one is much cheaper: half of it, a quarter of the work."""
     lr: float = 1e-3
     """Peak learning rate of AdamW (Loshchilov and Hutter, ICLR 2019)."""
     weight_decay: float = 1e-4
@@ -46,8 +56,8 @@ class SupervisedSettings:
 class Supervised(Recipe):
     """One generator, pairs, and a weighed sum of differences; the reconstruction phase of most restorers.
 
-    Terms: `charbonnier`, `ssim`, `frequency`, `psnr`, each where its weight is not zero; `adversarial` and
-    `discriminator` where asked for.
+    Terms: `charbonnier`, `ssim`, `frequency`, `psnr`, each where its weight is not zero; `discriminator` where there is
+    one, `adversarial` once its word counts.
     """
 
     settings_type: ClassVar[type[SupervisedSettings]] = SupervisedSettings
@@ -55,13 +65,19 @@ class Supervised(Recipe):
     batch: ClassVar[int] = 16
     epochs: ClassVar[int] = 100
     generator: ClassVar[str] = "swift"
+    judged: Tensor
+    """Steps that the discriminator has learned in."""
 
     def __init__(self, build: Build, settings: SupervisedSettings | None = None) -> None:
         super().__init__(build, settings)
         self.settings = settings or SupervisedSettings()
         self.ema = self.settings.ema
         self.restore = build()
-        self.judge = PatchGAN(norm="none", spectral=True) if self.settings.adversarial > 0 else None
+        self.judge: PatchGAN | None = None
+        if self.settings.adversarial > 0:
+            self.judge = PatchGAN(width=self.settings.width, norm="none", spectral=True)
+            # Among the networks' state, so that a resumed run goes on with it.
+            self.register_buffer("judged", torch.zeros(()))
 
     def players(self) -> dict[str, Player]:
         s = self.settings
@@ -77,8 +93,9 @@ class Supervised(Recipe):
             )
         }
         if self.judge is not None:
+            # No warmup: it has to catch up with a trained generator.
             players["discriminator"] = Player(
-                (self.judge,), lr=s.lr_discriminator, betas=(0.5, 0.999), schedule="cosine", warmup=s.warmup
+                (self.judge,), lr=s.lr_discriminator, betas=(0.5, 0.999), schedule="cosine"
             )
         return players
 
@@ -99,11 +116,18 @@ class Supervised(Recipe):
             return terms
 
         game = ADVERSARIAL["hinge"]
-        terms["adversarial"] = s.adversarial * game.generator(self.judge(restored))
+        if (weight := s.adversarial * self.say()) > 0:
+            terms["adversarial"] = weight * game.generator(self.judge(restored))
         learn("generator", total(terms))
         judged = {"discriminator": game.discriminator(self.judge(batch.clear), self.judge(restored.detach()))}
         learn("discriminator", total(judged))
+        self.judged += 1
         return terms | judged
+
+    def say(self) -> float:
+        """How much the discriminator's word counts, 0 to 1: nothing while it learns alone, then more by the step."""
+        alone, steps = self.settings.judge_alone, int(self.judged)
+        return min(1.0, max(0.0, (steps + 1 - alone) / alone)) if alone > 0 else 1.0
 
     def shipped(self) -> nn.Module:
         return self.restore

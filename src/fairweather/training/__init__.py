@@ -29,6 +29,7 @@ def train(
     settings: dict[str, Any] | None = None,
     config: str | Path | None = None,
     out: str | Path = "run",
+    start: str | Path | None = None,
     resume: bool = False,
     steps: int | None = None,
     epochs: int | None = None,
@@ -56,8 +57,9 @@ def train(
 
     `data` is a folder of pairs, or where the paths of a mixture begin, or a dataset of your own; `degraded` and
     `clear` are two folders of unpaired photos. `settings` are the recipe's, `generator_arguments` the generator's.
-    Everything that is not given comes from the TOML file `config`, then from defaults. `resume` goes on with the run
-    in `out`: exactly, where its length is in steps or epochs. With `devices` above 1 this program is started as many
+    Everything that is not given comes from the TOML file `config`, then from defaults. `start`: a run, a model folder
+    or a shipped model's name whose weights the network begins with. `resume` goes on with the run in `out`: exactly,
+    where its length is in steps or epochs. With `devices` above 1 this program is started as many
     times, and each of them trains; none returns before the main one has written the model.
 
     Raises BadSettings, UnknownName, BadFolder and BadImage before any work; BadSettings when a loss is NaN;
@@ -72,6 +74,7 @@ def train(
         raise MissingExtra(str(missing.name), "train", "training") from None
     own = data is not None and not isinstance(data, (str, Path))
     run = {
+        "start": None if start is None else str(start),
         "steps": steps,
         "epochs": epochs,
         "minutes": minutes,

@@ -29,6 +29,7 @@ from fairweather.training.processes import Processes
 from fairweather.training.run import Run
 from fairweather.training.settings import CADENCE, LENGTHS, Settings
 from fairweather.training.ship import commit, export_model, recipe_of
+from fairweather.training.start import Start, read_start
 from fairweather.training.state import seed_everything
 
 log = logging.getLogger("fairweather")
@@ -43,16 +44,17 @@ def conduct(
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # our own line says which precision it is
     with launch.alike():
-        settings, lengths, record = _settings(recipe, config, given, out, resume=resume)
+        settings, lengths, record, start = _settings(recipe, config, given, out, resume=resume)
         check_exporters(settings.run.parity)
         run = settings.run
         device = choose_device(run.device)
         precision = choose_precision(run.precision, device)
         processes = Processes(device, precision, run.devices)
     with processes.together():
-        dataset, settings, engine = _prepare(settings, processes, dataset, lengths, record)
+        dataset, settings, engine = _prepare(settings, processes, dataset, lengths, record, start)
         if processes.main:
-            write_record(out, settings, engine)
+            begun = (record or {}).get("start") if start is None else start.training
+            write_record(out, settings, engine, begun)
     log.info(
         "%s with %s on %s (%s), %d photos an epoch, batch %s, %s",
         *(settings.recipe.name, settings.generator.name),
@@ -76,8 +78,9 @@ def conduct(
 
 def _settings(
     recipe: str | None, config: str | Path | None, given: Tables, out: Path, *, resume: bool
-) -> tuple[Settings, list[str], dict[str, Any] | None]:
-    """The settings, the lengths that differ from those of the run that goes on, and the record of that run."""
+) -> tuple[Settings, list[str], dict[str, Any] | None, Start | None]:
+    """The settings, the lengths that differ from those of the run that goes on, the record of that run; and what a new
+    run starts from."""
     tables, said = gather(recipe, config, given)
     devices = launch.devices(tables["run"].get("devices"), said.get("run.devices"))
     if devices is not None:
@@ -85,10 +88,17 @@ def _settings(
         said.setdefault("run.devices", "as many as were started")
     if resume:
         record = read_record(out)
-        return *resumed(record, tables, said), record
+        return *resumed(record, tables, said), record, None
     if (out / "run.json").exists():
         raise BadFolder(f"{out} holds a run already: go on with it (--resume) or take another folder (--out)")
-    return complete(tables, said), [], None
+    start = None
+    if tables["run"].get("start") is not None:
+        start = read_start(str(tables["run"]["start"]))
+        tables["generator"] = start.completed(tables["generator"])
+    settings = complete(tables, said)
+    if start is not None:
+        start.check(settings.generator)
+    return settings, [], None, start
 
 
 def _prepare(
@@ -97,6 +107,7 @@ def _prepare(
     dataset: Dataset | None,
     lengths: list[str],
     record: dict[str, Any] | None,
+    start: Start | None,
 ) -> tuple[Dataset, Settings, Engine]:
     """Photos and networks, and the settings with what "auto" came to."""
     run, crop = settings.run, settings.data.crop
@@ -106,6 +117,9 @@ def _prepare(
     seed_everything(run.seed)
     kind = RECIPES[settings.recipe.name]
     network = recipe_of(settings)
+    if start is not None:
+        start.load(network.shipped())
+        log.info("the network begins with the weights of %s", start.place)
     check_crop(network, crop, settings)
     if dataset is None:
         check_choice(settings.data, kind, settings.recipe.name)
@@ -113,7 +127,14 @@ def _prepare(
         # Each process keeps photos of its own.
         data = dataclasses.replace(settings.data, memory_gib=settings.data.memory_gib / processes.local)
         dataset = open_data(data, kind, settings.recipe.name, crop)
-    engine = Engine(network, device=run.device, precision=run.precision, seed=run.seed, processes=processes)
+    engine = Engine(
+        network,
+        device=run.device,
+        precision=run.precision,
+        seed=run.seed,
+        processes=processes,
+        trained=start is not None,
+    )
     if not processes.main:
         seed_everything(processes.seed(run.seed))  # dropout of its own; the weights are the main process's
     if lengths and any(p.schedule != "constant" or p.warmup for p in engine.players.values()):
@@ -172,8 +193,9 @@ def check_exporters(parity: str) -> None:
             raise MissingExtra(module, extra, "exporting the trained model")
 
 
-def write_record(out: Path, settings: Settings, engine: Engine) -> None:
-    """run.json: every setting, versions, seed, commit. Raises BadFolder where the folder cannot be written."""
+def write_record(out: Path, settings: Settings, engine: Engine, start: dict[str, Any] | None = None) -> None:
+    """run.json: every setting, versions, seed, commit, and what the run started from. Raises BadFolder where the folder
+    cannot be written."""
     tree: Tables = {}
     for key, value in settings.flat().items():
         table, _, name = key.partition(".")
@@ -181,6 +203,7 @@ def write_record(out: Path, settings: Settings, engine: Engine) -> None:
     record = {
         "format": 1,
         "settings": tree,
+        **({} if start is None else {"start": start}),
         "may_change": sorted(CADENCE),
         "channels_last": engine.channels_last,
         "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in engine.players.items()},

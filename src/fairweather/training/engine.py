@@ -58,7 +58,8 @@ class Engine:
 
     `learn(name, loss)` leaves every parameter but the player's own without a gradient, so that a loss may run through
     another player's networks freely. Where a run has several `processes`, each learns from photos of its own, and all
-    move by the mean of their gradients; `device` and `precision` are those that the processes were made for.
+    move by the mean of their gradients; `device` and `precision` are those that the processes were made for. `trained`:
+    the network that ships begins with trained weights, which its moving average need not forget.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Engine:
         precision: Precision = "auto",
         seed: int = 0,
         processes: Processes | None = None,
+        trained: bool = False,
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
@@ -82,7 +84,7 @@ class Engine:
         self.players = recipe.players()
         self.optimizers = {name: self._optimizer(player) for name, player in self.players.items()}
         self._wrapped = {name: self.fabric.setup_optimizers(one) for name, one in self.optimizers.items()}
-        self.ema = EMA(recipe.shipped(), recipe.ema) if recipe.ema > 0 else None
+        self.ema = EMA(recipe.shipped(), recipe.ema, trained=trained) if recipe.ema > 0 else None
         self.pools: dict[str, Pool] = {}
         # On the CPU whatever the device, so that its state can always be saved and moved.
         self.pool_generator = torch.Generator().manual_seed(self.processes.seed(seed))

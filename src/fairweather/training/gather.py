@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairweather import cards
 from fairweather.errors import BadFolder, BadSettings, UnknownName
 from fairweather.generators import GENERATORS
 from fairweather.recipes import RECIPES, Recipe
@@ -24,6 +26,8 @@ from fairweather.training.settings import (
     plain,
     read_toml,
 )
+
+log = logging.getLogger("fairweather")
 
 Tables = dict[str, dict[str, Any]]
 
@@ -68,6 +72,7 @@ def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
             "backward pass for all; networks of this size fit, and a step makes a pass for each player: take 'ddp'"
         )
     run = fill(RunSettings, tables["run"], where=where["run"])
+    run = dataclasses.replace(run, start=start_place(run.start))
     data = fill(DataSettings, tables["data"], where=where["data"])
     name = tables["recipe"].get("name")
     if name is None:
@@ -102,6 +107,11 @@ def complete(tables: Tables, said: Mapping[str, str]) -> Settings:
         dataclasses.replace(run, batch=run.batch or recipe.batch),
         data,
     )
+
+
+def start_place(start: str | None) -> str | None:
+    """run.start as it is kept: a shipped model's name, or a whole path."""
+    return start if start is None or start in cards.shipped() else _absolute(start)
 
 
 def _absolute(folder: str | None) -> str | None:
@@ -148,6 +158,9 @@ def resumed(record: dict[str, Any], tables: Tables, said: Mapping[str, str]) -> 
     own: Tables = record["settings"]
     # The record holds what "auto" came to, which is compared once the machine has been asked.
     asked = {key: value for key, value in tables["run"].items() if value != "auto"}
+    if start_place(asked.pop("start", None)) not in (None, own["run"].get("start")):
+        words = (said.get("run.start"), own["run"].get("start") or "fresh weights")
+        log.warning("run.start (%s) is not looked at: the run began with %s and goes on from its checkpoint", *words)
     tables = {**tables, "run": asked}
     # What is said is completed with what the run has, so that both are compared in the same words.
     merged = {table: {**own[table], **tables.get(table, {})} for table in own}

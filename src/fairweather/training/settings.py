@@ -57,6 +57,10 @@ class RunSettings:
     """Photos (or pairs) a step, in each process; the recipe's own number where none is given."""
     seed: int = 0
     """Decides weights, order and every random draw."""
+    start: str | None = None
+    """A run folder, a model folder or a shipped model's name: the network that restores begins with its weights (of a
+    run those that ship, its moving average). It must be the same generator with the same arguments, which are taken
+    from there where no generator is named. Optimizers and schedules begin anew. Resuming does not look at it."""
     precision: Precision = "auto"
     """fp32, bf16 (mixed), fp16 (mixed, CUDA only); auto is bf16 where the device has it in hardware, else fp32."""
     device: Device = "auto"

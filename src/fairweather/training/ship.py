@@ -57,6 +57,7 @@ def export_model(engine: Engine, settings: Settings, dataset: Dataset, step: int
     most = min(SAMPLES, step * run.batch * run.devices)
     network = with_precise_statistics(engine.shipped(), dataset, seed=run.seed, most=most)
     crops = [dataset.sample(run.seed, 0, at)["degraded"] for at in range(min(3, len(dataset)))]
+    start = read_record(out).get("start")
     write_model(
         network,
         settings,
@@ -64,6 +65,7 @@ def export_model(engine: Engine, settings: Settings, dataset: Dataset, step: int
         out / "model",
         name=out.resolve().name,
         noted={
+            **({} if start is None else {"start": start}),
             "commit": commit(),
             "fairweather": fairweather.__version__,
             "torch": torch.__version__,
@@ -80,6 +82,7 @@ def export_run(
     direction: Direction = "restore",
     photos: Sequence[NDArray[Any]] = (),
     dataset: Dataset | None = None,
+    choice: str | None = None,
 ) -> cards.Card:
     """A model folder of a run's last checkpoint, whether the run has ended or not, and its card.
 
@@ -87,6 +90,7 @@ def export_run(
     makes clear photos degraded. Batch norm is measured anew as at a run's end, on `dataset` or on the run's own photos;
     where those cannot be opened, the log and the card say that it is not. A run that has ended, with its RUN/model,
     gives that model again. `photos` are what the engines are compared on, invented pictures where there are none.
+    `choice` goes onto the card: why this model of those that were kept.
 
     Raises BadFolder (no run, no checkpoint, no step taken yet), BadSettings (a recipe that learns no weather) and what
     `fairweather.deploy.export.export` raises.
@@ -95,29 +99,22 @@ def export_run(
 
     run = Path(run)
     record, shipped = read_record(run), run / "model"
-    ended = (shipped / cards.CARD).is_file()
     try:
         saved = state.load(run / "state")
     except BadFolder as error:
-        if direction == "restore" and ended:
-            return reexport(shipped, out, photos=photos)
+        if direction == "restore" and has_ended(run, None):
+            return reexport(shipped, out, photos=photos, choice=choice)
         raise BadFolder(f"{run}: its networks are in its checkpoint, and there is none to be read ({error})") from error
     step = saved["step"]
-    if ended:
-        ended = cards.read_card(shipped, verify=False).training.get("steps") == step  # else it was gone on with
+    ended = has_ended(run, step)
     if direction == "restore" and ended:
-        return reexport(shipped, out, photos=photos)
+        return reexport(shipped, out, photos=photos, choice=choice)
     if step == 0:
         raise BadFolder(f"{run} holds no trained network yet: its last checkpoint was written before the first step")
-    settings = _settings_of(record, run)
+    settings = settings_of(record, run)
     kind = RECIPES[settings.recipe.name]
-    network = _network(settings, saved["engine"], direction)
-    noted = {
-        **{key: record.get("versions", {}).get(key) for key in ("fairweather", "torch")},
-        "commit": record.get("commit"),
-        **record.get("remarks", {}),
-        **({} if ended else {"exported": "from a checkpoint, before the run's end"}),
-    }
+    network = trained_network(settings, saved["engine"], direction)
+    noted = noted_in(record, ended=ended)
     if has_batch_norm(network):
         try:
             if dataset is None:
@@ -134,7 +131,36 @@ def export_run(
             )
     log.info("exporting the network as it was after step %d (%s)", step, direction)
     name = run.resolve().name if direction == "restore" else f"{run.resolve().name}-{direction}"
-    return write_model(network, settings, step, Path(out), name=name, direction=direction, noted=noted, photos=photos)
+    return write_model(
+        network,
+        settings,
+        step,
+        Path(out),
+        name=name,
+        direction=direction,
+        noted=noted,
+        photos=photos,
+        choice=choice or "",
+    )
+
+
+def has_ended(run: Path, step: int | None) -> bool:
+    """Whether RUN/model is there and of the checkpoint after `step` (None: there is none): else it was gone on with."""
+    model = run / "model"
+    if not (model / cards.CARD).is_file():
+        return False
+    return step is None or cards.read_card(model, verify=False).training.get("steps") == step
+
+
+def noted_in(record: Mapping[str, Any], *, ended: bool) -> dict[str, Any]:
+    """What a run's record says of the machine and the versions that trained it, and of what it started from."""
+    return {
+        **{key: record[key] for key in ("start",) if key in record},
+        **{key: record.get("versions", {}).get(key) for key in ("fairweather", "torch")},
+        "commit": record.get("commit"),
+        **record.get("remarks", {}),
+        **({} if ended else {"exported": "from a checkpoint, before the run's end"}),
+    }
 
 
 def write_model(
@@ -147,6 +173,7 @@ def write_model(
     noted: Mapping[str, Any],
     direction: Direction = "restore",
     photos: Sequence[NDArray[Any]] = (),
+    choice: str = "",
 ) -> cards.Card:
     """The network as a model folder, with what the settings say of it; `noted` goes among its training's facts."""
     from fairweather.deploy.export import export
@@ -154,9 +181,6 @@ def write_model(
 
     data, run = settings.data, settings.run
     assert data.weather is not None
-    sources = [{key: source[key] for key in ("kind", "path", "weight") if key in source} for source in data.sources]
-    # Names of folders, not where they lie: a card travels.
-    folders = {key: Path(value).name for key in ("folder", "degraded", "clear") if (value := getattr(data, key))}
     return export(
         network,
         folder,
@@ -166,24 +190,34 @@ def write_model(
         arguments=settings.generator.settings,
         licence=data.licence,
         terms=data.terms,
-        training={
-            "recipe": settings.recipe.name,
-            "settings": {key: _file_name(value) for key, value in settings.recipe.settings.items()},
-            "data": {**folders, **({"sources": sources} if sources else {})},
-            "steps": step,
-            "batch": run.batch,
-            **({"devices": run.devices} if run.devices > 1 else {}),
-            "crop": data.crop,
-            "seed": run.seed,
-            "precision": run.precision,
-            "device": run.device,
-            **noted,
-        },
+        training=facts(settings, step, noted),
         description=data.description,
         direction=direction,
+        choice=choice,
         photos=photos,
         engines=[name for name in ENGINES if run.parity == "all" or find_spec(name) is not None],
     )
+
+
+def facts(settings: Settings, step: int, noted: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of the training."""
+    data, run = settings.data, settings.run
+    sources = [{key: source[key] for key in ("kind", "path", "weight") if key in source} for source in data.sources]
+    # Names of folders, not where they lie: a card travels.
+    folders = {key: Path(value).name for key in ("folder", "degraded", "clear") if (value := getattr(data, key))}
+    return {
+        "recipe": settings.recipe.name,
+        "settings": {key: _file_name(value) for key, value in settings.recipe.settings.items()},
+        "data": {**folders, **({"sources": sources} if sources else {}), "hold_back": data.hold_back},
+        "steps": step,
+        "batch": run.batch,
+        **({"devices": run.devices} if run.devices > 1 else {}),
+        "crop": data.crop,
+        "seed": run.seed,
+        "precision": run.precision,
+        "device": run.device,
+        **noted,
+    }
 
 
 def commit() -> str | None:
@@ -199,7 +233,8 @@ def commit() -> str | None:
     return words[0].stdout.strip() + ("+" if words[1].stdout.strip() else "")
 
 
-def _settings_of(record: dict[str, Any], run: Path) -> Settings:
+def settings_of(record: dict[str, Any], run: Path) -> Settings:
+    """The settings in a run's record. Raises BadSettings where they are another release's."""
     try:
         return complete(record["settings"], {})
     except (KeyError, BadSettings) as error:
@@ -208,7 +243,7 @@ def _settings_of(record: dict[str, Any], run: Path) -> Settings:
         ) from None
 
 
-def _network(settings: Settings, saved: dict[str, Any], direction: Direction) -> nn.Module:
+def trained_network(settings: Settings, saved: dict[str, Any], direction: Direction) -> nn.Module:
     """The generator of that direction with the checkpoint's weights, in evaluation mode."""
     level = log.level
     log.setLevel(logging.ERROR)  # what a recipe says of its losses' own weights is of no account here

@@ -48,6 +48,7 @@ def info(
         ("sees", _sees(card)),
         ("trained", "\n".join(_flat(card.training)) or "not noted"),
         ("scores", "\n".join(score_line(score) for score in card.scores) or "none noted"),
+        *([("chosen", card.choice)] if card.choice else []),
         ("licence", card.licence),
         ("terms", card.terms),
         ("folder", f"{folder} ({_size(folder)}, checksums are right)"),

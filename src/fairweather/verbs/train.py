@@ -50,6 +50,8 @@ class Options:
     """A settings file with tables [run], [data], [recipe], [generator]; flags win over it."""
     out: Annotated[Path, tyro.conf.arg(metavar="RUN", aliases=["-o"])] = Path("run")
     """The run folder: run.json, stats.jsonl, samples/, state/ and, at the end, model/."""
+    start: Annotated[str | None, tyro.conf.arg(metavar="RUN|MODEL", help_behavior_hint="")] = None
+    """Begin with the weights of this run or model, a second phase or fine-tuning; the generator is taken from there."""
     resume: bool = False
     """Go on with the run in RUN; only the cadence of checkpoints and logs may differ from the first call."""
     steps: Count = None

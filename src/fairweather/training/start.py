@@ -1,0 +1,94 @@
+"""The weights that a run begins with where it does not begin from scratch: another run's, or a model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairweather import cards
+from fairweather.errors import BadCard, BadFolder, BadSettings
+from fairweather.training import ship, state
+from fairweather.training.gather import read_record
+from fairweather.training.settings import Named, plain
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained generator, to go on with."""
+
+    place: str
+    generator: Named
+    weights: dict[str, Tensor]
+    training: dict[str, Any]
+    """What the card of the new model says of the old one: its name, its training, its terms."""
+
+    def completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The `[generator]` table: what is said, and what is not as it is there."""
+        if given.get("name", self.generator.name) != self.generator.name:
+            return dict(given)
+        return {"name": self.generator.name, **self.generator.settings, **given}
+
+    def check(self, generator: Named) -> None:
+        """Raises BadSettings where the run's generator is another one."""
+        if generator.name != self.generator.name:
+            raise BadSettings(
+                f"run.start: {self.place} is a {self.generator.name}, but generator.name is {generator.name!r}: "
+                "leave the generator out, or start from a run or model that has it"
+            )
+        for key, value in self.generator.settings.items():
+            if plain(generator.settings.get(key)) != plain(value):
+                raise BadSettings(
+                    f"run.start: {self.place} has {key}={value!r}, but generator.{key} is "
+                    f"{generator.settings.get(key)!r}: leave it out, or start from a run or model that has it"
+                )
+
+    def load(self, network: nn.Module) -> None:
+        """Put the weights into a fresh generator. Raises BadCard where they do not fit."""
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:  # torch's words for names and shapes that do not fit
+            reason = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
+            raise BadCard(
+                f"run.start: the weights of {self.place} are no {self.generator.name} of this release ({reason}): "
+                "export it with the release that made it, or start from another one"
+            ) from None
+
+
+def read_start(place: str) -> Start:
+    """What `run.start` names: a shipped model, a model folder, or a run, whether that has ended or not.
+
+    Raises UnknownName, BadFolder, BadCard; BadSettings for a model that puts weather in.
+    """
+    run = Path(place)
+    if place in cards.shipped() or not (run / "run.json").is_file():
+        return _of_model(cards.find(place), place)
+    try:
+        saved = state.load(run / "state")
+    except BadFolder:
+        return _of_model(cards.find(run), place)  # a run that was thinned out: its model is all there is
+    if ship.has_ended(run, saved["step"]):
+        return _of_model(run / "model", place)
+    if saved["step"] == 0:
+        raise BadFolder(
+            f"run.start: {run} holds no trained network yet: its last checkpoint is of before the first step"
+        )
+    record = read_record(run)
+    settings = ship.settings_of(record, run)
+    weights = ship.trained_network(settings, saved["engine"], "restore").state_dict()
+    said = {"name": run.resolve().name, "licence": settings.data.licence, "terms": settings.data.terms}
+    training = {**said, **ship.facts(settings, saved["step"], ship.noted_in(record, ended=False))}
+    return Start(place, settings.generator, weights, training)
+
+
+def _of_model(folder: Path, place: str) -> Start:
+    card = cards.read_card(folder)
+    if card.direction != "restore":
+        raise BadSettings(f"run.start: {place} puts {card.weather} into photos; start from a model that takes it out")
+    weights = {name: torch.from_numpy(value) for name, value in cards.read_weights(folder).items()}
+    said = {"name": card.name, "weights": card.checksums[cards.WEIGHTS], "licence": card.licence, "terms": card.terms}
+    return Start(place, Named(card.generator, dict(card.arguments)), weights, {**said, **card.training})
