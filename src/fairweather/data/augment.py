@@ -139,16 +139,24 @@ def _interpolation(picture: NDArray[np.generic], reduces: bool) -> int:
     return int(cv2.INTER_CUBIC if picture.dtype == np.uint8 else cv2.INTER_LINEAR)
 
 
-def draw_tone(augment: Augment, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A table of 256 x 1 x 3 float32: the value in [0,1] of each 8-bit value of each channel."""
+def draw_curve(augment: Augment, rng: np.random.Generator) -> tuple[float, NDArray[np.float64]] | None:
+    """The exponent and each channel's gain of a change of tone; None where the tone stays."""
     used, stops, exponent = rng.random(3)
     gains = rng.normal(0.0, 1.0, 3)
-    table = np.linspace(0.0, 1.0, 256, dtype=np.float32)[:, None, None].repeat(3, axis=2)
     if used >= augment.tone:
-        return table
+        return None
     low, high = augment.exposure
     power = _between_logs(augment.gamma, exponent)
-    gain = np.exp2(low + (high - low) * stops + augment.white_balance * gains)
+    return power, np.exp2(low + (high - low) * stops + augment.white_balance * gains)
+
+
+def draw_tone(augment: Augment, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A table of 256 x 1 x 3 float32: the value in [0,1] of each 8-bit value of each channel."""
+    curve = draw_curve(augment, rng)
+    table = np.linspace(0.0, 1.0, 256, dtype=np.float32)[:, None, None].repeat(3, axis=2)
+    if curve is None:
+        return table
+    power, gain = curve
     return np.asarray(np.minimum(table**power * gain, 1.0), dtype=np.float32)
 
 
@@ -157,16 +165,21 @@ def toned(picture: NDArray[np.generic], table: NDArray[np.float32]) -> NDArray[n
     return np.asarray(cv2.LUT(np.ascontiguousarray(picture), table), dtype=np.float32)
 
 
+def draw_spoil(augment: Augment, rng: np.random.Generator) -> tuple[float, int | None]:
+    """The standard deviation of the noise, 0 for none, and the quality of the JPEG, if there is one."""
+    noisy, strength, packed, quality = rng.random(4)
+    low, high = augment.jpeg
+    sigma = float(augment.noise * strength) if noisy < augment.noise_share else 0.0
+    return sigma, int(low + (high - low + 1) * quality) if packed < augment.jpeg_share else None
+
+
 def spoil(augment: Augment, picture: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """What a camera adds to a degraded H x W x 3 float32 picture: noise, then JPEG. May write into its argument."""
-    noisy, strength, packed, quality = rng.random(4)
-    if noisy < augment.noise_share and augment.noise > 0:
-        picture += rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(augment.noise * strength)
+    sigma, quality = draw_spoil(augment, rng)
+    if sigma > 0:
+        picture += rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(sigma)
         np.clip(picture, 0.0, 1.0, out=picture)
-    if packed < augment.jpeg_share:
-        low, high = augment.jpeg
-        picture = jpeg(picture, int(low + (high - low + 1) * quality))
-    return picture
+    return picture if quality is None else jpeg(picture, quality)
 
 
 def jpeg(picture: NDArray[np.float32], quality: int) -> NDArray[np.float32]:
