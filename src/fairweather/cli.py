@@ -41,6 +41,8 @@ Make the model that clears them
       holds pairs.
   fairweather evaluate --model M --data DIR [--protocol rgb] [--out DIR] [--sheet N|all] [--photos]
       Score a model on pairs: PSNR and SSIM by a named protocol, photo by photo too, and sheets to look at.
+  fairweather evaluate --model M --unpaired DIR [--out DIR] [--sheet N|all] [--photos] [--no-guard]
+      For photos without a truth: what the model changes in contrast, clipping, colour, noise and haze.
   fairweather export RUN|MODEL -o DIR [--direction restore|degrade]
       Turn a run, ended or not, into a model folder for `restore`, checked against the network it came from.
       To degrade is what unpaired recipes learn as well: weather for clear photos.

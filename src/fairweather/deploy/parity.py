@@ -53,7 +53,7 @@ def check(
     for name in engines:
         restorer = Restorer(card, open_engine(name, folder, card, precision="f32"))
         for photo, reference in zip(photos, expected, strict=True):
-            difference = float(np.abs(restorer(photo) - reference).max())
+            difference = float(np.abs(restorer(photo, guard=False) - reference).max())
             if not difference <= TOLERANCE:  # a NaN fails too
                 raise ParityFailed(
                     f"{folder}: {name} differs from the generator by {difference:.2e} on a picture of "
@@ -77,7 +77,7 @@ def _by_generator(
 
     if card.output == "image":
         restorer = Restorer(card, run)
-        return [restorer(photo) for photo in photos]
+        return [restorer(photo, guard=False) for photo in photos]
     # A maps network's forward reduces, predicts and applies by itself, at any size.
     return [run(photo.transpose(2, 0, 1)[None].copy())[0].transpose(1, 2, 0).clip(0, 1) for photo in photos]
 

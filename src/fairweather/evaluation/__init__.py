@@ -1,19 +1,25 @@
-"""How good a restorer is: PSNR and SSIM under named protocols, on a set of pairs or a folder of sets."""
+"""How good a restorer is: PSNR and SSIM under named protocols on pairs, what it changes in photos without a truth."""
 
 from fairweather.evaluation.photos import photo_table, write_photos
 from fairweather.evaluation.protocols import METRICS, PROTOCOLS, Protocol, find_protocol
 from fairweather.evaluation.report import evaluate, table, write_scores
 from fairweather.evaluation.sets import PhotoScore, Score, SetScores, against_themselves, from_folder, score_set
+from fairweather.evaluation.unpaired import Unpaired, evaluate_unpaired
+from fairweather.evaluation.unreferenced import Change, change
 
 __all__ = [
     "METRICS",
     "PROTOCOLS",
+    "Change",
     "PhotoScore",
     "Protocol",
     "Score",
     "SetScores",
+    "Unpaired",
     "against_themselves",
+    "change",
     "evaluate",
+    "evaluate_unpaired",
     "find_protocol",
     "from_folder",
     "photo_table",

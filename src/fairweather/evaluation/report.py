@@ -54,7 +54,7 @@ def evaluate(
         raise BadSettings("sheet: pages need a folder to be written to; give one (--out)")
     rule = find_protocol(protocol) if isinstance(protocol, str) else protocol
     sets = data if isinstance(data, Mapping) else find_sets(data)
-    folder = None if out is None else _made(Path(out))
+    folder = None if out is None else made_folder(Path(out))
     results = []
     for name, pairs in sets.items():
         tell = None if progress is None else _named(progress, name)
@@ -162,7 +162,8 @@ def _named(progress: Callable[[str, Pair], None], name: str) -> Callable[[Pair],
     return lambda pair: progress(name, pair)
 
 
-def _made(folder: Path) -> Path:
+def made_folder(folder: Path) -> Path:
+    """The folder, made where it is missing. Raises BadFolder where it cannot be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fairweather import cards
 from fairweather.errors import BadCard, BadImage, BadSettings
 from fairweather.images import from_float, to_float
-from fairweather.restoring import apply, tiles
+from fairweather.restoring import apply, guards, tiles
 from fairweather.restoring.engines import Engine, open_engine
 
 UNKNOWN_BYTES_PER_PIXEL = 1024.0
@@ -76,10 +76,11 @@ class Restorer:
         self.memory = tiles.available_memory() // 2 if memory is None else memory
         self.bytes_per_pixel = OWN_BYTES_PER_PIXEL + SCRATCH * (card.bytes_per_pixel or UNKNOWN_BYTES_PER_PIXEL)
 
-    def __call__(self, photo: NDArray[Any], strength: float = 1.0) -> NDArray[Any]:
+    def __call__(self, photo: NDArray[Any], strength: float = 1.0, guard: bool = True) -> NDArray[Any]:
         """The restored photo: H x W x 3 uint8, uint16 or float32 in [0,1] -> a new array of that size and type.
 
-        `strength` mixes: 0 gives the photo bit for bit, 1 all that the network does.
+        `strength` mixes: 0 gives the photo bit for bit, 1 all that the network does. `guard` keeps casts, amplified
+        noise and clipped pixels off (`fairweather.restoring.guards`); a model that degrades is never guarded.
         Raises BadImage (shape, type, values, or too large to be seen whole) and BadSettings (strength).
         """
         _check_photo(photo)
@@ -87,14 +88,15 @@ class Restorer:
             raise BadSettings(f"strength must be from 0 (untouched) to 1, not {strength}")
         if strength == 0:
             return np.array(photo, order="C")
-        if self.card.output == "maps":
-            return self._by_maps(photo, strength)
-        return self._by_image(photo, strength)
+        restored = (self._by_maps if self.card.output == "maps" else self._by_image)(photo, strength)
+        return guards.guard(photo, restored) if guard and self.card.direction == "restore" else restored
 
-    def frames(self, frames: Iterable[NDArray[Any]], strength: float = 1.0) -> Iterator[NDArray[Any]]:
+    def frames(
+        self, frames: Iterable[NDArray[Any]], strength: float = 1.0, guard: bool = True
+    ) -> Iterator[NDArray[Any]]:
         """The restored frames, one by one as they are asked for."""
         for frame in frames:
-            yield self(frame, strength)
+            yield self(frame, strength, guard)
 
     def maps(self, photo: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """What a maps network sees in the photo, at the network's own low resolution.

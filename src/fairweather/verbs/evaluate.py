@@ -1,40 +1,54 @@
-"""`fairweather evaluate`: a model's scores on pairs of photos."""
+"""`fairweather evaluate`: a model's scores on pairs of photos, or what it changes in photos without a truth."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+if TYPE_CHECKING:
+    from fairweather.pairs import Pair
+
 
 def evaluate(
     *,
     model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")],
-    data: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
+    unpaired: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "rgb",
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = None,
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
     sheet: Annotated[int | Literal["all"] | None, tyro.conf.arg(metavar="N|all", help_behavior_hint="")] = None,
     photos: bool = False,
     themselves: bool = False,
+    guard: bool = True,
     card: bool = False,
 ) -> int:
     """Measure a model on pairs of degraded and clear photos: PSNR and SSIM, beside those of the untouched photos.
 
+    Photos without a clear partner are given as --unpaired: the answer is what the model changed in them, in local
+    contrast, saturated pixels, colour cast, noise and an estimate of the haze, and sheets to look at.
+
     Args:
         model: a shipped model's name, or the path of a model folder or run folder.
         data: a set (a folder that holds, say, hazy/ and clear/) or a folder of sets.
+        unpaired: a folder of degraded photos without a truth, instead of --data.
         protocol: how pictures are compared: rgb, sots-indoor, rain-y or gunet.
-        out: where to write scores.json, photos.csv and a contact sheet for each set; nowhere by default.
+        out: where to write scores.json, photos.csv and a contact sheet for each set (of unpaired photos changes.csv
+            and sheets of all); nowhere by default.
         engine: what runs the network.
         sheet: how many photos of each set, worst first, get a page of their own in OUT/SET/: degraded, restored,
-            clear, and a map of the error.
+            clear, and a map of the error. Of unpaired photos: how many the sheets show.
         photos: print every photo's scores, not those of the worst alone.
         themselves: the data are clear photos alone; measure how far the model leaves them as they are.
+        guard: without (--no-guard) the model's own answer is measured, unguarded.
         card: write the scores onto the model's card, in place of earlier ones of the same protocol and data.
     """
     from fairweather.cards import find, read_card
@@ -45,19 +59,23 @@ def evaluate(
     from fairweather.restoring import load
 
     rule = find_protocol(protocol)  # before the model is loaded: a misspelt word should not cost that
-    sets = {data.resolve().name: against_themselves(data)} if themselves else find_sets(data)
+    if (data is None) == (unpaired is None):
+        raise BadSettings("give --data (pairs of photos) or --unpaired (photos without a truth), one of the two")
+    if data is None and (themselves or card or protocol != "rgb"):
+        raise BadSettings("--themselves, --card and --protocol are about scores, and photos without a truth have none")
+    sets: dict[str, list[Pair]] = {}
+    if data is not None:
+        sets = {data.resolve().name: against_themselves(data)} if themselves else find_sets(data)
     if read_card(find(model), verify=False).direction == "degrade":
         raise BadSettings(f"--model {model} degrades photos, and scores are of what restores; give a model that does")
     restorer = load(model, engine=engine)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("photos", total=sum(map(len, sets.values())))
-
-        def progress(name: str, _: object) -> None:
-            bars.update(task, advance=1, description=name)
-
-        results = measure(restorer, sets, rule, out, sheet=sheet, progress=progress)
-    Console().print(table(results, title=f"{restorer.card.name} ({restorer.card.generator})"))
+    restore = restorer if guard else functools.partial(restorer, guard=False)
+    title = f"{restorer.card.name} ({restorer.card.generator})"
+    if unpaired is not None:
+        return _changes(restore, unpaired, out, sheet="all" if sheet is None else sheet, photos=photos, title=title)
+    with _progress(sum(map(len, sets.values()))) as progress:
+        results = measure(restore, sets, rule, out, system=restorer.card.name, sheet=sheet, progress=progress)
+    Console().print(table(results, title=title))
     scored = [result for result in results if result.photos]
     if scored:
         Console().print(photo_table(scored, None) if photos else photo_table(scored))
@@ -71,6 +89,34 @@ def evaluate(
         pages = "" if sheet is None else ", and the pages below it"
         print(f"scores.json, photos.csv and the contact sheets are in {out}{pages}")
     return 1 if failed else 0
+
+
+def _changes(
+    restore: Callable[[Any], Any], folder: Path, out: Path | None, *, sheet: Any, photos: bool, title: str
+) -> int:
+    from fairweather.evaluation import evaluate_unpaired, unpaired
+    from fairweather.pairs import pictures
+
+    with _progress(len(pictures(folder))) as progress:
+        result = evaluate_unpaired(restore, folder, out, sheet=sheet, progress=progress)
+    if result.photos:
+        Console().print(unpaired.table(result, title=title))
+        if photos:
+            Console().print(unpaired.all_photos(result))
+    for reason in result.failed.values():
+        print(f"not measured: {reason}")
+    if out is not None:
+        print(f"{unpaired.NAME} and the sheets are in {out}")
+    return 1 if result.failed else 0
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str, object], None]]:
+    """A bar on stderr, and what advances it by a photo of a set."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("photos", total=total)
+        yield lambda name, _: bars.update(task, advance=1, description=name)
 
 
 def write_scores(folder: Path, scores: list[dict[str, Any]]) -> None:

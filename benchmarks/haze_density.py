@@ -1,0 +1,131 @@
+"""Fit the estimate of haze density, and say how good it is.
+
+    python benchmarks/haze_density.py [--data DIR] [--hazes 3] [--hold-back 0.15] [--pairs 40] [--write]
+
+--data   the folder that the models are trained on: clear/ is hazed for the fit; the sets of pairs in it are checks
+--pairs  how many pairs of a set are looked at, evenly over it
+--write  put the fitted numbers into src/fairweather/evaluation/haze_density.py
+
+The haze is that of `fairweather synthesize` (invented depth, from clear air to dense), the truth is its mean 1 - t, and
+the regression is ridge regression on the logit. It is judged on hazes over photos held back from the fit, and by the
+pairs: how often the hazy photo of a pair is said to be hazier than the clear one, and by how much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fairweather.data.folders import photos_in, scene_of_photo, split
+from fairweather.evaluation import haze_density as density
+from fairweather.images import read, to_float
+from fairweather.pairs import find_sets
+from fairweather.weather.haze import HazeSettings, haze
+
+PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+HOME = Path(density.__file__)
+HAZE = HazeSettings(density=(0.05, 3.5), airlight=(0.5, 1.0), noise=0.01)
+CLEAR = 0.25
+"""Share of the examples that stay clear: with truth 0."""
+RIDGE = 3.0
+EDGE = 0.01
+"""Logits are taken of truths in [EDGE, 1 - EDGE]."""
+
+Array = NDArray[np.float64]
+
+
+def examples(paths: Sequence[Path], hazes: int, seed: int) -> tuple[Array, Array]:
+    """Features and truths of `hazes` hazes over each photo."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, truths = [], []
+    for path in paths:
+        small = density.reduced(to_float(read(path).pixels))
+        clear = torch.from_numpy(small).permute(2, 0, 1)[None]
+        for _ in range(hazes):
+            picture, truth = small, 0.0
+            if torch.rand((), generator=generator) >= CLEAR:
+                hazy, made = haze(clear, generator, HAZE)
+                picture, truth = hazy[0].permute(1, 2, 0).numpy(), 1 - float(made["transmission"].mean())
+            rows.append(density.features(picture))
+            truths.append(truth)
+    return np.array(rows), np.array(truths)
+
+
+def fit(x: Array, y: Array) -> tuple[Array, Array, Array, float]:
+    """Centre, scale, weights and intercept of the ridge regression of logit(y) on x."""
+    centre, scale = x.mean(0), x.std(0) + 1e-9
+    z = (x - centre) / scale
+    target = y.clip(EDGE, 1 - EDGE)
+    target = np.log(target / (1 - target))
+    weights = np.linalg.solve(z.T @ z + RIDGE * np.eye(z.shape[1]), z.T @ (target - target.mean()))
+    return centre, scale, weights, float(target.mean())
+
+
+def install(centre: Array, scale: Array, weights: Array, intercept: float) -> None:
+    """Put the numbers into the module, in memory."""
+    density.CENTRE, density.SCALE, density.WEIGHTS = (tuple(map(float, v)) for v in (centre, scale, weights))
+    density.INTERCEPT = intercept
+
+
+def written(source: str) -> str:
+    """The module's text with the numbers that it now has in memory."""
+    for name in ("CENTRE", "SCALE", "WEIGHTS"):
+        rows = [", ".join(f"{value:.4g}" for value in getattr(density, name)[at : at + 3]) for at in range(0, 20, 3)]
+        block = "".join(f"    *({row}),\n" if ", " in row else f"    {row},\n" for row in rows if row)
+        source = re.sub(
+            rf"^{name}: tuple\[float, \.\.\.\] = \(.*?\)$",
+            f"{name}: tuple[float, ...] = (\n{block})",
+            source,
+            flags=re.MULTILINE | re.DOTALL,
+        )
+    return re.sub(r"^INTERCEPT = .*$", f"INTERCEPT = {density.INTERCEPT:.4g}", source, flags=re.MULTILINE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=PHOTOS / "train")
+    parser.add_argument("--hazes", type=int, default=3)
+    parser.add_argument("--hold-back", type=float, default=0.15)
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    kept, held = split(photos_in(options.data / "clear"), scene_of_photo, options.hold_back)
+    install(*fit(*examples(kept, options.hazes, options.seed)))
+    x, truth = examples(held, options.hazes, options.seed + 1)
+    estimate = 1 / (1 + np.exp(-((x - density.CENTRE) / density.SCALE @ density.WEIGHTS + density.INTERCEPT)))
+    hazy = truth > 0
+    print(f"{len(kept)} photos for the fit, {len(held)} held back, {options.hazes} hazes each")
+    error, correlation = np.abs(truth - estimate).mean(), np.corrcoef(truth, estimate)[0, 1]
+    print(
+        f"held back: correlation {correlation:.3f}, mean error {error:.3f}"
+        f"; clear photos are given {estimate[~hazy].mean():.3f} (truth 0), hazy ones {estimate[hazy].mean():.3f}"
+        f" (truth {truth[hazy].mean():.3f})"
+    )
+    print("\n| pairs | n | hazy | clear | right way round |\n|---|--:|--:|--:|--:|")
+    for name, pairs in find_sets(options.data).items():
+        if "rain" in name:
+            continue
+        pairs = pairs[:: max(1, len(pairs) // options.pairs)]
+        hazes, clears = (
+            np.array([density.haze_density(to_float(read(path).pixels)) for path in side])
+            for side in zip(*((pair.degraded, pair.clear) for pair in pairs), strict=True)
+        )
+        right = 100 * (hazes > clears).mean()
+        print(f"| {name} | {len(pairs)} | {hazes.mean():.3f} | {clears.mean():.3f} | {right:.0f} % |")
+    if options.write:
+        HOME.write_text(written(HOME.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"\nwritten to {HOME}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

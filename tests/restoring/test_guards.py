@@ -1,0 +1,185 @@
+"""The guards: nothing where nothing is wrong, and bounds where something is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from fairweather.restoring import Restorer, guards
+from tests.restoring.test_restorer import DTYPES, LOCAL, photo_of, same
+
+
+def of_type(levels: np.ndarray, dtype: str) -> np.ndarray:
+    """Levels of 255 as a picture of a type."""
+    if dtype == "float32":
+        return (levels / 255).clip(0, 1).astype(np.float32)
+    full = np.iinfo(dtype).max
+    return (levels * (full / 255)).clip(0, full).round().astype(dtype)
+
+
+def levels_of(picture: np.ndarray) -> np.ndarray:
+    full = 1 if picture.dtype == np.float32 else np.iinfo(picture.dtype).max
+    return picture.astype(np.float64) * (255 / full)
+
+
+def grey(levels: np.ndarray) -> np.ndarray:
+    return np.repeat(levels[..., None], 3, axis=2)
+
+
+def clipped(picture: np.ndarray) -> np.ndarray:
+    levels = np.floor(levels_of(picture) + 0.5)
+    return ((levels <= 0) | (levels >= 255)).any(axis=2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_the_network_left_stays_bit_for_bit(dtype: str, rng: np.random.Generator) -> None:
+    photo = photo_of(70, 90, dtype, rng)  # noise all over, from black to white
+    photo[:20] = 0
+    photo[20:40] = 1 if dtype == "float32" else np.iinfo(dtype).max
+    assert guards.guard(photo, photo.copy()).tobytes() == photo.tobytes()
+    assert Restorer(LOCAL, same)(photo).tobytes() == photo.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_only_what_was_clipped_is_clipped(dtype: str) -> None:
+    ramp = grey(np.tile(np.linspace(0, 255, 256), (40, 1)))
+    photo = of_type(ramp, dtype)
+    raw = of_type((ramp - 120) * 4 + 120, dtype)
+    assert clipped(raw).mean() > 0.7
+    result = guards.guard(photo, raw.copy())
+    assert (clipped(result) == clipped(photo)).all()
+    row = levels_of(result)[0, :, 0]
+    assert (np.diff(row) >= 0).all(), "what was darker stays darker"
+    assert row[80] - row[20] > 2, "detail shows in what was one black"
+    assert row[250] - row[190] > 2, "and in what was one white"
+    assert np.abs(row - levels_of(raw)[0, :, 0]).max() < 13, "a little, not more"
+    middle = slice(106, 132)  # levels away from both ends are the network's own
+    assert (result[:, middle] == raw[:, middle]).all()
+
+
+def test_one_channel_at_a_time() -> None:
+    photo = np.full((300, 30, 3), 120, np.uint8)
+    photo[:10] = (200, 100, 20)
+    raw = photo.copy()
+    raw[:10] = (255, 100, 0)
+    result = guards.guard(photo, raw)
+    assert result[0, 0].tolist() == [251, 100, 2]
+    assert (result[10:] == 120).all()
+
+
+def test_types_agree(rng: np.random.Generator) -> None:
+    photo = cv2.GaussianBlur(photo_of(80, 100, "uint8", rng), (0, 0), 5)
+    raw = ((photo.astype(np.float32) - 128) * 12 + 140).clip(0, 255).round().astype(np.uint8)
+    expected = guards.guard(photo, raw.copy()).astype(np.float64)
+    assert (expected != raw).mean() > 0.1
+    for dtype in ("uint16", "float32"):
+        other = guards.guard(of_type(photo.astype(np.float64), dtype), of_type(raw.astype(np.float64), dtype))
+        assert np.abs(levels_of(other) - expected).max() <= 1.3
+
+
+def mean_shift(photo: np.ndarray, result: np.ndarray) -> float:
+    a, b = (cv2.cvtColor(p.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[..., 1:].mean((0, 1)) for p in (result, photo))
+    return float(np.hypot(*(a - b)))
+
+
+def tinted(photo: np.ndarray, by: float) -> np.ndarray:
+    return (photo.astype(np.float32) + by * np.array([1, -0.5, -1], np.float32)).clip(0, 255).round().astype(np.uint8)
+
+
+def test_a_cast_is_led_back_and_a_shift_let_through(photo: np.ndarray) -> None:
+    photo = photo // 2 + 64
+    for by in (2, 8):
+        raw = tinted(photo, by)
+        assert mean_shift(photo, raw) < guards.CAST / 2
+        assert (guards.guard(photo, raw.copy()) == raw).all()
+    shifts = [(mean_shift(photo, raw), mean_shift(photo, guards.guard(photo, raw.copy()))) for by in (20, 30, 40, 55)
+              for raw in [tinted(photo, by)]]  # fmt: skip
+    assert shifts[-1][0] > 2 * guards.CAST
+    assert all(after < before for before, after in shifts)
+    assert all(after < guards.CAST + 0.5 for _, after in shifts)
+    assert [after for _, after in shifts] == sorted(after for _, after in shifts), (
+        "the more there was, the more is left"
+    )
+
+
+def flat(rng: np.random.Generator, sigma: float) -> np.ndarray:
+    """A grey photo with noise and one sharp edge."""
+    picture = np.full((200, 240, 3), 110.0)
+    picture[:, 120:] = 140
+    return picture + rng.normal(0, sigma, picture.shape)
+
+
+def stretched(picture: np.ndarray, gain: float) -> np.ndarray:
+    return (picture - 125) * gain + 125
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_amplified_noise_is_taken_off_and_edges_stay(dtype: str, rng: np.random.Generator) -> None:
+    clean = flat(rng, 2.5)
+    photo = of_type(clean, dtype)
+    raw = of_type(stretched(levels_of(photo), 4), dtype)
+    result = levels_of(guards.guard(photo, raw.copy()))
+    before, after = (picture[20:180, 10:100].std() for picture in (levels_of(raw), result))
+    assert before == pytest.approx(10, rel=0.1)
+    assert after < 0.75 * before
+    step = result[:, 125:].mean() - result[:, :115].mean()
+    assert step == pytest.approx(120, abs=3)
+    assert abs(result[:, 119].mean() - result[:, 120].mean()) > 100, "the edge is as sharp"
+
+
+def test_noise_that_was_there_is_not_ours_to_take(rng: np.random.Generator) -> None:
+    photo = of_type(flat(rng, 12), "uint8")
+    assert (guards.guard(photo, photo + 3) == photo + 3).all()
+    quiet = of_type(flat(rng, 0.5), "uint8")
+    raw = of_type(stretched(levels_of(quiet), 3), "uint8")
+    assert (guards.guard(quiet, raw.copy()) == raw).all(), "amplified, and still below what is seen"
+
+
+@pytest.mark.parametrize("pixels", [1, 1000, 1 << 30])
+def test_strips_do_not_show(pixels: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = of_type(flat(rng, 4), "uint8")
+    raw = tinted(of_type(stretched(levels_of(photo), 5), "uint8"), 50)
+    whole = guards.guard(photo, raw.copy())
+    assert (whole != raw).mean() > 0.9
+    monkeypatch.setattr(guards, "_STRIP_PIXELS", pixels)
+    assert (guards.guard(photo, raw.copy()) == whole).all()
+
+
+def test_small_photos_have_their_guards_too(rng: np.random.Generator) -> None:
+    for height, width in [(1, 1), (1, 300), (17, 5), (40, 40), (64, 65)]:
+        photo = of_type(rng.uniform(60, 200, (height, width, 3)), "uint8")
+        raw = of_type(stretched(levels_of(photo), 6), "uint8")
+        assert not clipped(guards.guard(photo, raw)).any()
+
+
+def test_no_threshold_flickers(rng: np.random.Generator) -> None:
+    """From one strength to the next the guarded picture changes as little as the unguarded one."""
+    photo = of_type(flat(rng, 3), "float32")
+    previous = None
+    for step in range(40):
+        raw = of_type(stretched(levels_of(photo), 1 + 0.1 * step) + step * np.array([0.8, 0, -0.8]), "float32")
+        result = guards.guard(photo, raw)
+        if previous is not None:
+            assert np.abs(levels_of(result) - levels_of(previous)).mean() < 3
+        previous = result
+
+
+def test_the_restorer_guards_unless_told_not_to(rng: np.random.Generator) -> None:
+    def engine(picture: np.ndarray) -> np.ndarray:
+        return (picture - 0.5) * 4 + 0.5
+
+    photo = photo_of(40, 60, "uint8", rng) // 2 + 64
+    restorer = Restorer(LOCAL, engine)
+    raw = restorer(photo, guard=False)
+    assert clipped(raw).mean() > 0.3
+    assert not clipped(restorer(photo)).any()
+    assert (restorer(photo) == guards.guard(photo, raw.copy())).all()
+    assert not clipped(restorer(photo, 0.9)).any()
+    frames: Any = list(restorer.frames([photo], guard=False))
+    assert (frames[0] == raw).all()
+    worse = Restorer(replace(LOCAL, direction="degrade"), engine)
+    assert (worse(photo) == raw).all(), "what puts weather in is not held back"
