@@ -13,8 +13,8 @@ from fairweather.errors import BadSettings
 
 
 class GUNet(nn.Module):
-    """Song, Zhou, Qian & Du, Rethinking Performance Gains in Image Dehazing Networks, 2022 (arXiv:2209.11448), figure 2;
-    N x 3 x H x W -> N x 3 x H x W in [0,1]; 844,899 parameters (their gUNet-T has 805 K).
+    """Song, Zhou, Qian & Du, Rethinking Performance Gains in Image Dehazing Networks, 2022 (arXiv:2209.11448),
+    figure 2; N x 3 x H x W -> N x 3 x H x W in [0,1]; 844,899 parameters (their gUNet-T has 805 K).
 
     An odd number of stages of `depths` blocks, down and up again; the channels start at `width` and double with every
     scale. A block normalises, gates a depthwise convolution of `kernel` x `kernel` by a sigmoid of its own input, and

@@ -17,9 +17,9 @@ need it (Zhang et al., Fixup Initialization, ICLR 2019)."""
 
 
 class PlainUNet(nn.Module):
-    """Ours, after U-Net (Ronneberger et al., MICCAI 2015) with the residual blocks of EDSR (Lim et al., CVPRW 2017), which
-    have no norms, and pixels folded into channels (Shi et al., CVPR 2016); N x 3 x H x W -> N x 3 x H x W in [0,1];
-    3,146,220 parameters.
+    """Ours, after U-Net (Ronneberger et al., MICCAI 2015) with the residual blocks of EDSR (Lim et al., CVPRW 2017),
+    which have no norms, and pixels folded into channels (Shi et al., CVPR 2016); N x 3 x H x W -> N x 3 x H x W in
+    [0,1]; 3,146,220 parameters.
 
     Pixels are unshuffled by `shuffle` (a cell of shuffle x shuffle x 3 values), and the network works at that and ever
     halved resolutions: `widths` are the channels of its scales, `encoder` and `decoder` the residual blocks in each on
@@ -105,7 +105,8 @@ def _convolution(into: int, out: int, *, kernel: int = 3, stride: int = 1, gain:
 
 
 def _receptive_field(shuffle: int, encoder: Sequence[int], decoder: Sequence[int]) -> int:
-    """Side in pixels of what one output pixel sees, at most."""
+    """Side in pixels of the window, centred on an output pixel, in which lies all that it sees."""
     # in cells of the first scale, to one side: stem and head, then two convolutions a block at each scale
     reach = 2 + sum(2 * blocks * 2**level for stages in (encoder, decoder) for level, blocks in enumerate(stages))
-    return shuffle * (2 * reach + 1) + 2 * shuffle * (2 ** (len(encoder) - 1) - 1)
+    # a pixel at one end of the coarsest scale's cell sees to its other end
+    return 2 * (shuffle * reach + shuffle * 2 ** (len(encoder) - 1) - 1) + 1
