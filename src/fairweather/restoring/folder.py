@@ -46,6 +46,8 @@ class Report:
     """Each photo that could not be done, and why; the message names the file."""
     seconds: float = 0.0
     pixels: int = 0
+    unchanged: int = 0
+    """How many of those done are copies, because `restore` gave their own pixels back."""
 
 
 class _Found(NamedTuple):
@@ -87,8 +89,10 @@ def run(
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
+    tell: Callable[[Job], None] = lambda job: None,
 ) -> Report:
     """Do the jobs. `restore` takes and gives H x W x 3 pixels, uint8 or uint16, and is called from this thread only.
+    Where it gives the very array that it took, the file is copied byte for byte. `tell` is called after it.
 
     `strength` 0 copies files byte for byte (other strengths are `restore`'s own business). What exists is skipped
     unless `overwrite`. A photo that fails is reported and the others are done; BadFolder (disk full, folder not
@@ -107,7 +111,7 @@ def run(
                         report.done += 1
                     show()
             else:
-                _overlapped(todo, restore, max_pixels, report, show)
+                _overlapped(todo, restore, max_pixels, report, show, tell)
         except BadFolder as error:
             raise BadFolder(f"{error} [stopped; {report.done} of {len(todo)} photos are done]") from error
     report.seconds = time.monotonic() - began
@@ -120,10 +124,11 @@ def _overlapped(
     max_pixels: int,
     report: Report,
     show: Callable[[], None],
+    tell: Callable[[Job], None],
 ) -> None:
     threads, waiting = _threads(), iter(todo)
     reading: deque[tuple[Job, Future[Photo]]] = deque()
-    writing: deque[tuple[Job, Future[int]]] = deque()
+    writing: deque[tuple[Job, bool, Future[int]]] = deque()
     readers, writers = ThreadPoolExecutor(threads, "read"), ThreadPoolExecutor(threads, "write")
     try:
         while True:
@@ -132,26 +137,28 @@ def _overlapped(
             if reading:
                 job, photo = reading.popleft()
                 with _counted(report, job.source):
-                    restored = _restored(photo.result(), restore)
-                    writing.append((job, writers.submit(_save, job.destination, restored)))
-                photo = restored = None  # type: ignore[assignment]  # let go of the pixels before the next ones come
+                    given = photo.result()
+                    pixels = restore(given.pixels)
+                    tell(job)
+                    same = pixels is given.pixels
+                    save = (_copy, job, max_pixels) if same else (_save, job.destination, given.replaced(pixels))
+                    writing.append((job, same, writers.submit(*save)))
+                # let go of the pixels before the next ones come
+                photo = given = pixels = save = None  # type: ignore[assignment]
             elif not writing:
                 break
-            while writing and (not reading or len(writing) >= threads or writing[0][1].done()):
-                job, written = writing.popleft()
+            while writing and (not reading or len(writing) >= threads or writing[0][2].done()):
+                job, same, written = writing.popleft()
                 with _counted(report, job.source):
                     report.pixels += written.result()
                     report.done += 1
+                    report.unchanged += same
                 show()
             show()
     finally:
         # After an error or Ctrl-C: what has not begun is dropped; what is being written is finished, not cut.
         readers.shutdown(cancel_futures=True)
         writers.shutdown(cancel_futures=True)
-
-
-def _restored(photo: Photo, restore: Callable[[NDArray[Any]], NDArray[Any]]) -> Photo:
-    return photo.replaced(restore(photo.pixels))
 
 
 def _save(destination: Path, photo: Photo) -> int:
@@ -161,14 +168,15 @@ def _save(destination: Path, photo: Photo) -> int:
     return int(height * width)
 
 
-def _copy(job: Job, max_pixels: int) -> None:
+def _copy(job: Job, max_pixels: int) -> int:
     if FORMATS.get(job.source.suffix.lower()) != FORMATS.get(job.destination.suffix.lower()):
         _save(job.destination, read(job.source, max_pixels=max_pixels))
-        return
+        return 0
     data, _ = contents(job.source)  # before a folder is made: what is no picture is not passed on as one
     _make(job.destination.parent)
     with atomic(job.destination) as temporary:
         temporary.write_bytes(data)
+    return 0
 
 
 def _make(folder: Path) -> None:

@@ -1,0 +1,209 @@
+"""Does `restore --weather auto` see what is in a photo, and what does it cost where it is wrong? Two tables.
+
+    python benchmarks/weather.py [--data DIR] [--clear DIR] [--real DIR] [--dehaze NAME|PATH] [--derain NAME|PATH]
+                                 [--engine auto] [--photos]
+
+--data    test pairs: sets of hazy and of rainy ones, and their clear sides
+--clear   further clear photos
+--real    folders of photos without a truth
+--photos  also list every photo on which the decision was not that of its set
+
+The first table counts decisions, a row for each kind of photo. The second is what follows from them: how far clear
+photos stay themselves (nothing is done to those taken for clear), and what hazy and rainy ones lose against naming
+the model for their weather (mean PSNR: protocol rgb for haze, rain-y for rain).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairweather.errors import FairweatherError
+from fairweather.evaluation.metrics import psnr
+from fairweather.evaluation.protocols import PROTOCOLS
+from fairweather.images import read, to_float
+from fairweather.pairs import Pair, find_sets, pictures
+from fairweather.restoring.auto import MODELS, Auto
+from fairweather.restoring.recognise import Weather, load_recognizer
+from fairweather.restoring.restorer import load
+
+PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+DECISIONS = ("none", "haze", "rain", "both")
+NEAR, FAR = 36.0, 28.0
+"""dB: what nobody sees side by side, and what everybody does."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of photos: what each was taken for, and what was lost by it."""
+
+    name: str
+    truth: str
+    """none, haze or rain; empty where it is not known what there is to see."""
+    seen: Mapping[str, Weather]
+    decibel: Mapping[str, float]
+    """Clear: against themselves under auto. Weather: against the truth under auto."""
+    named: Mapping[str, float]
+    """Weather: against the truth with the model for it named."""
+
+    @property
+    def counts(self) -> list[int]:
+        return [sum(weather.decided == decision for weather in self.seen.values()) for decision in DECISIONS]
+
+    @property
+    def loss(self) -> float:
+        """Mean dB lost by deciding instead of being told."""
+        return statistics.fmean(self.named.values()) - statistics.fmean(self.decibel.values())
+
+    @property
+    def strays(self) -> dict[str, Weather]:
+        return {name: weather for name, weather in self.seen.items() if self.truth and weather.decided != self.truth}
+
+
+def clear_row(auto: Auto, name: str, paths: Sequence[Path]) -> Row:
+    """Photos without weather; only those taken for something else are restored."""
+    seen, decibel = {}, {}
+    for path in paths:
+        photo = to_float(read(path).pixels)
+        weather = seen[path.stem] = auto.recognise(photo)
+        touched = weather.decided != "none"
+        decibel[path.stem] = psnr(auto.restore(photo, weather.decided), photo) if touched else math.inf
+    return Row(name, "none", seen, decibel, {})
+
+
+def weather_row(auto: Auto, name: str, truth: str, pairs: Sequence[Pair]) -> Row:
+    """Photos of one weather: restored by the decision, and by the model that somebody would have named."""
+    protocol = PROTOCOLS["rain-y" if truth == "rain" else "rgb"]
+    seen: dict[str, Weather] = {}
+    decibel: dict[str, float] = {}
+    named: dict[str, float] = {}
+    for pair in pairs:
+        degraded, clear = (to_float(read(path).pixels) for path in (pair.degraded, pair.clear))
+        seen[pair.name] = auto.recognise(degraded)
+        decided: Any = seen[pair.name].decided
+        results: dict[Any, float] = {}
+        for decision in {decided, truth}:
+            if not auto.missing(decision):
+                results[decision] = protocol.measure(auto.restore(degraded, decision), clear)["psnr"]
+        if len(results) == len({decided, truth}):
+            decibel[pair.name], named[pair.name] = results[decided], results[truth]
+    return Row(name, truth, seen, decibel, named)
+
+
+def real_row(auto: Auto, name: str, paths: Sequence[Path]) -> Row:
+    """Photos of which nobody has written down what is in them."""
+    return Row(name, "", {path.stem: auto.recognise(to_float(read(path).pixels)) for path in paths}, {}, {})
+
+
+def confusion(rows: Sequence[Row]) -> str:
+    """The first table."""
+    lines = [f"| photos | n | {' | '.join(DECISIONS)} | right |", "|---|--:|" + "--:|" * (len(DECISIONS) + 1)]
+    for row in rows:
+        right = f"{row.counts[DECISIONS.index(row.truth)] / len(row.seen):.0%}" if row.truth else ""
+        lines.append(f"| {row.name} | {len(row.seen)} | {' | '.join(map(str, row.counts))} | {right} |")
+    return "\n".join(lines)
+
+
+def consequences(rows: Sequence[Row]) -> str:
+    """The second table, and the clear photos taken together."""
+    lines = ["| photos | n | result |", "|---|--:|---|"]
+    for row in rows:
+        if row.truth == "none":
+            lines.append(f"| {row.name} | {len(row.seen)} | {stayed(list(row.decibel.values()))} |")
+        elif row.named:
+            mean = statistics.fmean(row.decibel.values())
+            lines.append(f"| {row.name} | {len(row.named)} | {mean:.2f} dB, {row.loss:.2f} dB lost by deciding |")
+        elif row.truth:
+            lines.append(f"| {row.name} | 0 | no model for {row.truth}: not measured |")
+    every = [value for row in rows if row.truth == "none" for value in row.decibel.values()]
+    if every:
+        lines.append(f"| all clear photos | {len(every)} | {stayed(every)} |")
+    return "\n".join(lines)
+
+
+def stayed(values: Sequence[float]) -> str:
+    """How near clear photos stayed to themselves."""
+    worst = "untouched" if math.isinf(min(values)) else f"{min(values):.1f} dB"
+    share = sum(value >= NEAR for value in values) / len(values)
+    below = sum(value < FAR for value in values)
+    return f"{share:.0%} at {NEAR:g} dB or more, {below} below {FAR:g} dB, the worst {worst}"
+
+
+def rows_of(auto: Auto, data: Path, clear: Path | None, real: Path | None, tell: Callable[[str], None]) -> list[Row]:
+    """Every kind of photo that there is: hazy, rainy, clear, and not known."""
+    rows, sides = [], {}
+    for name, pairs in find_sets(data).items():
+        tell(name)
+        truth = "rain" if pairs[0].degraded.parent.name in ("light", "heavy", "rain", "rainy") else "haze"
+        rows.append(weather_row(auto, name, truth, pairs))
+        sides[f"{pairs[0].clear.parent.parent.name}, clear"] = sorted({pair.clear for pair in pairs})
+    rows.sort(key=lambda row: row.truth)
+    if clear is not None:
+        sides[f"{clear.resolve().name}, clear"] = pictures(clear)
+    for name, paths in sides.items():
+        tell(name)
+        rows.append(clear_row(auto, name, paths))
+    for folder in sorted(real.iterdir()) if real is not None else []:
+        if folder.is_dir() and folder.name != "video":
+            tell(folder.name)
+            rows.append(real_row(auto, f"{folder.name} (no truth)", pictures(folder)))
+    return rows
+
+
+def milliseconds(auto: Auto, repeats: int = 10) -> dict[str, float]:
+    """Size -> the median time of one decision on a photo in memory."""
+    times = {}
+    for name, (height, width) in {"0.4 MP": (512, 768), "2 MP": (1080, 1920), "12 MP": (3000, 4000)}.items():
+        photo = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        auto.recognise(photo)
+        taken = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            auto.recognise(photo)
+            taken.append(time.perf_counter() - began)
+        times[name] = 1000 * statistics.median(taken)
+    return times
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    there = PHOTOS.is_dir()
+    parser.add_argument("--data", type=Path, default=PHOTOS / "test")
+    parser.add_argument("--clear", type=Path, default=PHOTOS / "kodak" if there else None)
+    parser.add_argument("--real", type=Path, default=PHOTOS / "real" if there else None)
+    parser.add_argument("--recognizer", type=Path, help="a recognizer's folder; by default the one that ships")
+    parser.add_argument("--dehaze", default=MODELS["haze"], metavar="NAME|PATH")
+    parser.add_argument("--derain", default=MODELS["rain"], metavar="NAME|PATH")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--photos", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        given = {} if options.recognizer is None else {"folder": options.recognizer}
+        look = load_recognizer(**given, engine=options.engine)
+        models = {"rain": options.derain, "haze": options.dehaze}
+        auto = Auto(look, lambda name: load(name, engine=options.engine), models)
+        rows = rows_of(auto, options.data, options.clear, options.real, lambda name: print(name, file=sys.stderr))
+    except FairweatherError as error:
+        print(f"weather.py: {error}", file=sys.stderr)
+        return 1
+    print(f"{confusion(rows)}\n\n{consequences(rows)}\n")
+    print("one decision: " + ", ".join(f"{name} {taken:.0f} ms" for name, taken in milliseconds(auto).items()))
+    if options.photos:
+        for row in rows:
+            for name, weather in row.strays.items():
+                value = row.decibel.get(name)
+                print(f"{row.name} {name}: {weather}" + ("" if value is None else f", {value:.1f} dB"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The restorer that looks first: which weather is in the photo, then the models for it; a clear photo stays."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairweather import cards
+from fairweather.errors import BadSettings, UnknownName
+from fairweather.restoring.recognise import Decision, Weather
+from fairweather.restoring.restorer import Restorer, check_photo
+
+MODELS = {"rain": "derain", "haze": "dehaze"}
+"""Weather -> the model that takes it out, in the order in which they work: streaks lie in front of the haze, and are
+harder to tell from the scene once the haze between them is gone."""
+_log = logging.getLogger("fairweather")
+
+
+class Auto:
+    """What `fairweather.load("auto")` gives: called as a Restorer is, it decides for each photo what to take out.
+
+    `look` tells the weather in a photo (a Recognizer), `opened` gives the restorer of a model; each is opened when a
+    photo first needs it. `models` says which model takes out which weather, in the order of their work. Weather for
+    which no model ships is left in the photo, and said once (`missing` tells before).
+    """
+
+    def __init__(
+        self,
+        look: Callable[[NDArray[Any]], Weather],
+        opened: Callable[[str], Restorer],
+        models: Mapping[str, str] = MODELS,
+    ) -> None:
+        self.models = models
+        self._look = look
+        self._opened = opened
+        self._restorers: dict[str, Restorer] = {}
+        self._told: set[str] = set()
+
+    def recognise(self, photo: NDArray[Any]) -> Weather:
+        """The weather in a photo: `.haze` and `.rain` from 0 to 1, `.decided`, `.sure`. Raises BadImage, BadCard."""
+        check_photo(photo)
+        return self._look(photo)
+
+    def __call__(self, photo: NDArray[Any], strength: float = 1.0, guard: bool = True) -> NDArray[Any]:
+        """The photo without what was recognised in it, a new array of its size and type, as from a Restorer.
+
+        Raises BadImage, BadCard, and BadSettings (strength).
+        """
+        check_photo(photo)
+        if not 0 <= strength <= 1:  # before the weather is looked for; a NaN is refused too
+            raise BadSettings(f"strength must be from 0 (untouched) to 1, not {strength}")
+        if strength == 0:
+            return np.array(photo, order="C")
+        return self.restore(photo, self.recognise(photo).decided, strength, guard)
+
+    def restore(
+        self, photo: NDArray[Any], decided: Decision, strength: float = 1.0, guard: bool = True
+    ) -> NDArray[Any]:
+        """The photo without the weather that somebody decided on: "none" gives a copy, "both" is rain, then haze."""
+        check_photo(photo)
+        result, lacking = photo, self.missing(decided)
+        for weather in self.parts(decided):
+            if weather in lacking:
+                self._tell(weather)
+            else:
+                result = self._restorer(self.models[weather])(result, strength, guard)
+        return np.array(photo, order="C") if result is photo else result
+
+    def frames(
+        self, frames: Iterable[NDArray[Any]], strength: float = 1.0, guard: bool = True
+    ) -> Iterator[NDArray[Any]]:
+        """The restored frames of a film, one by one. The mean of all frames so far decides, so that it does not flicker
+        between two minds."""
+        haze = rain = 0.0
+        for number, frame in enumerate(frames, start=1):
+            seen = self.recognise(frame)
+            haze, rain = haze + (seen.haze - haze) / number, rain + (seen.rain - rain) / number
+            yield self.restore(frame, Weather(haze, rain).decided, strength, guard)
+
+    def parts(self, decided: Decision) -> tuple[str, ...]:
+        """The kinds of weather in a decision, in the order in which they are taken out."""
+        return tuple(weather for weather in self.models if decided in (weather, "both"))
+
+    def missing(self, decided: Decision) -> tuple[str, ...]:
+        """Those of a decision's kinds of weather for which there is no model."""
+        return tuple(weather for weather in self.parts(decided) if not _there(self.models[weather]))
+
+    def _restorer(self, name: str) -> Restorer:
+        if name not in self._restorers:
+            self._restorers[name] = self._opened(name)
+        return self._restorers[name]
+
+    def _tell(self, weather: str) -> None:
+        if weather not in self._told:
+            self._told.add(weather)
+            _log.warning("%s is in the photo and stays there: no model %s ships", weather, self.models[weather])
+
+
+def _there(model: str) -> bool:
+    try:
+        cards.find(model)
+    except UnknownName:
+        return False
+    return True
