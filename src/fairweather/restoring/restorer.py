@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from fairweather.images import from_float, to_float
 from fairweather.restoring import apply, guards, tiles
 from fairweather.restoring.engines import Engine, open_engine
 
+if TYPE_CHECKING:
+    from fairweather.restoring.auto import Auto
+    from fairweather.restoring.recognise import Weather
+
 UNKNOWN_BYTES_PER_PIXEL = 1024.0
 """What a network is taken to need where its card does not say: four full-size layers of 64 channels in float32."""
 SCRATCH = 2.0
@@ -23,6 +28,30 @@ SCRATCH = 2.0
 number: OpenVINO 1.2 to 1.95, ONNX Runtime 2.8 to 3.5 (which the default budget, half of the free RAM, still holds)."""
 OWN_BYTES_PER_PIXEL = 60.0
 """The restorer's own arrays: the window twice, the answer, what is mixed and the result, float32."""
+
+
+@overload
+def load(  # type: ignore[overload-overlap]  # "auto" is a str, too: the first that fits counts
+    name_or_path: Literal["auto"],
+    *,
+    engine: str = "auto",
+    tile: int | None = None,
+    memory: int | None = None,
+    threads: int | None = None,
+    precision: str = "auto",
+) -> Auto: ...
+
+
+@overload
+def load(
+    name_or_path: str | os.PathLike[str] = "dehaze",
+    *,
+    engine: str = "auto",
+    tile: int | None = None,
+    memory: int | None = None,
+    threads: int | None = None,
+    precision: str = "auto",
+) -> Restorer: ...
 
 
 def load(
@@ -33,18 +62,37 @@ def load(
     memory: int | None = None,
     threads: int | None = None,
     precision: str = "auto",
-) -> Restorer:
-    """The restorer of a shipped model, or of a model folder (or run folder) of your own.
+) -> Restorer | Auto:
+    """The restorer of a shipped model, or of a model folder (or run folder) of your own; "auto" is one that looks at
+    each photo, and takes out the weather that it finds there.
 
     `engine`: "auto", "openvino", "onnxruntime" or "torch"; `threads` and `precision` are the engine's (see
     `fairweather.restoring.engines.open_engine`), `tile` and `memory` the restorer's.
     Raises UnknownName, BadFolder, BadCard, MissingExtra, BadSettings.
     """
+    if name_or_path == "auto":
+        if tile is not None:
+            raise BadSettings("tile is for one model, and auto may take several: leave it out, or name the model")
+        return _auto(engine=engine, memory=memory, threads=threads, precision=precision)
     folder = cards.find(name_or_path)
     card = cards.read_card(folder)
     return Restorer(
         card, open_engine(engine, folder, card, threads=threads, precision=precision), tile=tile, memory=memory
     )
+
+
+def _auto(*, engine: str, memory: int | None, threads: int | None, precision: str) -> Auto:
+    from fairweather.restoring.auto import Auto
+    from fairweather.restoring.recognise import load_recognizer
+
+    @cache
+    def recognizer() -> Callable[[NDArray[Any]], Weather]:
+        return load_recognizer(engine=engine, threads=threads)
+
+    def opened(name: str) -> Restorer:
+        return load(name, engine=engine, memory=memory, threads=threads, precision=precision)
+
+    return Auto(lambda photo: recognizer()(photo), opened)
 
 
 class Restorer:
@@ -83,7 +131,7 @@ class Restorer:
         noise and clipped pixels off (`fairweather.restoring.guards`); a model that degrades is never guarded.
         Raises BadImage (shape, type, values, or too large to be seen whole) and BadSettings (strength).
         """
-        _check_photo(photo)
+        check_photo(photo)
         if not 0 <= strength <= 1:  # a NaN is refused too
             raise BadSettings(f"strength must be from 0 (untouched) to 1, not {strength}")
         if strength == 0:
@@ -104,7 +152,7 @@ class Restorer:
         "transmission" h x w (1 = clear air), "airlight" h x w x 3, "offset" h x w x 3.
         Raises BadSettings where the model gives a picture and no maps.
         """
-        _check_photo(photo)
+        check_photo(photo)
         if self.card.output != "maps":
             raise BadSettings(f"model {self.card.name} gives a picture and no maps: take one whose card says 'maps'")
         maps = self._predicted(photo)[1][0].transpose(1, 2, 0)
@@ -188,7 +236,7 @@ def _inside(span: tiles.Span) -> slice:
     return slice(span.first - span.start, span.last - span.start)
 
 
-def _check_photo(photo: Any) -> None:
+def check_photo(photo: Any) -> None:
     """Raises BadImage unless this is a photo as the restorer takes it."""
     if not isinstance(photo, np.ndarray):
         remedy = "give its .pixels" if hasattr(photo, "pixels") else "np.asarray(photo) makes one"
