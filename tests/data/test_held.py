@@ -67,6 +67,15 @@ def test_depth_maps_are_no_scenes(root: Path) -> None:
     assert not any("disparity" in pair.name for pair in held)
 
 
+@pytest.mark.parametrize(("lent", "folder"), [("fog", "town"), ("streaks", "wet")])
+def test_weather_that_is_lent_was_seen(lent: str, folder: str, root: Path) -> None:
+    source = {"kind": "synthetic", "path": "sun", lent: folder}
+    borrowed = divide([source], root, 0.34).trained
+    own = divide([{"kind": "pairs", "path": folder}], root, 0.34)
+    assert borrowed - divide([{"kind": "synthetic", "path": "sun"}], root, 0.34).trained == own.trained
+    assert own.trained
+
+
 def test_a_plain_folder_of_pairs_and_one_that_is_gone(root: Path) -> None:
     assert {name: len(pairs) for name, pairs in divide((), root / "town", 0.2).held.items()} == {"town": 2}
     assert divide((), root / "town", 0.0).held == {}

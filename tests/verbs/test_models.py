@@ -67,16 +67,24 @@ def test_export_makes_a_model_folder(shipping: Path, tmp_path: Path, capsys: pyt
     assert cards.read_card(out).scores == cards.read_card(shipping).scores
     assert (out / "weights.safetensors").read_bytes() == (shipping / "weights.safetensors").read_bytes()
     assert str(out) in capsys.readouterr().out
-    assert cards.read_card(out).choice == ""
-    assert cli.main(["export", str(out), "-o", str(out), "--choice", "on 12 scenes, [by eye]"]) == 0
-    assert cards.read_card(out).choice == "on 12 scenes, [by eye]"
-    capsys.readouterr()
-    assert cli.main(["info", str(out)]) == 0
-    assert "chosen on 12 scenes, [by eye]" in " ".join(capsys.readouterr().out.split())
-    assert cli.main(["export", str(out), "-o", str(out)]) == 0
-    assert cards.read_card(out).choice == "on 12 scenes, [by eye]", "exported again, it is still why"
     assert cli.main(["export", "tiny", "-o", str(tmp_path)]) == 1
     assert "no model" in capsys.readouterr().err
+
+
+def test_export_says_why_it_was_chosen(
+    shipping: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network need not be exported for it here: what the new card is to say is noted."""
+    card = dataclasses.replace(cards.read_card(shipping), choice="phase two, on 12 scenes [by eye]")
+    cards.write_card(shipping, card)
+    said: list[str] = []
+    monkeypatch.setattr("fairweather.deploy.export.export", lambda *_, **fields: said.append(fields["choice"]) or card)
+    for words in ([], ["--choice", "phase one"], ["--choice", ""]):
+        assert cli.main(["export", "tiny", "-o", "again", *words]) == 0
+    assert said == [card.choice, "phase one", ""]
+    capsys.readouterr()
+    assert cli.main(["info", "tiny"]) == 0
+    assert "chosen phase two, on 12 scenes [by eye]" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ class Division:
 
 
 def divide(sources: Sequence[Mapping[str, Any]], root: str | Path, hold_back: float) -> Division:
-    """What `[[data.sources]]` tables (each with kind and path, relative to `root`) leave out, as training does it.
+    """What `[[data.sources]]` tables (kind, path relative to `root`, fog, streaks) leave out, as training does it.
 
     Without any source, `root` itself is a folder of pairs. Raises BadFolder where a source is not there.
     """
@@ -49,6 +49,10 @@ def divide(sources: Sequence[Mapping[str, Any]], root: str | Path, hold_back: fl
                 photos = [photo for photo in photos if not photo.stem.endswith(DISPARITY)]
             used, left = split(photos, scene_of_photo, hold_back)
             trained |= set(used)
+            for lent in (source.get("fog"), source.get("streaks")):
+                if lent:  # pairs whose weather is laid over these photos
+                    seen, _ = split(all_pairs(root / lent), scene_of_pair, hold_back)
+                    trained |= {photo for pair in seen for photo in (pair.degraded, pair.clear)}
             held[name + CLEAR] = [Pair(photo, photo, photo.stem) for photo in left]
     return Division(frozenset(trained), {name: pairs for name, pairs in held.items() if pairs})
 

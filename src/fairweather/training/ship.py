@@ -16,6 +16,7 @@ from torch import nn
 
 import fairweather
 from fairweather import cards
+from fairweather.data.batched import Batched
 from fairweather.data.source import Dataset
 from fairweather.errors import BadFolder, BadSettings, FairweatherError
 from fairweather.generators import GENERATORS
@@ -50,12 +51,14 @@ def build(settings: Settings) -> nn.Module:
         raise BadSettings(f"generator {name} with {arguments}: {error}") from error
 
 
-def export_model(engine: Engine, settings: Settings, dataset: Dataset, step: int, out: Path) -> None:
+def export_model(
+    engine: Engine, settings: Settings, dataset: Dataset, step: int, out: Path, held: Batched | None = None
+) -> None:
     """RUN/model: the network that ships as a model folder, compared on training crops. Raises ParityFailed."""
     run = settings.run
     assert run.batch is not None
     most = min(SAMPLES, step * run.batch * run.devices)
-    network = with_precise_statistics(engine.shipped(), dataset, seed=run.seed, most=most)
+    network = with_precise_statistics(engine.shipped(), held or dataset, seed=run.seed, most=most)
     crops = [dataset.sample(run.seed, 0, at)["degraded"] for at in range(min(3, len(dataset)))]
     start = read_record(out).get("start")
     write_model(
@@ -202,7 +205,8 @@ def write_model(
 def facts(settings: Settings, step: int, noted: Mapping[str, Any]) -> dict[str, Any]:
     """What a card says of the training."""
     data, run = settings.data, settings.run
-    sources = [{key: source[key] for key in ("kind", "path", "weight") if key in source} for source in data.sources]
+    told = ("kind", "path", "weight", "fog", "streaks")
+    sources = [{key: source[key] for key in told if key in source} for source in data.sources]
     # Names of folders, not where they lie: a card travels.
     folders = {key: Path(value).name for key in ("folder", "degraded", "clear") if (value := getattr(data, key))}
     return {

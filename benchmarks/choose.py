@@ -1,0 +1,235 @@
+"""Which of several trained models is to ship? Each is scored on the same scenes, which none of them was trained on.
+
+    python benchmarks/choose.py RUN|MODEL... [--data DIR] [--hold-back X] [--most N] [--photos 4] [--out DIR]
+
+RUN|MODEL    runs that have ended, model folders (`fairweather export RUN -o DIR` makes one of a run that has not), or
+             names of models that ship; all of them for one weather
+--data       the folder of training photos that their sources are relative to; as run.json has it by default
+--hold-back  the share that was held back, for models whose card and run do not say
+--most       at most so many photos of each set, spread evenly over it
+--photos     photos of each set on its contact sheet
+--out        where the sheets go (SET.jpg: as it came | each model | truth, the photo restored worst first, the best
+             last) and <model>.json with each photo's own numbers
+
+The scenes are those that the models' own `hold_back` kept out of training, less whatever any other of them, or a run
+that one of them started from, has seen. Photos are scored at full size (protocol rgb). Clear photos count against
+themselves. Glow is explained in benchmarks/glow.py; contrast (a ratio) and saturated pixels (percentage points) are
+changes from the photo as it came, see fairweather/evaluation/unreferenced.py. Nothing under test/ or real/ is looked
+at. `fairweather export MODEL -o DIR --choice TEXT` puts the reason onto the card of the one that is chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from glow import glow
+
+from fairweather import cards
+from fairweather.data.held import CLEAR, Division, divide
+from fairweather.errors import BadFolder, BadSettings, FairweatherError
+from fairweather.evaluation import SetScores, find_protocol, score_set, sheet, write_scores
+from fairweather.evaluation.sets import Picture, Restore, load_pair
+from fairweather.evaluation.unreferenced import change
+from fairweather.images import read, to_float
+from fairweather.pairs import Pair
+from fairweather.restoring import load
+
+PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "train"
+RULE = find_protocol("rgb")
+HEADINGS = ("held back", "n", "model", "PSNR dB", "±", "SSIM", "worse", "glow", "elsewhere", "contrast", "saturated")
+UNTOUCHED = "as they are"
+CELL = 380
+Sets = Mapping[str, Sequence[Pair]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one set; what was watched beside PSNR and SSIM are means over photos, NaN where it says nothing."""
+
+    model: str
+    result: SetScores
+    glow: float
+    elsewhere: float
+    contrast: float
+    saturated: float
+
+
+def data_of(model: str) -> list[dict[str, Any]]:
+    """The data of every training that a model went through, newest first: folder, sources, hold_back."""
+    folder = cards.find(model)
+    training: dict[str, Any] | None = cards.read_card(folder, verify=False).training
+    found = []
+    while training is not None:
+        found.append(dict(training.get("data", {})))
+        training = training.get("start")
+    for record in (folder / "run.json", folder.parent / "run.json"):
+        if record.is_file():  # it knows where the photos lie, and older cards do not tell what was held back
+            own = json.loads(record.read_text(encoding="utf-8"))["settings"]["data"]
+            found[0] |= {key: own[key] for key in ("folder", "hold_back", "sources") if own.get(key) is not None}
+    return found
+
+
+def scenes(models: Sequence[str], root: Path | None, hold_back: float | None) -> dict[str, list[Pair]]:
+    """The pairs to choose by, set by set. BadSettings where a model does not say, BadFolder where none is left."""
+    phases = [divided(model, data, root, hold_back) for model in models for data in data_of(model)]
+    seen = frozenset().union(*(one.trained for one in phases))
+    left: dict[str, dict[Path, Pair]] = {}
+    for one in phases:
+        for name, pairs in one.held.items():
+            fresh = {pair.degraded: pair for pair in pairs if not {pair.degraded, pair.clear} & seen}
+            left.setdefault(name, {}).update(fresh)
+    found = {name: sorted(pairs.values(), key=lambda pair: pair.name) for name, pairs in left.items() if pairs}
+    if not found:
+        raise BadFolder("there is no scene that none of these models has seen: compare models with the same hold_back")
+    return found
+
+
+def divided(model: str, data: Mapping[str, Any], root: Path | None, hold_back: float | None) -> Division:
+    """What one training saw and held back."""
+    share = data.get("hold_back", hold_back)
+    if share is None:
+        raise BadSettings(f"{model}: neither its card nor its run says what was held back; say so (--hold-back)")
+    known = Path(data.get("folder") or ".")
+    root = root or (known if known.is_absolute() else PHOTOS)
+    sources = data.get("sources") or []
+    if not sources and known.name and (root / known.name).is_dir():
+        sources = [{"kind": "pairs", "path": known.name}]
+    return divide(sources, root.resolve(), share)
+
+
+def spread(pairs: Sequence[Pair], most: int | None) -> list[Pair]:
+    """At most so many of them, evenly."""
+    if most is None or len(pairs) <= most:
+        return list(pairs)
+    return [pairs[at * len(pairs) // most] for at in range(most)]
+
+
+def score(model: str, restore: Restore, data: str, pairs: Sequence[Pair]) -> Row:
+    """One model on one set."""
+    watched: list[tuple[float, ...]] = []
+
+    def produce(pair: Pair, degraded: Picture) -> Picture:
+        output = restore(degraded)
+        near, far = glow(output, RULE.aligned(output, to_float(read(pair.clear).pixels)))
+        told = change(degraded, np.clip(output, 0, 1))
+        watched.append((near, far, told.contrast, told.saturated))
+        return output
+
+    result = score_set(data, pairs, produce, RULE)
+    return Row(model, result, *(mean([one[at] for one in watched]) for at in range(4)))
+
+
+def mean(values: Sequence[float]) -> float:
+    values = [value for value in values if not math.isnan(value)]
+    return sum(values) / len(values) if values else math.nan
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Set by set."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|---|--:|---|" + "--:|" * (len(HEADINGS) - 3)]
+    for row in rows:
+        if not row.result.photos:
+            continue
+        decibel, structure = row.result.scores
+        cells = [row.result.data, str(decibel.n), row.model, f"{decibel.value:.2f}"]
+        cells += ["" if decibel.spread is None else f"{decibel.spread:.2f}", f"{structure.value:.3f}"]
+        cells += [str(decibel.worse), f"{row.glow:.2f}", f"{row.elsewhere:.2f}", f"{row.contrast:.2f}"]
+        lines.append("| " + " | ".join([*cells, f"{row.saturated:+.2f}"]) + " |")
+    return "\n".join(lines)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """A line for each model: the mean of the degraded sets' means, each set alike, and the clear photos."""
+    lines = ["| model | PSNR dB | SSIM | worse | glow | clear photos: PSNR dB | the worst |", "|---|" + "--:|" * 6]
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model and row.result.photos]
+        degraded = [row for row in own if not row.result.data.endswith(CLEAR)]
+        cells = [mean([row.result.scores[at].value for row in degraded]) for at in (0, 1)]
+        words = [model, f"{cells[0]:.2f}", f"{cells[1]:.3f}", str(sum(row.result.scores[0].worse for row in degraded))]
+        words.append(f"{mean([row.glow for row in degraded]):.2f}")
+        clear = [photo.scores["psnr"] for row in own if row not in degraded for photo in row.result.photos]
+        words += [f"{mean(clear):.2f}", f"{min(clear):.2f}"] if clear else ["", ""]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def draw(path: Path, rows: Sequence[Row], systems: Mapping[str, Restore], count: int) -> None:
+    """The sheet of one set: the same photos from every model, from that which fares worst to that which fares best."""
+    scored = {row.model: {photo.pair.name: photo.scores["psnr"] for photo in row.result.photos} for row in rows}
+    pairs = {photo.pair.name: photo.pair for photo in rows[0].result.photos}
+    known = [name for name in pairs if all(name in scored[model] for model in systems)]
+    order = sorted(known, key=lambda name: mean([scored[model][name] for model in systems]))
+    count = min(count, len(order))
+    lines = []
+    for at in range(count):
+        name = order[at * (len(order) - 1) // max(1, count - 1)]
+        degraded, clear = load_pair(pairs[name])
+        pictures = [degraded, *(restore(degraded) for restore in systems.values())]
+        captions = [f"{sheet.short(name)}, as it came"]
+        captions += [f"{model}: {scored[model][name]:.2f} dB" for model in systems]
+        if pairs[name].degraded != pairs[name].clear:
+            pictures, captions = [*pictures, clear], [*captions, "clear"]
+        lines.append(sheet.row([sheet.cell(picture, CELL) for picture in pictures], captions, CELL))
+    sheet.paste_up(path, f"{rows[0].result.data}: photos that no model was trained on", lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """What may be said on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="RUN|MODEL")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--hold-back", type=float)
+    parser.add_argument("--most", type=int)
+    parser.add_argument("--photos", type=int, default=4)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--threads", type=int)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        opened = {name: load(name, engine=options.engine, threads=options.threads) for name in options.models}
+        if len({restorer.card.weather for restorer in opened.values()}) > 1:
+            raise BadSettings("these models take out different weather: choose among those that do the same")
+        names = [restorer.card.name for restorer in opened.values()]
+        alike = len(set(names)) < len(names)  # two runs may share a card's name
+        systems: dict[str, Restore] = {given if alike else r.card.name: r for given, r in opened.items()}
+        sets = {
+            name: spread(p, options.most) for name, p in scenes(options.models, options.data, options.hold_back).items()
+        }
+        rows: list[Row] = []
+        for data, pairs in sets.items():
+            print(f"{data}: {len(pairs)} photos", file=sys.stderr, flush=True)
+            untouched = {} if data.endswith(CLEAR) else {UNTOUCHED: np.asarray}
+            rows += [score(name, restore, data, pairs) for name, restore in {**untouched, **systems}.items()]
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+            for name in systems:
+                results = [row.result for row in rows if row.model == name]
+                write_scores(options.out / f"{name.strip('/').replace('/', '-')}.json", results, name)
+            for data in sets:
+                own = [row for row in rows if row.result.data == data and row.result.photos]
+                if own:
+                    draw(options.out / f"{data.replace('/', '-')}.jpg", own, systems, options.photos)
+    except FairweatherError as error:
+        print(f"choose.py: {error}", file=sys.stderr)
+        return 1
+    print(f"Scenes held back from training, protocol {RULE.name}.\n\n{markdown(rows)}\n\n{summary(rows)}")
+    for row in rows:
+        for reason in row.result.failed.values():
+            print(f"not scored by {row.model}: {reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
