@@ -115,18 +115,23 @@ def score_set(
     protocol: Protocol,
     *,
     progress: Callable[[Pair], None] | None = None,
+    inputs: dict[str, dict[str, float]] | None = None,
 ) -> SetScores:
     """Restore and measure every pair of one set.
+
+    inputs: pair's name -> the scores of its untouched photo; what is missing is measured and put there, so that many
+    systems under one protocol measure it once.
 
     A photo that cannot be read, restored or compared goes to ``failed`` with its reason; a missing extra or a bad
     setting does not, since every photo would fail by it.
     """
-    photos, failed = [], {}
+    photos, failed, known = [], {}, {} if inputs is None else inputs
     for pair in pairs:
         try:
             degraded, clear = load_pair(pair)
-            before = protocol.measure(degraded, clear)
-            photos.append(PhotoScore(pair, protocol.measure(produce(pair, degraded), clear), before))
+            if pair.name not in known:
+                known[pair.name] = protocol.measure(degraded, clear)
+            photos.append(PhotoScore(pair, protocol.measure(produce(pair, degraded), clear), known[pair.name]))
         except (MissingExtra, BadSettings):
             raise
         except (FairweatherError, OSError) as error:

@@ -1,0 +1,175 @@
+"""What the shipped models are to reach, and whether a run of quality.py found that they do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from measuring import STAYS, Kept, Measured, Row
+from tables import Published, beside, lines
+
+AT_LEAST: Mapping[tuple[str, str], Mapping[str, float]] = {
+    ("dehaze", "rgb"): {"sots_outdoor": 29.0, "sots_indoor": 27.0, "i_haze": 17.5, "nh_haze2": 17.0},
+    ("derain", "rain-y"): {"rain100/light": 35.0, "rain100/heavy": 27.0},
+}
+"""(model, protocol) -> set -> the least mean PSNR in dB."""
+GOAL = ("dehaze", "rgb", "sots_indoor", 31.0)
+REAL = ("i_haze", "nh_haze2")
+"""Sets with real fog, of which no photo may end worse than it came."""
+BEHIND = 1.5
+"""dB that dehaze-fast may lie behind dehaze."""
+BY_ITSELF = 0.5
+"""dB that a set may lose where the weather is recognised instead of named."""
+SHARE, LEAST, FORCED = 0.95, 28.0, 30.0
+"""Clear photos: the share of them that keeps STAYS dB and the least of all under auto; the mean with a model forced."""
+SATURATED, CONTRAST = 0.5, 1.3
+"""Real photos: percentage points that saturated pixels may grow by, and the growth of local contrast on hazy ones."""
+MEGABYTES = 8.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One aim, and what was found."""
+
+    aim: str
+    found: str = "not measured in this run"
+    reached: bool | None = None
+
+
+def check(measured: Measured, weights: Mapping[str, int], peers: Sequence[Published]) -> list[Bar]:
+    """Every aim. weights: name of a shipped model -> bytes of its weights."""
+    table = {(row.system, row.result.protocol.name, row.result.data): row for row in measured.rows if row.result.photos}
+    return [
+        *_decibels(table),
+        *_never_worse(table),
+        *_fast(table),
+        _beside(measured.rows, peers),
+        *_clear(measured),
+        *_by_itself(table),
+        *_real(measured),
+        *_small(weights),
+    ]
+
+
+Table = Mapping[tuple[str, str, str], Row]
+
+
+def _psnr(row: Row) -> float:
+    return row.result.scores[0].value
+
+
+def _decibels(table: Table) -> Iterator[Bar]:
+    wanted = [(model, rule, data, least) for (model, rule), sets in AT_LEAST.items() for data, least in sets.items()]
+    for model, rule, data, least in wanted:
+        aim = f"`{model}` on {data} ({rule}): {least:g} dB at least"
+        row = table.get((model, rule, data))
+        if row is None:
+            yield Bar(aim)
+            continue
+        score = row.result.scores[0]
+        spread = "" if score.spread is None else f" ± {score.spread:.2f}"
+        found = f"{score.value:.2f}{spread} dB, n = {score.n}"
+        if (model, rule, data) == GOAL[:3]:
+            found += f" (goal {GOAL[3]:g}: {'reached' if score.value >= GOAL[3] else 'missed'})"
+        yield Bar(aim, found, score.value >= least)
+
+
+def _never_worse(table: Table) -> Iterator[Bar]:
+    for data in REAL:
+        aim, row = f"`dehaze` on {data}: no photo worse than its input", table.get(("dehaze", "rgb", data))
+        if row is None:
+            yield Bar(aim)
+            continue
+        worse = [photo for photo in row.result.photos if photo.scores["psnr"] < photo.input["psnr"]]
+        named = ", ".join(f"{p.pair.name} {p.scores['psnr'] - p.input['psnr']:+.2f} dB" for p in worse)
+        yield Bar(aim, f"{len(worse)} of {len(row.result.photos)}" + (f": {named}" if named else ""), not worse)
+
+
+def _fast(table: Table) -> Iterator[Bar]:
+    for data in AT_LEAST["dehaze", "rgb"]:
+        aim = f"`dehaze-fast` on {data}: within {BEHIND:g} dB of `dehaze`"
+        rows = [table.get((model, "rgb", data)) for model in ("dehaze", "dehaze-fast")]
+        if rows[0] is None or rows[1] is None:
+            yield Bar(aim)
+        else:
+            behind = _psnr(rows[0]) - _psnr(rows[1])
+            yield Bar(aim, f"{_psnr(rows[1]):.2f} for {_psnr(rows[0]):.2f} dB", behind <= BEHIND)
+
+
+def _beside(rows: Sequence[Row], peers: Sequence[Published]) -> Bar:
+    shown = beside(rows, peers)
+    return Bar(
+        "every figure of peers.toml stands beside ours", f"{len(shown)} of {len(peers)}", len(shown) == len(peers)
+    )
+
+
+def _clear(measured: Measured) -> Iterator[Bar]:
+    auto = measured.kept_overall("auto")
+    often, never = f"clear photos under `auto`: {SHARE:.0%} keep {STAYS:g} dB", f"the same: none below {LEAST:g} dB"
+    if auto is None:
+        yield from (Bar(often), Bar(never))
+    else:
+        below = {name: value for name, value in auto.decibel.items() if value < LEAST}
+        n = len(auto.decibel)
+        yield Bar(often, f"{auto.stay:.1%} of {n}; {auto.unchanged} unchanged", auto.stay >= SHARE)
+        yield Bar(never, f"{_decibel(auto.worst)} the worst, {len(below)} below{_named(below)}", not below)
+    for model in ("dehaze", "dehaze-fast", "derain"):
+        aim, forced = f"clear photos with `{model}` forced: mean {FORCED:g} dB", measured.kept_overall(model)
+        yield Bar(aim) if forced is None else Bar(aim, _forced(forced), forced.mean >= FORCED)
+
+
+def _forced(kept: Kept) -> str:
+    return f"{_decibel(kept.mean)}, the worst {_decibel(kept.worst)}, n = {len(kept.decibel)}"
+
+
+def _decibel(value: float) -> str:
+    return "unchanged" if math.isinf(value) else f"{value:.2f} dB"
+
+
+def _named(photos: Mapping[str, float]) -> str:
+    return f" ({', '.join(f'{name} {value:.1f}' for name, value in sorted(photos.items()))})" if photos else ""
+
+
+def _by_itself(table: Table) -> Iterator[Bar]:
+    """`auto` beside the model that a user would name."""
+    for (model, _), sets in AT_LEAST.items():
+        for data in sets:
+            aim = f"`auto` on {data}: at most {BY_ITSELF:g} dB below naming `{model}`"
+            rows = [table.get((name, "rgb", data)) for name in (model, "auto")]
+            if rows[0] is None or rows[1] is None:
+                yield Bar(aim)
+            else:
+                lost = _psnr(rows[0]) - _psnr(rows[1])
+                yield Bar(aim, f"{-lost:+.2f} dB", lost <= BY_ITSELF)
+
+
+def _real(measured: Measured) -> Iterator[Bar]:
+    for model, data in (("dehaze", "hazy_photos"), ("dehaze-fast", "hazy_photos"), ("derain", "rainy_photos")):
+        found = next((one for one in measured.natural if (one.system, one.data) == (model, data)), None)
+        aim = f"`{model}` on {data}: saturated pixels grow by at most {SATURATED:g} percentage points"
+        if found is None:
+            yield Bar(aim)
+        else:
+            grown = found.mean("saturated")
+            most = max(change["saturated"] for change in found.changes.values())
+            over = sum(change["saturated"] > SATURATED for change in found.changes.values())
+            words = f"mean {grown:+.2f}, most {most:+.2f}; {over} of {len(found.changes)} photos above"
+            yield Bar(aim, words, grown <= SATURATED)
+        if data == "hazy_photos":
+            aim = f"`{model}` on {data}: mean local contrast grows by {CONTRAST:g} x at least"
+            contrast = None if found is None else found.mean("contrast")
+            yield Bar(aim) if contrast is None else Bar(aim, f"{contrast:.2f} x", contrast >= CONTRAST)
+
+
+def _small(weights: Mapping[str, int]) -> Iterator[Bar]:
+    for name in ("dehaze", "dehaze-fast", "derain"):
+        aim = f"weights of `{name}`: at most {MEGABYTES:g} MB"
+        size = weights.get(name)
+        yield Bar(aim, "does not ship") if size is None else Bar(aim, f"{size / 1e6:.2f} MB", size <= MEGABYTES * 1e6)
+
+
+def markdown(bars: Sequence[Bar]) -> str:
+    """The list as a table; what was not measured is neither reached nor missed."""
+    words = {True: "reached", False: "missed", None: "?"}
+    return lines(("aim", "found", ""), ([bar.aim, bar.found, words[bar.reached]] for bar in bars), 3)
