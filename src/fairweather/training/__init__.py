@@ -42,6 +42,8 @@ def train(
     device: Device | None = None,
     devices: int | None = None,
     strategy: str | None = None,
+    compile: bool | None = None,
+    on_device: bool | None = None,
     threads: int | None = None,
     workers: int | None = None,
     checkpoint_steps: int | None = None,
@@ -84,6 +86,7 @@ def train(
         "device": device,
         "devices": devices,
         "strategy": strategy,
+        "compile": compile,
         "threads": threads,
         "workers": workers,
         "checkpoint_steps": checkpoint_steps,
@@ -100,6 +103,7 @@ def train(
         "degraded": degraded,
         "clear": clear,
         "crop": crop,
+        "on_device": on_device,
         "hold_back": hold_back,
     }
     photos = {key: str(value) if isinstance(value, Path) else value for key, value in photos.items()}

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 import fairweather
+from fairweather.data.batched import Batched
 from fairweather.data.source import Dataset
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
 from fairweather.images import atomic
 from fairweather.recipes import RECIPES, Recipe
 from fairweather.training import launch
 from fairweather.training.allocator import MALLOC, tuned
-from fairweather.training.datasets import check_choice, check_headers, open_data
+from fairweather.training.datasets import check_choice, check_headers, on_device, open_data
 from fairweather.training.engine import Engine, choose_device, choose_precision
 from fairweather.training.gather import Tables, complete, gather, read_record, resumed
 from fairweather.training.loop import fit
@@ -51,10 +52,12 @@ def conduct(
         precision = choose_precision(run.precision, device)
         processes = Processes(device, precision, run.devices)
     with processes.together():
-        dataset, settings, engine = _prepare(settings, processes, dataset, lengths, record, start)
+        dataset, batched, settings, engine = _prepare(settings, processes, dataset, lengths, record, start)
         if processes.main:
             begun = (record or {}).get("start") if start is None else start.training
             write_record(out, settings, engine, begun)
+    if batched is not None:
+        log.info("batches are made on %s, of photos that take %.2f GiB there", batched.device, batched.used / 2**30)
     log.info(
         "%s with %s on %s (%s), %d photos an epoch, batch %s, %s",
         *(settings.recipe.name, settings.generator.name),
@@ -67,11 +70,11 @@ def conduct(
         log.info("training on this CPU is nearly twice as fast in a process started with %s", words)
     crop, paired = settings.data.crop, engine.recipe.paired
     assert crop is not None
-    step = fit(engine, dataset, settings.run, out, crop=crop, paired=paired, resume=resume)
+    step = fit(engine, dataset, settings.run, out, crop=crop, paired=paired, resume=resume, batched=batched)
     processes.finish()
     with processes.together():
         if processes.main:
-            export_model(engine, settings, dataset, step, out)
+            export_model(engine, settings, dataset, step, out, batched)
     log.info("the model is in %s", out / "model")
     return Run(out)
 
@@ -108,8 +111,8 @@ def _prepare(
     lengths: list[str],
     record: dict[str, Any] | None,
     start: Start | None,
-) -> tuple[Dataset, Settings, Engine]:
-    """Photos and networks, and the settings with what "auto" came to."""
+) -> tuple[Dataset, Batched | None, Settings, Engine]:
+    """Photos (and what makes batches of them on the device) and networks, and the settings with what "auto" came to."""
     run, crop = settings.run, settings.data.crop
     assert crop is not None
     if run.threads is not None:
@@ -134,6 +137,7 @@ def _prepare(
         seed=run.seed,
         processes=processes,
         trained=start is not None,
+        compiled=run.compile,
     )
     if not processes.main:
         seed_everything(processes.seed(run.seed))  # dropout of its own; the weights are the main process's
@@ -142,13 +146,16 @@ def _prepare(
             f"run.{lengths[0]} differs from the run's own, and its learning rates depend on the length; "
             "resume with the same length, or start another run"
         )
+    batched = on_device(settings.data, dataset, engine.fabric.device)
     settings = dataclasses.replace(
-        settings, run=dataclasses.replace(run, device=engine.device, precision=engine.precision)
+        settings,
+        run=dataclasses.replace(run, device=engine.device, precision=engine.precision),
+        data=dataclasses.replace(settings.data, on_device=batched is not None),
     )
     if record is not None:
         _same_machine(record, settings)
         _compare_versions(record)
-    return dataset, settings, engine
+    return dataset, batched, settings, engine
 
 
 def check_crop(recipe: Recipe, crop: int, settings: Settings) -> None:

@@ -6,8 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fairweather.data import Augment
 from fairweather.data.audit import check_before_training
+from fairweather.data.batched import Batched
 from fairweather.data.folders import Unpaired, all_pairs, kept_short_side, paired, photos_in, unpaired
 from fairweather.data.mixture import Mixture, MixtureSettings
 from fairweather.data.photos import Photos
@@ -47,6 +50,8 @@ def check_headers(data: DataSettings, recipe: type[Recipe], crop: int, quiet: bo
 
 def check_choice(data: DataSettings, recipe: type[Recipe], name: str) -> None:
     """Raises BadSettings where the table names no data, too much, or what the recipe cannot learn from."""
+    if data.on_device and not data.sources:
+        raise BadSettings("data.on_device is for mixtures: list data.sources, or take it out")
     if data.sources:
         if not recipe.paired:
             raise BadSettings(
@@ -93,3 +98,23 @@ def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) ->
     assert data.degraded is not None
     assert data.clear is not None
     return unpaired(data.degraded, data.clear, augment=augment, memory=memory)
+
+
+def on_device(data: DataSettings, dataset: Dataset, device: torch.device) -> Batched | None:
+    """What makes batches on the device, where the settings want that, or say nothing and the photos fit into a GPU.
+
+    Raises BadSettings where they are wanted there and cannot be.
+    """
+    if data.on_device is False or (data.on_device is None and device.type != "cuda"):
+        return None
+    if not isinstance(dataset, Mixture):
+        if data.on_device:
+            raise BadSettings("data.on_device is for mixtures (fairweather.data.Mixture), not for other datasets")
+        return None
+    try:
+        return Batched(dataset, device, int(data.memory_gib * 2**30))
+    except BadSettings as error:
+        if data.on_device:
+            raise
+        log.warning("batches are made on the CPU: %s", error)
+        return None

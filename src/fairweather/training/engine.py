@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -53,13 +54,18 @@ def _cpu_has_bf16() -> bool:
     return bool(check and check())
 
 
+COMPILER: dict[str, Any] = {}
+"""Further arguments of torch.compile."""
+
+
 class Engine:
     """Runs a recipe's steps: `engine.step(batch, progress)`; it is what the recipe's step calls `learn`.
 
     `learn(name, loss)` leaves every parameter but the player's own without a gradient, so that a loss may run through
     another player's networks freely. Where a run has several `processes`, each learns from photos of its own, and all
     move by the mean of their gradients; `device` and `precision` are those that the processes were made for. `trained`:
-    the network that ships begins with trained weights, which its moving average need not forget.
+    the network that ships begins with trained weights, which its moving average need not forget. `compiled`: the
+    generators' steps are compiled; whatever else is done with them (sheets, export) is not.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Engine:
         seed: int = 0,
         processes: Processes | None = None,
         trained: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
@@ -85,6 +92,11 @@ class Engine:
         self.optimizers = {name: self._optimizer(player) for name, player in self.players.items()}
         self._wrapped = {name: self.fabric.setup_optimizers(one) for name, one in self.optimizers.items()}
         self.ema = EMA(recipe.shipped(), recipe.ema, trained=trained) if recipe.ema > 0 else None
+        self.compiled = compiled
+        if compiled:
+            # In place, so that names of weights stay; after the moving average has been copied, which is not compiled.
+            for generator in recipe.directions().values():
+                generator.compile(**COMPILER)
         self.pools: dict[str, Pool] = {}
         # On the CPU whatever the device, so that its state can always be saved and moved.
         self.pool_generator = torch.Generator().manual_seed(self.processes.seed(seed))
@@ -107,8 +119,16 @@ class Engine:
             for group in self.optimizers[name].param_groups:
                 group["lr"] = rate(player, progress)
         batch = self.place(batch)
-        with self.autocast():
-            terms = self.recipe.step(batch, self)
+        try:
+            with self.autocast():
+                terms = self.recipe.step(batch, self)
+        except Exception as error:
+            if self.compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = " ".join(str(error).split("\n\n")[0].split())
+                raise BadSettings(
+                    f"run.compile: the network cannot be compiled here ({reason}); leave it out"
+                ) from error
+            raise
         self.processes.mean_buffers(self.recipe)
         if self.ema is not None:
             self.ema.update(self.recipe.shipped())
@@ -170,8 +190,10 @@ class Engine:
         return self.pools[name].recall(fakes)
 
     def shipped(self) -> nn.Module:
-        """The network that ships: the moving average where there is one."""
-        return self.ema.module if self.ema is not None else self.recipe.shipped()
+        """The network that ships: the moving average where there is one. It is not compiled: it meets many sizes."""
+        if self.ema is not None:
+            return self.ema.module
+        return copy.deepcopy(self.recipe.shipped()) if self.compiled else self.recipe.shipped()
 
     def state(self) -> dict[str, Any]:
         """Everything of the engine that the next step depends on, as tensors and plain values."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fairweather.data.batched import Batched
 from fairweather.recipes import Batch
 
 
@@ -60,6 +64,67 @@ class Feed:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
+
+
+class DeviceFeed:
+    """The same batches of `Batched` photos, made on their device; on CUDA by a thread, beside the networks' work."""
+
+    def __init__(
+        self, photos: Batched, *, seed: int, batch: int, position: int = 0, rank: int = 0, size: int = 1,
+        ahead: int | None = None,
+    ) -> None:  # fmt: skip
+        """`ahead`: batches that are ready or in the making before they are asked for; none where it is 0."""
+        self.photos, self.seed = photos, seed
+        self.keys = _Keys(len(photos), batch, position, rank, size)
+        self.cuda = photos.device.type == "cuda"
+        self.ahead = (2 if self.cuda else 0) if ahead is None else ahead
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._beside() if self.ahead else (self._make(keys) for keys in self.keys)
+
+    def _make(self, keys: list[tuple[int, int]]) -> Batch:
+        return Batch(**self.photos.batch(self.seed, keys))
+
+    def _beside(self) -> Iterator[Batch]:
+        ready: Queue[tuple[Batch, torch.cuda.Event | None] | BaseException] = Queue(self.ahead)
+        ended = Event()
+        stream = torch.cuda.Stream(self.photos.device) if self.cuda else None  # type: ignore[no-untyped-call]
+
+        def put(item: tuple[Batch, torch.cuda.Event | None] | BaseException) -> None:
+            while not ended.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except Full:
+                    continue
+
+        def work() -> None:
+            try:
+                with nullcontext() if stream is None else torch.cuda.stream(stream):
+                    for keys in self.keys:
+                        batch = self._make(keys)
+                        put((batch, None if stream is None else stream.record_event()))
+                        if ended.is_set():
+                            return
+            except BaseException as error:  # the loop's to deal with, whatever it is
+                put(error)
+
+        worker = Thread(target=work, daemon=True, name="batches")
+        worker.start()
+        try:
+            while True:
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                batch, made = item
+                if made is not None:
+                    now = torch.cuda.current_stream(self.photos.device)
+                    now.wait_event(made)
+                    for side in (batch.degraded, batch.clear):
+                        side.record_stream(now)  # its memory is in use there, not only where it was made
+                yield batch
+        finally:
+            ended.set()
+            worker.join()
 
 
 class _Keyed(Dataset[dict[str, Tensor]]):

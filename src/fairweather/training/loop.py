@@ -17,12 +17,13 @@ from types import FrameType
 
 import torch
 
+from fairweather.data.batched import Batched
 from fairweather.data.photos import Photos
 from fairweather.data.source import Dataset
 from fairweather.errors import BadSettings
 from fairweather.training import epochs, state
 from fairweather.training.engine import Engine
-from fairweather.training.feed import Feed
+from fairweather.training.feed import DeviceFeed, Feed
 from fairweather.training.report import Report
 from fairweather.training.settings import RunSettings
 from fairweather.training.sheets import chosen_pairs, draw_sheet, validate
@@ -79,10 +80,12 @@ def steps_of(run: RunSettings, length: int, batch: int) -> int | None:
 
 
 def fit(
-    engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, crop: int, paired: bool, resume: bool
-) -> int:
+    engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, crop: int, paired: bool, resume: bool,
+    batched: Batched | None = None,
+) -> int:  # fmt: skip
     """Train to the end of `run`, in `folder`, and return the number of steps that it has now.
 
+    Batches are made by `batched` on its device where there is that, else by `dataset`, sample by sample.
     Several processes take their steps together; the main one decides by its clock, and writes all that is written.
     Raises BadSettings on a NaN (the last checkpoint stays), KeyboardInterrupt on Ctrl-C after one more checkpoint.
     """
@@ -93,17 +96,13 @@ def fit(
     saved = state.own(state.load(folder / "state"), processes.rank, processes.size) if resume else None
     if saved is not None:
         clock = Clock(saved["step"], saved["seconds"], clock.steps, clock.minutes)
-    workers = run.workers if run.workers is not None else _workers(engine.device, processes.size)
-    feed = Feed(
-        dataset,
-        seed=run.seed,
-        batch=run.batch,
-        position=clock.step * batch,
-        workers=workers,
-        rank=processes.rank,
-        size=processes.size,
-    )
-    batches = iter(feed)
+    place: dict[str, int] = {"seed": run.seed, "batch": run.batch, "position": clock.step * batch}
+    place |= {"rank": processes.rank, "size": processes.size}
+    if batched is not None:
+        batches = iter(DeviceFeed(batched, **place))
+    else:
+        workers = run.workers if run.workers is not None else _workers(engine.device, processes.size)
+        batches = iter(Feed(dataset, workers=workers, **place))
     if saved is not None:
         engine.load_state(saved["engine"])
         state.set_random_states(saved["random"])

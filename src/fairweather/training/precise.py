@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fairweather.training.feed import Feed, Samples
+from fairweather.data.batched import Batched
+from fairweather.training.feed import DeviceFeed, Feed, Samples
 
 SAMPLES = 1600
 BATCH = 16
@@ -23,7 +24,7 @@ def has_batch_norm(network: nn.Module) -> bool:
 
 def with_precise_statistics(
     network: nn.Module,
-    samples: Samples,
+    samples: Samples | Batched,
     *,
     seed: int,
     most: int = SAMPLES,
@@ -46,7 +47,8 @@ def with_precise_statistics(
             module.momentum = None  # PyTorch's word for the plain mean over all batches
             module.train()
     device = next(network.parameters()).device
-    batches = iter(Feed(samples, seed=seed, batch=BATCH))
+    kind = DeviceFeed if isinstance(samples, Batched) else Feed
+    batches = iter(kind(samples, seed=seed, batch=BATCH))  # type: ignore[arg-type]
     with torch.no_grad():
         for batch in islice(batches, max(1, most // BATCH)):
             network(getattr(batch, side).to(device))

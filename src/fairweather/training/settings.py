@@ -71,6 +71,9 @@ class RunSettings:
     starts."""
     strategy: Literal["auto", "ddp"] = "auto"
     """How several processes share the work: ddp, every process with the whole networks; auto is the same."""
+    compile: bool = False
+    """Compile the generators (torch.compile) for the size of the batches: the first step then takes a minute or more,
+    the others less than before. Needs a compiler on the machine; what is trained differs in its last bits."""
     threads: int | None = None
     """CPU threads of the networks, in each process; PyTorch's own choice, shared out, where none is given."""
     workers: int | None = None
@@ -107,6 +110,10 @@ class DataSettings:
     """Folder of clear photos (unpaired)."""
     crop: int | None = None
     """Side of the training crops in pixels; augment.crop, else the recipe's own where none is given."""
+    on_device: bool | None = None
+    """Of a mixture: decode every photo once into the device's memory (at most `memory_gib` there, too) and make whole
+    batches on it, instead of sample by sample on the CPU; `run.workers` then has no say. Where nothing is said: on
+    CUDA, if the photos fit."""
     hold_back: float = 0.0
     """Share of the scenes kept out of training; their PSNR is measured every `validate_steps` and at the end."""
     memory_gib: float = 4.0

@@ -52,13 +52,13 @@ def build(settings: Settings) -> nn.Module:
 
 
 def export_model(
-    engine: Engine, settings: Settings, dataset: Dataset, step: int, out: Path, held: Batched | None = None
+    engine: Engine, settings: Settings, dataset: Dataset, step: int, out: Path, batched: Batched | None = None
 ) -> None:
     """RUN/model: the network that ships as a model folder, compared on training crops. Raises ParityFailed."""
     run = settings.run
     assert run.batch is not None
     most = min(SAMPLES, step * run.batch * run.devices)
-    network = with_precise_statistics(engine.shipped(), held or dataset, seed=run.seed, most=most)
+    network = with_precise_statistics(engine.shipped(), batched or dataset, seed=run.seed, most=most)
     crops = [dataset.sample(run.seed, 0, at)["degraded"] for at in range(min(3, len(dataset)))]
     start = read_record(out).get("start")
     write_model(

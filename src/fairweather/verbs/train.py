@@ -76,6 +76,10 @@ class Options:
     """Processes that train together, each on a GPU or a share of the CPU; 1 by default. Leave it out under torchrun."""
     strategy: Word = None
     """How several processes share the work: ddp, which auto is too."""
+    compile: Annotated[bool | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Compile the network for the size of the batches: a slow first step, faster ones after it. True or False."""
+    on_device: Annotated[bool | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Keep a mixture's photos in the device's memory and make batches there; by default on CUDA. True or False."""
     threads: Count = None
     """CPU threads of the networks, in each process."""
     workers: Count = None

@@ -1,0 +1,194 @@
+"""Batches that are made on the device, and networks that are compiled: how they enter a run, and that it resumes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fairweather
+from fairweather.data import Augment, Mixture, MixtureSettings, SourceSettings
+from fairweather.data.batched import Batched
+from fairweather.errors import BadSettings
+from fairweather.training import conduct, engine, state
+from fairweather.training.feed import DeviceFeed, Feed
+from tests.data.conftest import write_photo
+from tests.training.toy import SMALL, assert_same_state, no_export, small_run
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_export(monkeypatch)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, photo: np.ndarray) -> Path:
+    for number in range(5):
+        write_photo(tmp_path / "photos" / "clear" / f"{number}.png", np.roll(photo, 20 * number, axis=1))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "mixture.toml"
+    path.write_text(
+        """
+        [recipe]
+        name = "supervised"
+        [data]
+        crop = 32
+        samples = 7
+        [[data.sources]]
+        kind = "synthetic"
+        path = "clear"
+        [[data.sources]]
+        kind = "clear"
+        path = "clear"
+        """
+    )
+    return path
+
+
+def run(out: Path, photos: Path, config: Path, **more: Any) -> Any:
+    given = {"threads": 1, "precision": "fp32", "device": "cpu", "sample_steps": 0, "tensorboard": False, "steps": 4}
+    return fairweather.train(config=config, data=photos, out=out, **{**given, **SMALL["supervised"], **more})
+
+
+def settings_of(out: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads((out / "run.json").read_text())["settings"]
+    return tree
+
+
+def test_a_run_on_the_device_resumes_exactly(tmp_path: Path, photos: Path, config: Path) -> None:
+    whole = run(tmp_path / "whole", photos, config, on_device=True)
+    assert settings_of(whole.folder)["data"]["on_device"] is True
+    part = tmp_path / "part"
+    made = Batched.batch
+
+    def batch(self: Batched, seed: int, keys: list[tuple[int, int]]) -> Any:
+        if keys[0][1] == 4:  # the third batch of two
+            raise KeyboardInterrupt
+        return made(self, seed, keys)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Batched, "batch", batch)
+        with pytest.raises(KeyboardInterrupt):
+            run(part, photos, config, on_device=True, checkpoint_steps=1)
+    assert state.load(part / "state")["step"] == 2
+    # what was said once need not be said again
+    run(part, photos, config, resume=True)
+    assert_same_state(state.load(whole.folder / "state"), state.load(part / "state"))
+
+
+def test_on_a_cpu_samples_come_from_the_loader_unless_told(tmp_path: Path, photos: Path, config: Path) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("the loader was to make these batches")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Batched, "batch", never)
+        loaded = run(tmp_path / "loaded", photos, config, workers=0)
+    assert settings_of(loaded.folder)["data"]["on_device"] is False
+    with pytest.raises(BadSettings, match="on_device"):
+        run(tmp_path / "loaded", photos, config, workers=0, resume=True, on_device=True)
+
+
+def test_other_data_cannot_be_held_on_the_device(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match=r"data\.on_device is for mixtures"):
+        small_run("supervised", tmp_path / "own", on_device=True)
+    with pytest.raises(BadSettings, match=r"data\.on_device is for mixtures: list data\.sources"):
+        fairweather.train("supervised", data=tmp_path, out=tmp_path / "pairs", on_device=True)
+
+
+def test_photos_that_do_not_fit_are_refused_or_loaded(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Refused where the settings want them there; where nothing is said the loader does it, and that is said."""
+    from fairweather.training.datasets import on_device
+    from fairweather.training.settings import DataSettings
+
+    data = Mixture(MixtureSettings((SourceSettings("clear", "clear"),), augment=Augment(crop=32)), photos)
+    with pytest.raises(BadSettings, match="more than"):
+        on_device(DataSettings(on_device=True, memory_gib=1e-6), data, CPU)
+    assert on_device(DataSettings(on_device=None), data, CPU) is None
+    assert on_device(DataSettings(on_device=False), data, CUDA) is None
+    assert on_device(DataSettings(on_device=None, memory_gib=1e-6), data, CUDA) is None
+    assert "batches are made on the CPU" in caplog.text
+
+
+def test_feeds_give_the_same_samples_to_every_process(photos: Path) -> None:
+    data = Mixture(MixtureSettings((SourceSettings("clear", "clear"),), augment=Augment(crop=32)), photos)
+    held = Batched(data, "cpu", 2**24)
+    loaded = list(islice(Feed(data, seed=3, batch=4, position=2), 3))
+    made = list(islice(DeviceFeed(held, seed=3, batch=4, position=2), 3))
+    for one, two in zip(loaded, made, strict=True):
+        assert (one.clear - two.clear).abs().max() < 3 / 255  # tone may enlarge what rounding leaves
+    halves = [list(islice(DeviceFeed(held, seed=3, batch=2, position=2, rank=rank, size=2), 3)) for rank in (0, 1)]
+    for whole, even, odd in zip(made, *halves, strict=True):
+        assert torch.allclose(whole.clear, torch.stack([even.clear, odd.clear], 1).flatten(0, 1), atol=1e-5)
+
+
+def test_batches_made_beside_the_work_are_the_same(photos: Path) -> None:
+    data = Mixture(MixtureSettings((SourceSettings("synthetic", "clear"),), augment=Augment(crop=32)), photos)
+    held = Batched(data, "cpu", 2**24)
+    feeds = [iter(DeviceFeed(held, seed=3, batch=4, ahead=ahead)) for ahead in (0, 2)]
+    for one, two in islice(zip(*feeds, strict=True), 5):
+        assert torch.equal(one.degraded, two.degraded)
+        assert torch.equal(one.clear, two.clear)
+    for feed in feeds:
+        feed.close()  # type: ignore[attr-defined]
+    assert "batches" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_error_beside_the_work_reaches_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Mixture(MixtureSettings((SourceSettings("clear", "clear"),), augment=Augment(crop=32)), photos)
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Batched, "batch", broken)
+    feed = iter(DeviceFeed(Batched(data, "cpu", 2**24), seed=3, batch=4, ahead=2))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(feed)
+
+
+def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler that changes nothing: weights keep their names, and what is shipped is not compiled."""
+    plain = small_run("supervised", tmp_path / "plain", steps=3)
+    calls: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        calls.append(len(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(engine, "COMPILER", {"backend": backend})
+    compiled = small_run("supervised", tmp_path / "compiled", steps=3, compile=True)
+    assert len(calls) == 1
+    assert settings_of(compiled.folder)["run"]["compile"] is True
+    assert_same_state(state.load(plain.folder / "state"), state.load(compiled.folder / "state"))
+    torch.compiler.reset()  # or the network of before would do
+    averageless = {**SMALL["supervised"]["settings"], "ema": 0.0}
+    small_run("supervised", tmp_path / "last", steps=2, compile=True, settings=averageless, sample_steps=1)
+    assert len(calls) == 2  # the sheets' other sizes compiled nothing more
+
+
+def test_a_network_that_cannot_be_compiled_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def backend(*_: Any) -> Any:
+        raise OSError("no compiler found")
+
+    monkeypatch.setattr(engine, "COMPILER", {"backend": backend})
+    with pytest.raises(BadSettings, match=r"run\.compile.*no compiler found.*leave it out"):
+        small_run("supervised", tmp_path / "run", steps=2, compile=True)
+
+
+def test_conduct_says_where_batches_are_made(
+    tmp_path: Path, photos: Path, config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger=conduct.log.name)
+    run(tmp_path / "run", photos, config, on_device=True, steps=1)
+    assert "batches are made on cpu" in caplog.text
