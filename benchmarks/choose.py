@@ -142,7 +142,7 @@ def markdown(rows: Sequence[Row]) -> str:
         cells = [row.result.data, str(decibel.n), row.model, f"{decibel.value:.2f}"]
         cells += ["" if decibel.spread is None else f"{decibel.spread:.2f}", f"{structure.value:.3f}"]
         cells += [str(decibel.worse), f"{row.glow:.2f}", f"{row.elsewhere:.2f}", f"{row.contrast:.2f}"]
-        lines.append("| " + " | ".join([*cells, f"{row.saturated:+.2f}"]) + " |")
+        lines.append("| " + " | ".join([*cells, f"{round(row.saturated, 2) + 0.0:+.2f}"]) + " |")
     return "\n".join(lines)
 
 

@@ -64,7 +64,6 @@ def test_it_begins_with_what_the_other_run_ships(first: Path, tmp_path: Path) ->
         after["recipe"]["restore.encoder.0.0.weight"], before["recipe"]["restore.encoder.0.0.weight"]
     )
     assert_same(learned(after["ema"]["weights"]), learned(before["ema"]["weights"]))
-    assert after["ema"]["updates"] > 70, "an average of trained weights has nothing to forget"
     record = run.settings()
     assert record["settings"]["run"]["start"] == str(first)
     told = record["start"]

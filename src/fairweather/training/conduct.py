@@ -136,7 +136,6 @@ def _prepare(
         precision=run.precision,
         seed=run.seed,
         processes=processes,
-        trained=start is not None,
         compiled=run.compile,
     )
     if not processes.main:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +12,13 @@ class EMA:
     """Exponential moving average of parameters and of batch norm's statistics; whole numbers are copied as they are.
 
     The decay starts low, min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights are soon forgotten
-    (as TensorFlow's ExponentialMovingAverage with num_updates). Weights that are `trained` already need not be
-    forgotten: then it is `decay` from the first update on.
+    (as TensorFlow's ExponentialMovingAverage with num_updates). It reaches back over a ninth of a short run: a second
+    phase that begins with trained weights does not end as a blend with them.
     """
 
-    def __init__(self, module: nn.Module, decay: float, *, trained: bool = False) -> None:
+    def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        # So many updates that the low start lies behind: the number is all that a checkpoint keeps of it.
-        self.updates = math.ceil((10 * decay - 1) / (1 - decay)) if trained and 0.1 < decay < 1 else 0
+        self.updates = 0
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
 
     @torch.no_grad()

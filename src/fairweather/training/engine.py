@@ -63,9 +63,8 @@ class Engine:
 
     `learn(name, loss)` leaves every parameter but the player's own without a gradient, so that a loss may run through
     another player's networks freely. Where a run has several `processes`, each learns from photos of its own, and all
-    move by the mean of their gradients; `device` and `precision` are those that the processes were made for. `trained`:
-    the network that ships begins with trained weights, which its moving average need not forget. `compiled`: the
-    generators' steps are compiled; whatever else is done with them (sheets, export) is not.
+    move by the mean of their gradients; `device` and `precision` are those that the processes were made for. `compiled`:
+    the generators' steps are compiled; whatever else is done with them (sheets, export) is not.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class Engine:
         precision: Precision = "auto",
         seed: int = 0,
         processes: Processes | None = None,
-        trained: bool = False,
         compiled: bool = False,
     ) -> None:
         self.device = choose_device(device)
@@ -91,7 +89,7 @@ class Engine:
         self.players = recipe.players()
         self.optimizers = {name: self._optimizer(player) for name, player in self.players.items()}
         self._wrapped = {name: self.fabric.setup_optimizers(one) for name, one in self.optimizers.items()}
-        self.ema = EMA(recipe.shipped(), recipe.ema, trained=trained) if recipe.ema > 0 else None
+        self.ema = EMA(recipe.shipped(), recipe.ema) if recipe.ema > 0 else None
         self.compiled = compiled
         if compiled:
             # In place, so that names of weights stay; after the moving average has been copied, which is not compiled.
