@@ -63,8 +63,8 @@ class Engine:
 
     `learn(name, loss)` leaves every parameter but the player's own without a gradient, so that a loss may run through
     another player's networks freely. Where a run has several `processes`, each learns from photos of its own, and all
-    move by the mean of their gradients; `device` and `precision` are those that the processes were made for. `compiled`:
-    the generators' steps are compiled; whatever else is done with them (sheets, export) is not.
+    move by the mean of their gradients; `device` and `precision` are those that the processes were made for.
+    `compiled`: the generators' steps are compiled; whatever else is done with them (sheets, export) is not.
     """
 
     def __init__(
