@@ -31,7 +31,7 @@ LEVEL = 0.75
 """Given back beside that share, in levels: enough that 8 bits tell a pixel from a clipped one."""
 CAST = 16.0
 """Shifts of the mean colour (CIELAB a*, b*) up to half of this are let through whole; none gets beyond it."""
-NOISE = 4.0
+NOISE = 2.5
 """Noise in flat places, in levels, above which it is taken off as far as it was amplified."""
 TAKEN = 2.0
 """Detail of up to this many times the noise's excess is taken off: the rest of a normal distribution is rare."""
@@ -44,10 +44,7 @@ _MARGIN = 2
 
 
 def guard(photo: Array, restored: Array) -> Array:
-    """`restored`, made harmless: H x W x 3 of one type (uint8, uint16, or float32 in [0,1]) both, and the answer.
-
-    `restored` is changed in place where its type and layout allow it, and returned.
-    """
+    """`restored`, made harmless, in place: both are H x W x 3 of one type (uint8, uint16, or float32 in [0,1])."""
     unit = float(np.iinfo(photo.dtype).max) if photo.dtype != np.float32 else 1.0
     shift = _shift(photo, restored, unit)
     threshold = _noise(photo, restored, unit)
@@ -81,8 +78,7 @@ def _bent(values: Floats) -> Floats:
 
 def _given_back(change: Floats) -> Floats:
     """How many levels of a change are given back at the very end of the range."""
-    levels: Floats = RETURNED * change + LEVEL * change.clip(0, 1)
-    return levels
+    return np.asarray(RETURNED * change + LEVEL * change.clip(0, 1), np.float32)
 
 
 _LEVELS = np.arange(256, dtype=np.float32)
@@ -108,11 +104,10 @@ def _unclip_bytes(before: Array, after: Array) -> None:
 def _unclip(before: Array, after: Array, unit: float) -> None:
     """The third guard on 16 bits and floats, in place."""
     old, new = (side.astype(np.float32) * np.float32(255 / unit) for side in (before, after))
-    change = new - old
-    change = _bent(new) * _given_back((-change).clip(0, None)) - _bent(255 - new) * _given_back(change.clip(0, None))
+    rise, fall = (new - old).clip(0, None), (old - new).clip(0, None)
+    back = _bent(new) * _given_back(fall) - _bent(255 - new) * _given_back(rise)
     # In units of the picture, so that what is not changed keeps every bit.
-    new = after + change * np.float32(unit / 255)
-    _store(new, after, unit, 1)
+    _store(np.asarray(after + back * np.float32(unit / 255), np.float32), after, unit, 1)
 
 
 def _shift(photo: Array, restored: Array, unit: float) -> tuple[float, float] | None:
@@ -157,7 +152,7 @@ def _noise(photo: Array, restored: Array, unit: float) -> Floats | None:
     excess = (amplified - max(NOISE, sigma)).clip(0, None).astype(np.float32)
     if not (excess > 0).any():
         return None
-    return TAKEN * cv2.GaussianBlur(excess, (3, 3), 0)
+    return np.asarray(TAKEN * cv2.GaussianBlur(excess, (3, 3), 0), np.float32)
 
 
 def _grain(patch: Array, unit: float) -> float:
@@ -177,9 +172,8 @@ def _core(source: Array, threshold: Floats, top: int, bottom: int, after: Array,
     height, width = source.shape[:2]
     y = ((np.arange(top, bottom) + 0.5) * (len(threshold) / height) - 0.5).astype(np.float32)
     x = ((np.arange(width) + 0.5) * (threshold.shape[1] / width) - 0.5).astype(np.float32)
-    limit = cv2.remap(threshold, *np.meshgrid(x, y), interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[
-        ..., None
-    ]
+    columns, rows = np.meshgrid(x, y)
+    limit = cv2.remap(threshold, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[..., None]
     _store(wide[top - first : bottom - first] - detail.clip(-limit, limit), after, unit, unit / 255)
 
 
