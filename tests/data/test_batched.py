@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fairweather.data import Augment, Mixture, MixtureSettings, SourceSettings
 from fairweather.data import augment as aug
+from fairweather.data import batched as module
 from fairweather.data.batched import Batched
 from fairweather.data.jpeg import jpeg
 from fairweather.data.resampling import cuts
@@ -239,3 +240,18 @@ def test_a_source_with_an_augment_of_its_own_keeps_it(root: Path) -> None:
     noisy = [(one["degraded"] != one["clear"]).any(3).any(2).any(1) for one in (loaded, made)]
     assert torch.equal(*noisy)
     assert 4 < noisy[0].sum() < 20
+
+
+def test_nothing_is_left_on_the_cpu(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On "meta", a device without numbers: a tensor that stayed behind is an error there, as it is on a GPU. What its
+    draws are, and which pictures they choose, has to be made up."""
+    sources = [SourceSettings("pairs", "pairs"), SourceSettings("rehazed", "pairs"), SourceSettings("clear", "photos")]
+    rain = {"weather": "rain", "streaks": "rain"}
+    sources += [SourceSettings("synthetic", "photos", **more) for more in ({}, rain, {"fog": "pairs"})]
+    data = mixture(root, *sources, augment=Augment(crop=32, noise_share=0.5, jpeg_share=0.5))
+    monkeypatch.setattr(module, "Generator", lambda device: torch.Generator())
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: True)
+    monkeypatch.setattr(torch.Tensor, "nonzero", lambda self: torch.zeros(1, 1, dtype=torch.long, device="meta"))
+    made = Batched(data, "meta", 2**28).batch(5, [(0, at) for at in range(30)])
+    assert {side.device.type for side in made.values()} == {"meta"}
+    assert {side.shape for side in made.values()} == {(30, 3, 32, 32)}

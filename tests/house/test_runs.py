@@ -86,8 +86,10 @@ def test_a_run_says_what_it_takes(path: Path) -> None:
         ([], 2, "runs/gpu.sh pack DATA PACK"),
         (["pack", "data"], 2, "runs/gpu.sh pack DATA PACK"),
         (["train", "pack"], 2, "runs/gpu.sh train PACK RUN"),
+        (["try", "pack"], 2, "runs/gpu.sh try PACK RUN"),
         (["pack", "nowhere", "out"], 1, "nowhere is not a folder"),
         (["train", "nowhere", "run"], 1, "nowhere is no pack"),
+        (["try", "nowhere", "run"], 1, "nowhere is no pack"),
     ],
 )
 def test_the_script_for_a_gpu_says_what_it_misses(words: list[str], code: int, told: str, tmp_path: Path) -> None:
