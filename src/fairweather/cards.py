@@ -55,7 +55,7 @@ class MapsSpec:
 
 @dataclass(frozen=True)
 class Card:
-    """What `card.json` says. Every field but `direction` and `choice` stands in the file; defaults are for those who
+    """What `card.json` says. Every field but those that say so stands in the file; defaults are for those who
     write one."""
 
     name: str
@@ -88,6 +88,9 @@ class Card:
     what restores is written as ever, and a release that does not know the field refuses what it would misuse."""
     choice: str = ""
     """Which of what was trained this one is, chosen by what, and why. Stands in the file only where it was said."""
+    most_pixels: int = 0
+    """Of a network that gives a picture: it sees larger photos reduced to about so many pixels, and what it changes is
+    enlarged; 0 = it sees them as they are. Stands in the file only where it is not 0."""
     picture_range: tuple[float, float] = (0.0, 1.0)
     checksums: dict[str, str] = field(default_factory=dict)
     """File name -> SHA-256, filled in by write_card."""
@@ -267,6 +270,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "description": (_text, "a text"),
     "direction": (lambda v: v in ("restore", "degrade"), '"restore" or "degrade"'),
     "choice": (_text, "a text"),
+    "most_pixels": (lambda v: _integer(v) and v >= 0, "a whole number from 0"),
     "picture_range": (lambda v: isinstance(v, list) and v == [0, 1], "[0, 1]"),
     "checksums": (
         lambda v: isinstance(v, dict) and set(v) == set(SUMMED) and all(map(_text, v.values())),
@@ -274,7 +278,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "format_version": (_integer, "a whole number"),
 }
-_OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": ""}
+_OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": "", "most_pixels": 0}
 """Fields that came after the first release, with what a card means that does not have them."""
 _MAPS_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "size": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),

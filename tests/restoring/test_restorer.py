@@ -340,3 +340,24 @@ def test_frames_are_restored_as_they_are_asked_for(rng: np.random.Generator) -> 
 def test_default_memory_is_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "available_memory", lambda: 1000)
     assert Restorer(LOCAL, same).memory == 500
+
+
+def test_a_photo_beyond_most_pixels_is_seen_reduced_and_changed_at_its_own_size() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def darker(picture: np.ndarray) -> np.ndarray:
+        seen.append(picture.shape)
+        return np.maximum(picture - np.float32(0.1), 0)
+
+    photo = np.random.default_rng(0).integers(60, 200, (96, 160, 3), np.uint8)
+    restorer = Restorer(replace(LOCAL, most_pixels=3840), darker)
+    restored = restorer(photo, guard=False)
+    assert seen == [(1, 3, 48, 80)]
+    # every pixel loses the same tenth: detail that the network never saw is still there
+    assert np.abs(restored.astype(int) - (photo.astype(int) - 25.5)).max() <= 1
+    assert restored.dtype == photo.dtype
+    half = restorer(photo, 0.5, guard=False)
+    assert np.abs(half.astype(int) - (photo.astype(int) - 12.75)).max() <= 1
+    small = photo[:48, :80]
+    restorer(small)
+    assert seen[-1] == (1, 3, 48, 80)

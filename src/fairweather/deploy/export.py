@@ -43,6 +43,7 @@ def export(
     description: str = "",
     direction: Literal["restore", "degrade"] = "restore",
     choice: str = "",
+    most_pixels: int = 0,
     photos: Sequence[NDArray[Any]] = (),
     engines: Sequence[str] = parity.ENGINES,
 ) -> cards.Card:
@@ -87,6 +88,7 @@ def export(
             description=description,
             direction=direction,
             choice=choice,
+            most_pixels=most_pixels,
         )
         card = cards.write_card(building, card)
         parity.check(frozen, building, parity.pictures(photos, card), engines=engines)
@@ -128,6 +130,7 @@ def reexport(
         description=card.description,
         direction=card.direction,
         choice=card.choice if choice is None else choice,
+        most_pixels=card.most_pixels,
         photos=photos,
     )
 

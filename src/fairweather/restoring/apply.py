@@ -1,6 +1,6 @@
-"""What a maps network's answer does to a full-size photo: NumPy and OpenCV, in strips, no PyTorch.
+"""What a network's answer on a reduced photo does to the full-size one: NumPy and OpenCV, in strips, no PyTorch.
 
-`fairweather.generators.swift` does the same in PyTorch for training; the parity check compares the two.
+`fairweather.generators.swift` does the same with maps in PyTorch for training; the parity check compares the two.
 """
 
 from __future__ import annotations
@@ -81,6 +81,35 @@ def apply_maps(photo: Array, reduced: Floats, maps: Floats, spec: MapsSpec, stre
         picture -= enlarge(airlight * unit, top, count)
         picture *= k[..., None]
         picture += enlarge(level * unit, top, count)
+        _store(picture, out[top : top + rows])
+
+    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
+        list(pool.map(strip, range(0, photo.shape[0], rows)))
+    return out
+
+
+def reduced_to(photo: Array, most_pixels: int) -> Floats | None:
+    """A photo of more than `most_pixels` pixels reduced by area to about that many, float32 in [0, 1]; None where it
+    has no more, or `most_pixels` is 0."""
+    height, width = photo.shape[:2]
+    scale = (most_pixels / (height * width)) ** 0.5
+    if not 0 < scale < 1:
+        return None
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.ascontiguousarray(_to_float(cv2.resize(photo, size, interpolation=cv2.INTER_AREA)))
+
+
+def add_change(photo: Array, change: Floats, strength: float) -> Array:
+    """The photo plus `strength` times a change (h x w x 3 float32, of pictures in [0, 1]) that was found on the reduced
+    photo, enlarged bilinearly; same size and dtype as `photo`."""
+    change = np.ascontiguousarray(change * (np.float32(strength) * _unit(photo.dtype)))
+    enlarge = _enlarger(photo.shape[0], photo.shape[1], change.shape[0], change.shape[1])
+    out = np.empty_like(photo, order="C")
+    rows = max(1, _STRIP_PIXELS // photo.shape[1])
+
+    def strip(top: int) -> None:
+        picture = photo[top : top + rows].astype(np.float32)
+        picture += enlarge(change, top, len(picture))
         _store(picture, out[top : top + rows])
 
     with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:

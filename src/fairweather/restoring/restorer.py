@@ -171,6 +171,12 @@ class Restorer:
         return apply.apply_maps(photo, *self._predicted(photo), self.card.maps, strength)
 
     def _by_image(self, photo: NDArray[Any], strength: float) -> NDArray[Any]:
+        reduced = apply.reduced_to(photo, self.card.most_pixels)
+        if reduced is None:
+            return self._by_windows(photo, strength)
+        return apply.add_change(photo, self._by_windows(reduced, 1.0) - reduced, strength)
+
+    def _by_windows(self, photo: NDArray[Any], strength: float) -> NDArray[Any]:
         result = np.empty(photo.shape, photo.dtype)
         for row, column in self._grid(*photo.shape[:2]):
             window = to_float(tiles.read(photo, row, column))

@@ -126,6 +126,9 @@ class DataSettings:
     """Of a mixture: samples an epoch."""
     short_side: int | None = None
     """Of a mixture: photos are kept reduced to this short side."""
+    most_pixels: int | None = None
+    """Of a network that gives a picture, for its card: it sees photos of more pixels reduced to about so many, and what
+    it changes is enlarged. For weather whose size in pixels is learned, as that of streaks; no part in training."""
     weather: str | None = None
     """What is in the way on the degraded photos; goes onto the card. The recipe's own where none is given."""
     terms: str = "not stated"

@@ -197,6 +197,7 @@ def write_model(
         description=data.description,
         direction=direction,
         choice=choice,
+        most_pixels=data.most_pixels or 0,
         photos=photos,
         engines=[name for name in ENGINES if run.parity == "all" or find_spec(name) is not None],
     )
