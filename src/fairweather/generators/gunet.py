@@ -19,7 +19,8 @@ class GUNet(nn.Module):
     An odd number of stages of `depths` blocks, down and up again; the channels start at `width` and double with every
     scale. A block normalises, gates a depthwise convolution of `kernel` x `kernel` by a sigmoid of its own input, and
     adds. Scales meet by a choice per channel between skip and decoder (SK fusion, after Li et al., SKNet, CVPR 2019),
-    which pools over the whole photo, so the network cannot go over it in tiles. The photo is added at the end.
+    which pools over the whole photo, so the network cannot go over it in tiles. The photo is added at the end. Borders
+    are repeated where theirs are reflected: a map of one pixel has nothing to reflect.
     """
 
     output: Literal["image"] = "image"
@@ -35,7 +36,7 @@ class GUNet(nn.Module):
         levels = len(depths) // 2
         widths = [width * 2**level for level in range(levels + 1)]
         self.multiple_of = 2**levels
-        self.stem = nn.Conv2d(3, width, 3, padding=1, padding_mode="reflect")
+        self.stem = nn.Conv2d(3, width, 3, padding=1, padding_mode="replicate")
         self.encoder = nn.ModuleList(_stage(w, n, kernel) for w, n in zip(widths, depths, strict=False))
         self.down = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, 2) for w in widths[:-1])
         self.up = nn.ModuleList(nn.Conv2d(2 * w, 4 * w, 1) for w in widths[:-1])
@@ -44,7 +45,7 @@ class GUNet(nn.Module):
         self.decoder = nn.ModuleList(
             _stage(w, n, kernel) for w, n in zip(widths, reversed(depths[levels + 1 :]), strict=False)
         )
-        self.head = nn.Conv2d(width, 3, 3, padding=1, padding_mode="reflect")
+        self.head = nn.Conv2d(width, 3, 3, padding=1, padding_mode="replicate")
         nn.init.normal_(self.head.weight, std=1e-3)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
@@ -74,7 +75,7 @@ class Gated(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(width)
         self.mix = nn.Conv2d(width, width, 1)
-        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, padding_mode="reflect")
+        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, padding_mode="replicate")
         self.gate = nn.Conv2d(width, width, 1)
         self.project = nn.Conv2d(width, width, 1)
 
