@@ -2,7 +2,7 @@
 # Train what ships on a machine with a GPU that has PyTorch but neither a network nor the photos.
 #
 #   runs/gpu.sh pack DATA PACK             here: photos reduced and re-encoded, and the wheels that may be missing there
-#   runs/gpu.sh try PACK RUN [CONFIG]      there: 30 s of steps, with all that makes them fast or as much of it as works
+#   runs/gpu.sh try PACK RUN [CONFIG]      there: 300 steps, with all that makes them fast or as much of it as works
 #   runs/gpu.sh train PACK RUN [MINUTES] [CONFIG]     there: `try`, unless that was done, then training. RUN/back holds
 #                                          what to bring home: the model folder, stats.jsonl, run.json, the last sheet
 #
@@ -16,7 +16,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
-batch=${BATCH:-64}
+batch=${BATCH:-64} steps=${STEPS:-300}
 wheels="tyro typeguard docstring-parser safetensors rich"
 
 pack() {
@@ -114,7 +114,7 @@ try() {
     for options in "--on-device True --compile True" "--on-device True --compile False" "--on-device False --compile False"; do
         rm -rf "$run-try"
         # What is compiled here is found again by `train`, in the compiler's own cache.
-        if "$python" -m fairweather "${common[@]}" $options --out "$run-try" --minutes 0.5 --sample-steps 0; then
+        if "$python" -m fairweather "${common[@]}" $options --out "$run-try" --steps "$steps" --sample-steps 0; then
             echo "$options" >"$run-try/options"
             "$python" - "$run-try/stats.jsonl" "$batch" "$options" <<'PYTHON'
 import json
