@@ -40,7 +40,7 @@ from PIL import Image
 
 LIMIT = 45 << 20
 # Short side and quality, the best first; the first that should fit is taken.
-LADDER = [(400, 90), (400, 84), (400, 76), (360, 76), (320, 80), (320, 72), (320, 64), (320, 50), (256, 60)]
+LADDER = [(400, 90), (400, 84), (400, 76), (360, 76), (320, 80), (320, 76), (320, 72), (320, 64), (320, 50), (256, 60)]
 data, pack = map(Path, sys.argv[1:])
 shutil.rmtree(pack / "data", ignore_errors=True)
 room = LIMIT - sum(wheel.stat().st_size for wheel in (pack / "wheels").iterdir()) - (1 << 18)
