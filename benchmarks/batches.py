@@ -6,7 +6,7 @@
 The same run file, photos, crops and settings of the weather on both sides; one process each, in turn, for so many
 seconds of the clock and, on a CPU, of the processor, which other programs cannot stretch: the table counts samples per
 second of both. With --device cuda the loader has its worker processes, as `fairweather train` gives it; on a CPU it
-works in this process, since a worker there would take its time from the networks. With --sources every source alone, too.
+works in this process, since a worker there takes the networks' time. With --sources every source alone, too.
 """
 
 from __future__ import annotations

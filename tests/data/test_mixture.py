@@ -148,5 +148,5 @@ def test_a_source_may_be_augmented_in_its_own_way(root: Path) -> None:
     assert data.sources[1].augment == Augment(crop=32, flip=1.0)
     with pytest.raises(BadSettings, match="crop of its own"):
         SourceSettings("pairs", "pairs", augment={"crop": 16})
-    with pytest.raises(BadSettings, match="augment table of the source pairs.*flipp"):
+    with pytest.raises(BadSettings, match=r"augment table of the source pairs.*flipp"):
         Mixture(settings(sources=(SourceSettings("pairs", "pairs", augment={"flipp": 1.0}),)), root)
