@@ -10,11 +10,11 @@ from torch.nn import functional
 
 
 class WeatherNet(nn.Module):
-    """Ours: two small stacks of plain 3 x 3 convolutions, one for each weather; 169,603 parameters.
+    """Ours: two small stacks of plain 3 x 3 convolutions, one for each weather; 179,971 parameters.
 
-    V x 3 x S x S in [0,1], V >= 2 views of one photo, S a multiple of 32 -> 1 x 2: the logits of haze and rain. The
-    first view is the whole photo, squeezed; the others are windows, in which streaks are still streaks
-    (`fairweather.restoring.recognise.views` cuts them).
+    V x 3 x S x S in [0,1], V >= 3 views of one photo, S a multiple of 32 -> 1 x 2: the logits of haze and rain. The
+    first two views are the whole photo squeezed, the mean and the least of each 2 x 2 pixels; the others are windows,
+    in which streaks are still streaks (`fairweather.restoring.recognise.views` cuts them).
 
     Haze is seen in colours and in the dark channel at two scales (He, Sun & Tang, CVPR 2009). Rain is seen in
     windows of which some are sky or blown out and say nothing, so each has a say of its own in the answer (attention
@@ -27,7 +27,7 @@ class WeatherNet(nn.Module):
         super().__init__()
         self.side = side
         self.haze = nn.Sequential(
-            _conv(48 + 4, 24), _conv(24, 40, 2), _conv(40, 56, 2), _conv(56, 64), _conv(64, 64, 2)
+            _conv(2 * 48 + 4, 24), _conv(24, 40, 2), _conv(40, 56, 2), _conv(56, 64), _conv(64, 64, 2)
         )
         self.rain = nn.Sequential(
             _conv(3, 16, 2), _conv(16, 24, 2), _conv(24, 24), _conv(24, 40, 2), _conv(40, 48), _conv(48, 56, 2)
@@ -36,24 +36,26 @@ class WeatherNet(nn.Module):
         self.rain_head = nn.Linear(2 * 56, 2)
 
     def forward(self, views: Tensor) -> Tensor:
-        return torch.cat([self.haze_logit(views[:1]), self.rain_logit(views[None, 1:])], 1)
+        return torch.cat([self.haze_logit(views[:1], views[1:2]), self.rain_logit(views[None, 2:])], 1)
 
-    def haze_logit(self, whole: Tensor) -> Tensor:
-        """N x 3 x S x S -> N x 1."""
-        pixels = functional.pixel_unshuffle(whole, 4)
-        logit: Tensor = self.haze_head(_pooled(self.haze(torch.cat([pixels - 0.5, *_dark_and_bright(pixels)], 1))))
+    def haze_logit(self, mean: Tensor, least: Tensor) -> Tensor:
+        """N x 3 x S x S twice -> N x 1."""
+        pixels, darkest = functional.pixel_unshuffle(mean, 4), functional.pixel_unshuffle(least, 4)
+        seen = torch.cat([pixels - 0.5, darkest - 0.5, *_dark_and_bright(darkest, pixels)], 1)
+        logit: Tensor = self.haze_head(_pooled(self.haze(seen)))
         return logit
 
     def rain_logit(self, windows: Tensor) -> Tensor:
         """N x K x 3 x S x S, K windows of each of N photos -> N x 1."""
         count, many = windows.shape[:2]
         said = self.rain_head(_pooled(self.rain(windows.flatten(0, 1) - 0.5))).view(count, many, 2)
-        return (said[..., 0] * said[..., 1].softmax(1)).sum(1, keepdim=True)
+        logit: Tensor = (said[..., 0] * said[..., 1].softmax(1)).sum(1, keepdim=True)
+        return logit
 
 
-def _dark_and_bright(pixels: Tensor) -> list[Tensor]:
+def _dark_and_bright(darkest: Tensor, pixels: Tensor) -> list[Tensor]:
     """Least value over colours and cells of 4 x 4 pixels, its erosions over 5 and 13 cells, and the greatest."""
-    darkest = pixels.amin(1, keepdim=True)
+    darkest = darkest.amin(1, keepdim=True)
     near = -functional.max_pool2d(-darkest, 5, 1, 2)
     return [darkest, near, -functional.max_pool2d(-near, 9, 1, 4), pixels.amax(1, keepdim=True)]
 

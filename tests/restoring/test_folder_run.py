@@ -327,3 +327,18 @@ def test_what_is_no_picture_is_not_copied_at_strength_zero(here: Path) -> None:
     report = run(plan(["in"], "out"), negative, strength=0)
     assert (report.done, [path.name for path, _ in report.failed]) == (1, ["empty.jpg", "text.jpg"])
     assert os.listdir("out") == ["a.png"]
+
+
+def test_what_is_to_stay_is_copied_byte_for_byte(here: Path) -> None:
+    put(here / "in" / "dark.png", value=10)
+    put(here / "in" / "light.png", value=200)
+    told = []
+    report = run(
+        plan(["in"]),
+        lambda pixels: None if pixels.mean() < 100 else negative(pixels),
+        tell=lambda job: told.append(job.source.name),
+    )
+    assert (report.done, report.unchanged, report.pixels) == (2, 1, 48)
+    assert (here / "restored" / "dark.png").read_bytes() == (here / "in" / "dark.png").read_bytes()
+    assert images.read(here / "restored" / "light.png").pixels[0, 0, 0] == 55
+    assert told == ["dark.png", "light.png"]

@@ -22,6 +22,7 @@ def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("ship_weather", ROOT / "runs" / "ship" / "weather.py")
     assert spec is not None
     assert spec.loader is not None
+    sys.path.insert(0, str(ROOT / "runs" / "ship"))  # as when it is run: it has a second file beside it
     module = sys.modules["ship_weather"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -47,7 +47,7 @@ class Report:
     seconds: float = 0.0
     pixels: int = 0
     unchanged: int = 0
-    """How many of those done are copies, because `restore` gave their own pixels back."""
+    """How many of those done are copies, because `restore` left them as they were."""
 
 
 class _Found(NamedTuple):
@@ -83,7 +83,7 @@ def plan(inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] |
 
 def run(
     jobs: Sequence[Job],
-    restore: Callable[[NDArray[Any]], NDArray[Any]],
+    restore: Callable[[NDArray[Any]], NDArray[Any] | None],
     *,
     strength: float = 1.0,
     overwrite: bool = False,
@@ -92,7 +92,7 @@ def run(
     tell: Callable[[Job], None] = lambda job: None,
 ) -> Report:
     """Do the jobs. `restore` takes and gives H x W x 3 pixels, uint8 or uint16, and is called from this thread only.
-    Where it gives the very array that it took, the file is copied byte for byte. `tell` is called after it.
+    Where it gives None the file is copied byte for byte. `tell` is called after it.
 
     `strength` 0 copies files byte for byte (other strengths are `restore`'s own business). What exists is skipped
     unless `overwrite`. A photo that fails is reported and the others are done; BadFolder (disk full, folder not
@@ -120,7 +120,7 @@ def run(
 
 def _overlapped(
     todo: Sequence[Job],
-    restore: Callable[[NDArray[Any]], NDArray[Any]],
+    restore: Callable[[NDArray[Any]], NDArray[Any] | None],
     max_pixels: int,
     report: Report,
     show: Callable[[], None],
@@ -140,19 +140,19 @@ def _overlapped(
                     given = photo.result()
                     pixels = restore(given.pixels)
                     tell(job)
-                    same = pixels is given.pixels
-                    save = (_copy, job, max_pixels) if same else (_save, job.destination, given.replaced(pixels))
-                    writing.append((job, same, writers.submit(*save)))
-                # let go of the pixels before the next ones come
-                photo = given = pixels = save = None  # type: ignore[assignment]
+                    if pixels is None:
+                        writing.append((job, True, writers.submit(_copy, job, max_pixels)))
+                    else:
+                        writing.append((job, False, writers.submit(_save, job.destination, given.replaced(pixels))))
+                photo = given = pixels = None  # type: ignore[assignment]  # let go of them before the next ones come
             elif not writing:
                 break
             while writing and (not reading or len(writing) >= threads or writing[0][2].done()):
-                job, same, written = writing.popleft()
+                job, copied, written = writing.popleft()
                 with _counted(report, job.source):
                     report.pixels += written.result()
                     report.done += 1
-                    report.unchanged += same
+                    report.unchanged += copied
                 show()
             show()
     finally:

@@ -137,10 +137,11 @@ def _torch(folder: Path, card: RecognizerCard) -> Engine:
 
 
 def views(photo: NDArray[Any], side: int) -> NDArray[np.float32]:
-    """V x 3 x side x side in [0,1]: the whole photo squeezed to a square, then windows at one or two scales.
+    """V x 3 x side x side in [0,1]: the whole photo squeezed to a square of 2 side, of which the mean and the least of
+    each 2 x 2 pixels (haze lifts what is darkest first), then windows at one or two scales.
 
-    Every step reduces by area; only a photo below `side` pixels is enlarged for the first view, and for windows
-    continued by reflection.
+    Every step reduces by area; only a photo below 2 side pixels is enlarged for the first views, and one below side
+    continued by reflection for windows.
     """
     short = min(photo.shape[:2])
     scales = [short] if short <= 1.5 * SCALES[0] else [min(short, SCALES[1]), SCALES[0]]
@@ -148,10 +149,13 @@ def views(photo: NDArray[Any], side: int) -> NDArray[np.float32]:
     for scale in scales:
         photo = _reduced(photo, scale)
         windows += _windows(photo, side)
-    enlarges = short < side
+    enlarges = min(photo.shape[:2]) < 2 * side
     interpolation = cv2.INTER_LINEAR if enlarges else cv2.INTER_AREA
-    whole = cv2.resize(to_float(photo) if enlarges else photo, (side, side), interpolation=interpolation)
-    return np.stack([_planes(whole), *windows])
+    whole = to_float(
+        cv2.resize(to_float(photo) if enlarges else photo, (2 * side, 2 * side), interpolation=interpolation)
+    )
+    cells = whole.reshape(side, 2, side, 2, 3)
+    return np.stack([_planes(cells.mean((1, 3))), _planes(cells.min((1, 3))), *windows])
 
 
 def _reduced(photo: NDArray[Any], short: int) -> NDArray[Any]:
