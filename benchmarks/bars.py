@@ -106,13 +106,16 @@ def _beside(rows: Sequence[Row], peers: Sequence[Published]) -> Bar:
 
 def _clear(measured: Measured) -> Iterator[Bar]:
     auto = measured.kept_overall("auto")
-    often, never = f"clear photos under `auto`: {SHARE:.0%} keep {STAYS:g} dB", f"the same: none below {LEAST:g} dB"
+    often, never = (
+        f"clear photos under `auto`: {100 * SHARE:g} % keep {STAYS:g} dB",
+        f"the same: none below {LEAST:g} dB",
+    )
     if auto is None:
         yield from (Bar(often), Bar(never))
     else:
         below = {name: value for name, value in auto.decibel.items() if value < LEAST}
         n = len(auto.decibel)
-        yield Bar(often, f"{auto.stay:.1%} of {n}; {auto.unchanged} unchanged", auto.stay >= SHARE)
+        yield Bar(often, f"{100 * auto.stay:.1f} % of {n}; {auto.unchanged} unchanged", auto.stay >= SHARE)
         yield Bar(never, f"{_decibel(auto.worst)} the worst, {len(below)} below{_named(below)}", not below)
     for model in ("dehaze", "dehaze-fast", "derain"):
         aim, forced = f"clear photos with `{model}` forced: mean {FORCED:g} dB", measured.kept_overall(model)
@@ -141,7 +144,7 @@ def _by_itself(table: Table) -> Iterator[Bar]:
                 yield Bar(aim)
             else:
                 lost = _psnr(rows[0]) - _psnr(rows[1])
-                yield Bar(aim, f"{-lost:+.2f} dB", lost <= BY_ITSELF)
+                yield Bar(aim, f"{round(-lost, 2) + 0.0:+.2f} dB", lost <= BY_ITSELF)
 
 
 def _real(measured: Measured) -> Iterator[Bar]:

@@ -112,7 +112,9 @@ def readme_block(measured: Measured, peers: Sequence[Published]) -> str:
     """Short tables: haze, rain where a model for it was measured, clear photos."""
     ours = {*cards.shipped(), "auto"}
     rule = PROTOCOLS["rgb"].description.removesuffix("; mean over photos")
-    parts = [_wrapped(f"Mean PSNR in dB / SSIM over (n) photos; protocol `rgb`: {rule}. {CELLS}")]
+    parts = [
+        _wrapped(f"Mean PSNR in dB / SSIM over (n) photos that were not trained on; protocol `rgb`: {rule}. {CELLS}")
+    ]
     for weather in ("haze", "rain"):
         if any(row.system in ours - {"auto"} for row in measured.rows if tables.weather(row) == weather):
             parts.append(tables.short(measured.rows, peers, weather, bold=ours))
@@ -159,7 +161,7 @@ def facts_of(folder: Path) -> str:
         "sees": _sees(card),
         "trained on": _sources(card.training),
         "trained for": _effort(card.training),
-        "why this one": str(getattr(card, "choice", "")),
+        "why this one": card.choice,
         "licence": card.licence,
         "terms": card.terms,
     }
@@ -172,16 +174,17 @@ def _sees(card: cards.Card) -> str:
     if card.maps is not None:
         side = card.maps.size
         return f"the photo reduced to about {side} x {side} pixels, whole; its maps are applied at full size"
+    large = f"; a photo above {card.most_pixels / 1e6:.1f} megapixels reduced" if card.most_pixels else ""
     if card.receptive_field is None:
-        return "the whole photo at full size, never in tiles"
-    return f"{card.receptive_field} pixels around each pixel, at full size"
+        return f"the whole photo at full size, never in tiles{large}"
+    return f"{card.receptive_field} pixels around each pixel, at full size{large}"
 
 
 def _sources(training: Mapping[str, Any]) -> str:
     sources = dict(training.get("data") or {}).get("sources") or []
     total = sum(source.get("weight", 1) for source in sources)
     return ", ".join(
-        f"{source['path']} ({source['kind']}, {source.get('weight', 1) / total:.0%})" for source in sources
+        f"{source['path']} ({source['kind']}, {100 * source.get('weight', 1) / total:.0f} %)" for source in sources
     )
 
 

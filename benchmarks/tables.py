@@ -87,9 +87,9 @@ def _long(row: Row) -> list[str]:
     cells = [row.result.data, str(len(row.result.photos)), row.result.protocol.name, row.system]
     if not row.result.photos:
         return cells + [""] * (len(HEADINGS) - len(cells))
-    decibel, structure = row.result.scores
-    spread = "" if decibel.spread is None else f"{decibel.spread:.2f}"
-    cells += [f"{decibel.value:.2f}", spread, _three(structure.value), str(decibel.worse)]
+    decibel, structure = (score.as_dict() for score in row.result.scores)  # rounded once, as on cards
+    spread = "" if decibel["spread"] is None else f"{decibel['spread']:.2f}"
+    cells += [_two(decibel["value"]), spread, _three(structure["value"]), str(decibel["worse"])]
     return cells + ["" if math.isnan(value) else f"{value:.1f}" for value in (row.near, row.elsewhere)]
 
 
@@ -133,7 +133,7 @@ def weather(row: Row) -> str:
 
 def cell(decibel: Mapping[str, Any], structure: Mapping[str, Any], *, strong: bool = False, plain: bool = False) -> str:
     """`26.07 ± 3.7 / .946 (1)`: two scores of a card, or of SetScores, in few letters; `plain` is without ± and ()."""
-    value = f"{decibel['value']:.2f}" if isinstance(decibel["value"], float | int) else str(decibel["value"])
+    value = _two(decibel["value"])
     if plain:
         return f"{value} / {_ssim(structure['value'])}"
     spread = "" if decibel.get("spread") is None else f" ± {decibel['spread']:.1f}"
@@ -143,6 +143,10 @@ def cell(decibel: Mapping[str, Any], structure: Mapping[str, Any], *, strong: bo
 
 def _ssim(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
+
+
+def _two(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.2f}"  # "inf" is a word
 
 
 def _three(value: float | None) -> str:
@@ -172,7 +176,7 @@ def _kept(one: Kept) -> list[str]:
     n = len(one.decibel)
     mean = "-" if one.unchanged else f"{one.mean:.2f}"
     worst = "-" if math.isinf(one.worst) else f"{one.worst:.1f}"
-    return [str(n), mean, worst, f"{round(one.stay * n)} ({one.stay:.0%})", str(one.unchanged)]
+    return [str(n), mean, worst, f"{round(one.stay * n)} ({100 * one.stay:.0f} %)", str(one.unchanged)]
 
 
 def real(measured: Measured, bold: Iterable[str] = ()) -> str:

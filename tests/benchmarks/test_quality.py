@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -128,10 +129,10 @@ def test_clear_photos_are_kept_by_everything_that_runs(
     assert {key[0] for key in rows} == {"kodak", "fog/clear", "mist/clear", "rain/clear"}
     assert {key[1] for key in rows} == {"dark channel prior", "dehaze", "derain", "auto"}
     assert rows["rain/clear", "derain"][0] == "2", "photos that light and heavy share are there once"
-    assert rows["kodak", "auto"] == ["1", "-", "-", "1 (100%)", "1"], "one that was not touched is infinitely near"
+    assert rows["kodak", "auto"] == ["1", "-", "-", "1 (100 %)", "1"], "one that was not touched is infinitely near"
     kept = np.float32(roof * 255).round() / 255
     own = 10 * math.log10(1 / np.square(kept - STREAKS - kept).mean())
-    assert rows["kodak", "derain"] == ["1", f"{own:.2f}", f"{own:.1f}", "0 (0%)", "0"]
+    assert rows["kodak", "derain"] == ["1", f"{own:.2f}", f"{own:.1f}", "0 (0 %)", "0"]
     clear = json.loads((tmp_path / "out" / "clear.json").read_text())
     assert {"system": "auto", "data": "kodak", "psnr": {"a": "inf"}} in clear
 
@@ -252,6 +253,14 @@ def test_cards_and_pages_say_what_was_measured(checkout: Path, data: Path) -> No
     assert f"**{own.value:.2f}** ± {own.spread:.1f} / " in readme
     page = (checkout / "docs" / "models.md").read_text()
     assert publish.facts_of(checkout / "models" / "tiny") in page
+    assert "| sees | " in page
+    assert "megapixels" not in page
+    card = dataclasses.replace(cards.read_card(checkout / "models" / "tiny"), most_pixels=2_000_000)
+    cards.write_card(checkout / "models" / "tiny", dataclasses.replace(card, choice="the best of two"))
+    facts = publish.facts_of(checkout / "models" / "tiny")
+    assert "a photo above 2.0 megapixels reduced |" in facts
+    assert "| why this one | the best of two |" in facts
+    cards.write_card(checkout / "models" / "tiny", dataclasses.replace(card, most_pixels=0))
     assert f"| fog | rgb | psnr | 2 | {own.value:.2f} |" in page
     publish.update(measured, peers, checkout)
     assert (checkout / "docs" / "models.md").read_text() == page, "what is written twice is written the same"
