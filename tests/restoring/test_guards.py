@@ -45,20 +45,20 @@ def test_what_the_network_left_stays_bit_for_bit(dtype: str, rng: np.random.Gene
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_only_what_was_clipped_is_clipped(dtype: str) -> None:
-    ramp = grey(np.tile(np.linspace(0, 255, 256), (40, 1)))
+def test_only_what_was_clipped_is_clipped(dtype: str, rng: np.random.Generator) -> None:
+    places = rng.permutation(256)  # all levels beside each other: nothing smooth, where halos would be looked for
+    ramp = grey(np.tile(np.arange(256.0)[places], (40, 1)))
     photo = of_type(ramp, dtype)
     raw = of_type((ramp - 120) * 4 + 120, dtype)
     assert clipped(raw).mean() > 0.7
     result = guards.guard(photo, raw.copy())
     assert (clipped(result) == clipped(photo)).all()
-    row = levels_of(result)[0, :, 0]
+    row, unguarded = (levels_of(picture)[0, np.argsort(places), 0] for picture in (result, raw))
     assert (np.diff(row) >= 0).all(), "what was darker stays darker"
     assert row[80] - row[20] > 2, "detail shows in what was one black"
     assert row[250] - row[190] > 2, "and in what was one white"
-    assert np.abs(row - levels_of(raw)[0, :, 0]).max() < 13, "a little, not more"
-    middle = slice(106, 132)  # levels away from both ends are the network's own
-    assert (result[:, middle] == raw[:, middle]).all()
+    assert np.abs(row - unguarded).max() < 13, "a little, not more"
+    assert (row[106:132] == unguarded[106:132]).all(), "away from both ends levels are the network's own"
 
 
 def test_one_channel_at_a_time() -> None:
@@ -127,7 +127,7 @@ def test_amplified_noise_is_taken_off_and_edges_stay(dtype: str, rng: np.random.
     assert before == pytest.approx(10, rel=0.1)
     assert after < 0.75 * before
     step = result[:, 125:].mean() - result[:, :115].mean()
-    assert step == pytest.approx(120, abs=3)
+    assert step == pytest.approx(120, abs=5)
     assert abs(result[:, 119].mean() - result[:, 120].mean()) > 100, "the edge is as sharp"
 
 
@@ -136,7 +136,42 @@ def test_noise_that_was_there_is_not_ours_to_take(rng: np.random.Generator) -> N
     assert (guards.guard(photo, photo + 3) == photo + 3).all()
     quiet = of_type(flat(rng, 0.5), "uint8")
     raw = of_type(stretched(levels_of(quiet), 3), "uint8")
-    assert (guards.guard(quiet, raw.copy()) == raw).all(), "amplified, and still below what is seen"
+    result = guards.guard(quiet, raw.copy())
+    assert np.abs(levels_of(result) - levels_of(raw))[:, :100].max() <= 2, "amplified, and still below what is seen"
+    assert result[:, :100].std() == pytest.approx(raw[:, :100].std(), rel=0.05)
+
+
+def sky_and_roofs(rng: np.random.Generator) -> np.ndarray:
+    """A bright sky that darkens slowly upwards, over dark textured houses."""
+    y, x = np.mgrid[0:160, 0:240].astype(np.float64)
+    picture = grey(170 + 0.15 * y + 0.02 * x)
+    houses = (y > 90) & ((x // 40) % 2 == 0) | (y > 120)
+    picture[houses] = 60 + rng.uniform(-25, 25, (houses.sum(), 1))
+    return picture
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_halo_in_the_sky_is_taken_off(dtype: str, rng: np.random.Generator) -> None:
+    scene = sky_and_roofs(rng)
+    photo = of_type(scene, dtype)
+    y, x = np.mgrid[0:160, 0:240]
+    glow = 14 * np.exp(-((y - 55) ** 2 + (x - 120) ** 2) / (2 * 9**2))  # a blob in the middle of the sky
+    wanted = stretched(scene, 1.3)
+    result = levels_of(guards.guard(photo, of_type(wanted + grey(glow), dtype)))
+    bare = levels_of(guards.guard(photo, of_type(wanted, dtype)))
+    sky, roofs = (slice(20, 80), slice(60, 180)), slice(130, 160)
+    left = (result - wanted)[sky]
+    assert np.abs(left).max() < 0.6 * 14
+    assert np.square(left).mean() < 0.3 * np.square(glow[sky]).mean()
+    assert np.abs(bare - wanted)[sky].max() < 2.5, "a sky's own slow change is no halo"
+    assert np.abs(bare - wanted)[roofs].max() < 2.5, "and texture none either"
+
+
+def test_a_change_that_follows_the_photo_is_no_halo(rng: np.random.Generator) -> None:
+    scene = cv2.GaussianBlur(rng.uniform(60, 190, (20, 30, 3)), (0, 0), 2)
+    photo = of_type(cv2.resize(scene, (300, 200), interpolation=cv2.INTER_CUBIC), "uint8")
+    raw = of_type(stretched(levels_of(photo), 1.5), "uint8")
+    assert np.abs(levels_of(guards.guard(photo, raw.copy())) - levels_of(raw)).max() < 4
 
 
 @pytest.mark.parametrize("pixels", [1, 1000, 1 << 30])
@@ -160,11 +195,11 @@ def test_no_threshold_flickers(rng: np.random.Generator) -> None:
     """From one strength to the next the guarded picture changes as little as the unguarded one."""
     photo = of_type(flat(rng, 3), "float32")
     previous = None
-    for step in range(40):
-        raw = of_type(stretched(levels_of(photo), 1 + 0.1 * step) + step * np.array([0.8, 0, -0.8]), "float32")
+    for step in range(10):
+        raw = of_type(stretched(levels_of(photo), 1 + 0.4 * step) + step * np.array([3.2, 0, -3.2]), "float32")
         result = guards.guard(photo, raw)
         if previous is not None:
-            assert np.abs(levels_of(result) - levels_of(previous)).mean() < 3
+            assert np.abs(levels_of(result) - levels_of(previous)).mean() < 10
         previous = result
 
 

@@ -1,24 +1,29 @@
 """Do no harm: what keeps a restored photo from being worse than the photo, whatever the network said.
 
-Three guards, each nothing where nothing is wrong: a pixel that the network left as it was stays as it was.
+Four guards, and none of them touches a photo that the network left as it was.
 
-1. **Cast.** A mean colour that moved further than haze explains is led back, softly, by one tone curve a channel.
+1. **Halos.** Where the photo is smooth (sky, haze itself) the change is smooth as well: what it is not, and no local
+   function of the photo's brightness explains, is taken off.
 2. **Noise.** Where flat places came out noisier than `NOISE`, fine detail of the noise's own size is taken off again.
-3. **Clipping.** Towards black and white the change bends off, so that what the photo still told apart there stays
+3. **Cast.** A mean colour that moved further than haze explains is led back, softly.
+4. **Clipping.** Towards black and white the change bends off, so that what the photo still told apart there stays
    apart: only pixels that were at 0 or 255 are there afterwards.
 
-What has to be known of the whole (1, 2) is measured on a small sample of pixels; the work at full size is done in
+What has to be known of the whole (1 to 3) is found on a small sample of pixels; the work at full size is done in
 strips. No guard depends on a threshold crossed: a video does not flicker by them. NumPy and OpenCV, no PyTorch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from fairweather.restoring import halos
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -28,7 +33,7 @@ KNEE = 24
 RETURNED = 0.06
 """Of the change that ends at black or white, the share that is given back: detail that was clipped shows by it."""
 LEVEL = 0.75
-"""Given back beside that share, in levels: enough that 8 bits tell a pixel from a clipped one."""
+"""Given back beside that share, in levels, if the change was as much: 8 bits then tell a pixel from a clipped one."""
 CAST = 16.0
 """Shifts of the mean colour (CIELAB a*, b*) up to half of this are let through whole; none gets beyond it."""
 NOISE = 2.5
@@ -46,93 +51,94 @@ _MARGIN = 2
 def guard(photo: Array, restored: Array) -> Array:
     """`restored`, made harmless, in place: both are H x W x 3 of one type (uint8, uint16, or float32 in [0,1])."""
     unit = float(np.iinfo(photo.dtype).max) if photo.dtype != np.float32 else 1.0
-    shift = _shift(photo, restored, unit)
-    threshold = _noise(photo, restored, unit)
-    source = restored.copy() if threshold is not None else restored  # neighbours are read: what is written is apart
-    height, width = restored.shape[:2]
-    rows = max(1, _STRIP_PIXELS // width)
+    halo, threshold, tint = (find(photo, restored, unit) for find in (halos.find, _noise, _tint))
 
-    def strip(top: int) -> None:
-        bottom = min(height, top + rows)
-        before, after = photo[top:bottom], restored[top:bottom]
-        if threshold is not None:
-            _core(source, threshold, top, bottom, after, unit)
-        if shift is not None:
-            _recolour(after, shift, unit)
-        if photo.dtype == np.uint8:
-            _unclip_bytes(before, after)
-        else:
-            _unclip(before, after, unit)
+    def smooth(top: int, after: Array) -> None:
+        if halo is not None:
+            halos.take_off(halo, top, len(photo), after, unit)
 
-    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
-        list(pool.map(strip, range(0, height, rows)))
+    def rest(top: int, after: Array) -> None:
+        if tint is not None:
+            _recolour(after, tint, unit)
+        (_unclip_bytes if unit == 255 else _unclip)(photo[top : top + len(after)], after, unit)
+
+    if threshold is None:
+        _in_strips(restored, smooth, rest)
+    else:
+        _in_strips(restored, smooth)
+        source = restored.copy()  # a pixel's neighbours are read: what is written is apart
+        _in_strips(restored, lambda top, after: _core(source, threshold, top, after, unit), rest)
     return restored
 
 
-def _bent(values: Floats) -> Floats:
-    """0 from KNEE levels off the end, 1 at the end itself, smooth between; values: levels from the end."""
-    x = (1 - values / KNEE).clip(0, 1)
-    smooth: Floats = x * x * (3 - 2 * x)
-    return smooth
+def _in_strips(picture: Array, *steps: Callable[[int, Array], None]) -> None:
+    """Call the steps, one after the other, with each strip's first row and the strip; strips on all cores."""
+
+    def strip(top: int) -> None:
+        for step in steps:
+            step(top, picture[top : top + rows])
+
+    rows = max(1, _STRIP_PIXELS // picture.shape[1])
+    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
+        list(pool.map(strip, range(0, len(picture), rows)))
 
 
-def _given_back(change: Floats) -> Floats:
-    """How many levels of a change are given back at the very end of the range."""
-    return np.asarray(RETURNED * change + LEVEL * change.clip(0, 1), np.float32)
-
-
-_LEVELS = np.arange(256, dtype=np.float32)
-_FINE = 8
-_NEAR_BLACK = np.rint(255 * _bent(_LEVELS)).astype(np.uint8)
-_NEAR_WHITE = np.ascontiguousarray(_NEAR_BLACK[::-1])
-_BACK = np.rint(_FINE * _given_back(_LEVELS)).astype(np.uint8)
-
-
-def _unclip_bytes(before: Array, after: Array) -> None:
-    """The third guard on 8 bits, in place: saturating byte arithmetic, which costs next to nothing."""
-    scale = 1 / (255 * _FINE)
-    near = cv2.LUT(after, _NEAR_WHITE)
-    if near.any():
-        back = cv2.LUT(cv2.subtract(after, before), _BACK)
-        after -= cv2.multiply(back, near, scale=scale)
-    near = cv2.LUT(after, _NEAR_BLACK)
-    if near.any():
-        back = cv2.LUT(cv2.subtract(before, after), _BACK)
-        after += cv2.multiply(back, near, scale=scale)
+def _unclip_bytes(before: Array, after: Array, unit: float) -> None:
+    """The fourth guard on 8 bits, in place: as `_unclip`, in saturating byte arithmetic, which costs little."""
+    old, new = (np.ascontiguousarray(side).reshape(len(side), -1) for side in (before, after))
+    near = cv2.max(cv2.subtract(new, 255 - KNEE), cv2.subtract(KNEE, new))
+    most = cv2.multiply(cv2.add(cv2.absdiff(new, old), round(LEVEL / RETURNED)), near, scale=RETURNED / KNEE)
+    after[:] = cv2.max(cv2.subtract(new, most), cv2.min(cv2.add(new, most), old)).reshape(after.shape)
 
 
 def _unclip(before: Array, after: Array, unit: float) -> None:
-    """The third guard on 16 bits and floats, in place."""
-    old, new = (side.astype(np.float32) * np.float32(255 / unit) for side in (before, after))
-    rise, fall = (new - old).clip(0, None), (old - new).clip(0, None)
-    back = _bent(new) * _given_back(fall) - _bent(255 - new) * _given_back(rise)
-    # In units of the picture, so that what is not changed keeps every bit.
-    _store(np.asarray(after + back * np.float32(unit / 255), np.float32), after, unit, 1)
+    """The fourth guard on 16 bits and floats, in place: towards the photo, the more the nearer to black or white."""
+    old, new = before.astype(np.float32), after.astype(np.float32)
+    level = np.float32(unit / 255)
+    near = np.maximum(new - (255 - KNEE) * level, KNEE * level - new).clip(0, None) / (KNEE * level)
+    most = near * (RETURNED * np.abs(new - old) + LEVEL * level)
+    _store(np.maximum(new - most, np.minimum(new + most, old)), after, unit, 1)
 
 
-def _shift(photo: Array, restored: Array, unit: float) -> tuple[float, float] | None:
-    """The part of the mean colour's shift (a*, b*) that is too much; None where there is none."""
+def _tint(photo: Array, restored: Array, unit: float) -> Floats | None:
+    """What to take off R, G and B in the middle of the range, as shares of it; None where there is no cast."""
     step = max(1, int((photo.shape[0] * photo.shape[1] / _SAMPLE_PIXELS) ** 0.5))
-    chroma = []
-    for picture in (photo, restored):
-        sample = picture[step // 2 :: step, step // 2 :: step].astype(np.float32) / np.float32(unit)
-        chroma.append(cv2.cvtColor(sample, cv2.COLOR_RGB2LAB)[..., 1:].mean((0, 1), np.float64))
-    a, b = chroma[1] - chroma[0]
+    before, after = (
+        picture[step // 2 :: step, step // 2 :: step].astype(np.float32) / np.float32(unit)
+        for picture in (photo, restored)
+    )
+    a, b = _chroma(after) - _chroma(before)
     length, free = float(np.hypot(a, b)), CAST / 2
     if length <= free:
         return None
     allowed = CAST - free / (1 + (length - free) / free)  # slope 1 where it sets in, never above CAST
-    share = 1 - allowed / length
-    return share * float(a), share * float(b)
+    grey = np.array([[[60, 0, 0], [60, a, b]]], np.float32)
+    plain, tinted = cv2.cvtColor(grey, cv2.COLOR_LAB2RGB)[0]
+    tint = np.asarray((tinted - plain) * (1 - allowed / length), np.float32)
+    for _ in range(3):  # how much a tone curve moves the mean depends on the photo: what it reaches says how to go on
+        reached = length - float(np.hypot(*(_chroma(_untinted(after, tint)) - _chroma(before))))
+        tint = tint * np.float32(np.clip((length - allowed) / max(reached, 1e-3), 0.5, 2))
+    return tint
 
 
-def _recolour(after: Array, shift: tuple[float, float], unit: float) -> None:
-    """Take a shift of a*, b* off a strip, in place. Black and white have no colour, and get none."""
-    lab = cv2.cvtColor(after.astype(np.float32) / np.float32(unit), cv2.COLOR_RGB2LAB)
-    room = (lab[..., 0] * (100 - lab[..., 0]) / 625).clip(0, 1)
-    for channel, value in enumerate(shift, start=1):
-        lab[..., channel] -= np.float32(value) * room
-    _store(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), after, unit, unit)
+def _chroma(picture: Floats) -> NDArray[np.float64]:
+    """The mean a* and b*."""
+    mean: NDArray[np.float64] = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)[..., 1:].mean((0, 1), np.float64)
+    return mean
+
+
+def _untinted(picture: Floats, tint: Floats) -> Floats:
+    """A picture in [0,1] without a tint. Black and white have no colour, and are given none."""
+    return np.asarray((picture - tint * (4 * picture * (1 - picture))).clip(0, 1), np.float32)
+
+
+def _recolour(after: Array, tint: Floats, unit: float) -> None:
+    """Take a tint off a strip, in place."""
+    if after.dtype == np.uint8:
+        every = np.tile(np.linspace(0, 1, 256, dtype=np.float32)[None, :, None], (1, 1, 3))
+        after[:] = cv2.LUT(after, np.rint(_untinted(every, tint) * 255).astype(np.uint8))
+    else:
+        _store(_untinted(after.astype(np.float32) / np.float32(unit), tint), after, unit, unit)
 
 
 def _noise(photo: Array, restored: Array, unit: float) -> Floats | None:
@@ -152,7 +158,7 @@ def _noise(photo: Array, restored: Array, unit: float) -> Floats | None:
     excess = (amplified - max(NOISE, sigma)).clip(0, None).astype(np.float32)
     if not (excess > 0).any():
         return None
-    return np.asarray(TAKEN * cv2.GaussianBlur(excess, (3, 3), 0), np.float32)
+    return np.asarray(TAKEN * cv2.GaussianBlur(excess, (3, 3), 0), np.float32)[..., None]
 
 
 def _grain(patch: Array, unit: float) -> float:
@@ -163,18 +169,14 @@ def _grain(patch: Array, unit: float) -> float:
     return float(np.median(np.abs(answer)) / 0.6745)
 
 
-def _core(source: Array, threshold: Floats, top: int, bottom: int, after: Array, unit: float) -> None:
-    """Take fine detail of up to `threshold` levels off the rows [top, bottom) of `source`, into `after`."""
-    first, last = max(0, top - _MARGIN), min(len(source), bottom + _MARGIN)
+def _core(source: Array, threshold: Floats, top: int, after: Array, unit: float) -> None:
+    """Take fine detail of up to `threshold` levels off the rows of `source` from `top` on, into `after`."""
+    count = len(after)
+    first, last = max(0, top - _MARGIN), min(len(source), top + count + _MARGIN)
     wide = source[first:last].astype(np.float32) * np.float32(255 / unit)
-    smooth = cv2.GaussianBlur(wide, (5, 5), 1.2)
-    detail = (wide - smooth)[top - first : bottom - first]
-    height, width = source.shape[:2]
-    y = ((np.arange(top, bottom) + 0.5) * (len(threshold) / height) - 0.5).astype(np.float32)
-    x = ((np.arange(width) + 0.5) * (threshold.shape[1] / width) - 0.5).astype(np.float32)
-    columns, rows = np.meshgrid(x, y)
-    limit = cv2.remap(threshold, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[..., None]
-    _store(wide[top - first : bottom - first] - detail.clip(-limit, limit), after, unit, unit / 255)
+    detail = (wide - cv2.GaussianBlur(wide, (5, 5), 1.2))[top - first :][:count]
+    limit = halos.columns(halos.rows(threshold, range(top, top + count), len(source)), source.shape[1])
+    _store(wide[top - first :][:count] - detail.clip(-limit, limit), after, unit, unit / 255)
 
 
 def _store(values: Floats, out: Array, unit: float, scale: float) -> None:
