@@ -179,6 +179,28 @@ def test_exporting_again_gives_the_same_model(tiny_model: Path, tmp_path: Path) 
     assert not (tmp_path / "other").exists()
 
 
+def test_halved_weights_are_what_every_engine_runs(tmp_path: Path) -> None:
+    generator = lively(GENERATORS["swift"](**TINY["swift"]))
+    told = {"generator_name": "swift", "arguments": TINY["swift"], **SAID}
+    export(generator, tmp_path / "whole", **told)
+    export(generator, tmp_path / "half", half=True, **told)  # which compares the engines with the rounded network
+    whole, half = (load_file(tmp_path / name / cards.WEIGHTS) for name in ("whole", "half"))
+    for name, value in half.items():
+        assert value.dtype == (np.float16 if value.ndim > 1 else whole[name].dtype), name
+        np.testing.assert_allclose(value, whole[name], rtol=2**-11, atol=1e-7)
+    assert any((half[name] != whole[name]).any() for name in half)
+    card = cards.read_card(tmp_path / "half")
+    restored = rebuilt(tmp_path / "half", card).state_dict()
+    assert all(value.dtype != torch.float16 for value in restored.values())
+    reexport(tmp_path / "half", tmp_path / "again")
+    assert (tmp_path / "again" / cards.WEIGHTS).read_bytes() == (tmp_path / "half" / cards.WEIGHTS).read_bytes()
+    with torch.no_grad():
+        next(iter(generator.parameters())).fill_(1e5)
+    with pytest.raises(BadCard, match="beyond float16"):
+        export(generator, tmp_path / "large", half=True, **told)
+    assert not (tmp_path / "large").exists()
+
+
 def test_a_model_that_degrades_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "check", lambda *_, **__: {})
     monkeypatch.setattr("fairweather.deploy.export.write_onnx", lambda network, path, _: path.write_bytes(b"onnx"))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from torch import nn
 
 from fairweather import cards
 from fairweather.deploy import parity
-from fairweather.errors import BadFolder, MissingExtra
+from fairweather.errors import BadCard, BadFolder, MissingExtra
 from fairweather.generators import exported
 from fairweather.restoring.engines import rebuilt
 
@@ -44,6 +45,7 @@ def export(
     direction: Literal["restore", "degrade"] = "restore",
     choice: str = "",
     most_pixels: int = 0,
+    half: bool = False,
     photos: Sequence[NDArray[Any]] = (),
     engines: Sequence[str] = parity.ENGINES,
 ) -> cards.Card:
@@ -52,7 +54,8 @@ def export(
     `generator_name` and `arguments` must rebuild the generator. `photos` (H x W x 3 uint8, uint16 or float32) are what
     the engines are compared on; without them, invented pictures. The folder appears whole or not at all; a model folder
     that is there already is replaced, any other folder with something in it is not. The generator is not changed: a
-    copy goes to ONNX, in eval mode, on the CPU, in float32.
+    copy goes to ONNX, in eval mode, on the CPU, in float32. With `half` that copy's weights are first rounded to
+    float16, and weights.safetensors holds them so, at half the size.
     Raises ParityFailed, BadFolder, BadCard.
     """
     folder = Path(folder)
@@ -61,6 +64,8 @@ def export(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / cards.CARD).is_file():
         raise BadFolder(f"{folder} holds something that is no model: choose another folder, or empty it")
     frozen = copy.deepcopy(generator).to("cpu", torch.float32).eval()
+    if half:
+        _round_to_half(frozen)
     network = exported(frozen)
     multiple_of = int(getattr(network, "multiple_of", frozen.multiple_of))  # type: ignore[arg-type]
     maps = None
@@ -69,7 +74,7 @@ def export(
     building = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     try:
         building.mkdir(parents=True)
-        write_weights(frozen, building / cards.WEIGHTS)
+        write_weights(frozen, building / cards.WEIGHTS, half=half)
         write_onnx(network, building / cards.ONNX, multiple_of)
         card = cards.Card(
             name=name,
@@ -108,14 +113,18 @@ def reexport(
     *,
     photos: Sequence[NDArray[Any]] = (),
     choice: str | None = None,
+    half: bool | None = None,
 ) -> cards.Card:
     """Build a model's generator from its card and weights and export it anew: another release's ONNX, a checked copy.
 
-    `model`: a shipped name, a model folder, or a run folder; `choice` takes the place of what its card says on that.
+    `model`: a shipped name, a model folder, or a run folder; `choice` takes the place of what its card says on that,
+    and `half` is as its weights are where it is not given.
     Raises as `export`, and BadCard where weights do not fit.
     """
     folder = cards.find(model)
     card = cards.read_card(folder, verify=False)  # its model.onnx may be the very thing that needs making again
+    if half is None:
+        half = any(tensor.dtype == np.float16 for tensor in cards.read_weights(folder).values())
     return export(
         rebuilt(folder, card),
         out,
@@ -131,17 +140,36 @@ def reexport(
         direction=card.direction,
         choice=card.choice if choice is None else choice,
         most_pixels=card.most_pixels,
+        half=half,
         photos=photos,
     )
 
 
-def write_weights(generator: nn.Module, path: Path) -> None:
-    """The state of a module as safetensors, floats as float32, tied tensors written twice."""
+def write_weights(generator: nn.Module, path: Path, *, half: bool = False) -> None:
+    """The state of a module as safetensors, floats as float32 (with `half`, weights as float16), tied tensors written
+    twice."""
     state = {
-        key: (value.detach().float() if value.is_floating_point() else value.detach()).cpu().contiguous().clone()
+        key: value.detach().to(_stored(value, half)).cpu().contiguous().clone()
         for key, value in generator.state_dict().items()
     }
     save_file(state, path)
+
+
+def _stored(value: torch.Tensor, half: bool) -> torch.dtype:
+    """Weights alone are halved: biases and batch norm's statistics are few, and a variance may be small beyond it."""
+    if not value.is_floating_point():
+        return value.dtype
+    return torch.float16 if half and value.ndim > 1 else torch.float32
+
+
+def _round_to_half(generator: nn.Module) -> None:
+    """Each weight to the nearest float16, in place. Raises BadCard where one is beyond its range."""
+    with torch.no_grad():
+        for name, value in generator.state_dict().items():
+            rounded = value.to(_stored(value, True))
+            if not torch.isfinite(rounded.float()).all():
+                raise BadCard(f"weight {name} is beyond float16: export in full precision (without half)")
+            value.copy_(rounded)
 
 
 def write_onnx(network: nn.Module, path: Path, multiple_of: int) -> None:

@@ -86,6 +86,7 @@ def export_run(
     photos: Sequence[NDArray[Any]] = (),
     dataset: Dataset | None = None,
     choice: str | None = None,
+    half: bool | None = None,
 ) -> cards.Card:
     """A model folder of a run's last checkpoint, whether the run has ended or not, and its card.
 
@@ -93,7 +94,7 @@ def export_run(
     makes clear photos degraded. Batch norm is measured anew as at a run's end, on `dataset` or on the run's own photos;
     where those cannot be opened, the log and the card say that it is not. A run that has ended, with its RUN/model,
     gives that model again. `photos` are what the engines are compared on, invented pictures where there are none.
-    `choice` goes onto the card: why this model of those that were kept.
+    `choice` goes onto the card: why this model of those that were kept. `half` rounds weights to float16.
 
     Raises BadFolder (no run, no checkpoint, no step taken yet), BadSettings (a recipe that learns no weather) and what
     `fairweather.deploy.export.export` raises.
@@ -106,12 +107,12 @@ def export_run(
         saved = state.load(run / "state")
     except BadFolder as error:
         if direction == "restore" and has_ended(run, None):
-            return reexport(shipped, out, photos=photos, choice=choice)
+            return reexport(shipped, out, photos=photos, choice=choice, half=half)
         raise BadFolder(f"{run}: its networks are in its checkpoint, and there is none to be read ({error})") from error
     step = saved["step"]
     ended = has_ended(run, step)
     if direction == "restore" and ended:
-        return reexport(shipped, out, photos=photos, choice=choice)
+        return reexport(shipped, out, photos=photos, choice=choice, half=half)
     if step == 0:
         raise BadFolder(f"{run} holds no trained network yet: its last checkpoint was written before the first step")
     settings = settings_of(record, run)
@@ -144,6 +145,7 @@ def export_run(
         noted=noted,
         photos=photos,
         choice=choice or "",
+        half=bool(half),
     )
 
 
@@ -177,6 +179,7 @@ def write_model(
     direction: Direction = "restore",
     photos: Sequence[NDArray[Any]] = (),
     choice: str = "",
+    half: bool = False,
 ) -> cards.Card:
     """The network as a model folder, with what the settings say of it; `noted` goes among its training's facts."""
     from fairweather.deploy.export import export
@@ -198,6 +201,7 @@ def write_model(
         direction=direction,
         choice=choice,
         most_pixels=data.most_pixels or 0,
+        half=half,
         photos=photos,
         engines=[name for name in ENGINES if run.parity == "all" or find_spec(name) is not None],
     )

@@ -19,6 +19,7 @@ def export(
     direction: Annotated[Literal["restore", "degrade"] | None, tyro.conf.arg(help_behavior_hint="")] = None,
     photos: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     choice: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = None,
+    half: Annotated[bool | None, tyro.conf.arg(help_behavior_hint="")] = None,
 ) -> None:
     """Export a run's or a model's network anew: weights, ONNX with free height and width, and the card.
 
@@ -33,6 +34,7 @@ def export(
         photos: folder of photos to compare on (the first three); invented pictures by default.
         choice: for the card: which of what was trained this is, chosen by what, and why; as the model has it by
             default.
+        half: weights rounded to float16, which halves their file; of a model, as it is by default.
     """
     from fairweather import cards, images
     from fairweather.pairs import pictures
@@ -41,12 +43,12 @@ def export(
     if model not in cards.shipped() and (Path(model) / "run.json").is_file():
         from fairweather.training.ship import export_run
 
-        card = export_run(model, out, direction=direction or "restore", photos=seen, choice=choice)
+        card = export_run(model, out, direction=direction or "restore", photos=seen, choice=choice, half=half)
     else:
         from fairweather.deploy.export import reexport
 
         _same(model, direction)
-        card = reexport(model, out, photos=seen, choice=choice)
+        card = reexport(model, out, photos=seen, choice=choice, half=half)
     print(f"{card.name} ({card.generator}) is in {out}: {_use(card, out)}")
 
 
