@@ -10,14 +10,14 @@ import pytest
 
 from tests.conftest import ROOT
 
-RUNS = sorted((ROOT / "runs").glob("*.toml"))
+RUNS = sorted((ROOT / "runs").rglob("*.toml"))
 
 
 def test_there_are_runs() -> None:
     assert "dehaze.toml" in {path.name for path in RUNS}
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(ROOT / "runs")))
 def test_a_run_is_understood(path: Path) -> None:
     from fairweather.recipes import RECIPES
     from fairweather.training.conduct import check_crop
@@ -33,7 +33,7 @@ def test_a_run_is_understood(path: Path) -> None:
     MixtureSettings.from_table({"sources": settings.data.sources, "augment": settings.data.augment})
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(ROOT / "runs")))
 def test_a_run_takes_two_steps(path: Path) -> None:
     """With the file's own networks, batch and precision, on noise, in the smallest crops from 64 px that they take: at
     256 px ResNet9s and VGG-19 would need a minute."""
@@ -65,19 +65,19 @@ def test_a_run_takes_two_steps(path: Path) -> None:
 
 
 def test_every_system_has_its_two_files() -> None:
-    names = {path.name for path in RUNS}
+    names = {path.name for path in RUNS if path.parent.name == "runs"}
     for system in ("cyclegan", "pix2pix", "claritygan", "hazeheal", "derain"):
         assert {f"{system}.toml", f"{system}-laptop.toml"} <= names
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(ROOT / "runs")))
 def test_a_run_says_what_it_takes(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("command", "hardware", "time", "data", "expected"):
         assert any(line.startswith(f"# {word} ") for line in header), f"{path.name}: no {word} in the header"
     assert not re.search(r"\b(TODO|TIME)\b", " ".join(header)), f"{path.name}: a blank was not filled in"
     command = next(line for line in header if line.startswith("# command"))
-    assert f"--config runs/{path.name}" in command
+    assert f"--config {path.relative_to(ROOT)}" in command
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ def test_restarting_keeps_the_command_and_happens_once(monkeypatch: pytest.Monke
     assert len(calls) == 1
 
 
-RUNS = sorted((ROOT / "runs").glob("*.toml"))
+RUNS = sorted((ROOT / "runs").rglob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
