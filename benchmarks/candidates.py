@@ -214,7 +214,7 @@ def costs(names: Sequence[str], says: Mapping[str, str], options: argparse.Names
             read_toml(options.out / f"{name}.toml")["run"]["steps"],
         )
         cells = [name, says[name], found["generator"], f"{found['parameters']:,}", f"{found['gmacs']:.2f}"]
-        cells += [f"{found['ms']:,.0f}", f"{steps:,}", f"{minutes(options.out / f'{name}.seconds'):.0f}"]
+        cells += [f"{found['ms']:,.0f}", f"{steps:,}", f"{minutes(options.out / f'{name}.seconds'):.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -210,6 +210,7 @@ def test_it_trains_scores_and_prints(
     words += ["--ablate", "swift", "--minutes", str(2 / 60), "--only", "goes-on"]
     assert candidates.main(words) == 0
     said = capsys.readouterr().out
+    said = said[said.index("Budget") :]  # before it is what the trainings say
     blocks = [[line for line in part.splitlines() if line[:2] == "| "] for part in said.split("\n\n")]
     costs, held, glow, test = (rows for rows in blocks if rows)
     assert [row.split(" | ")[0] for row in costs] == ["| variant", "| swift", "| goes-on"]

@@ -62,7 +62,7 @@ class GUNet(nn.Module):
         for level in reversed(range(len(self.down))):
             x = F.pixel_shuffle(self.up[level](x), 2)
             x = self.decoder[level](self.fuse[level](x, self.skip[level](skips[level])))
-        changed = degraded + self.head(x).to(degraded.dtype)
+        changed: Tensor = degraded + self.head(x).to(degraded.dtype)
         cut = changed.clamp(0, 1)
         # While it trains, gradients pass where the sum was cut.
         return changed + (cut - changed).detach() if self.training else cut

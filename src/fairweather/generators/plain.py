@@ -107,6 +107,7 @@ def _convolution(into: int, out: int, *, kernel: int = 3, stride: int = 1, gain:
 def _receptive_field(shuffle: int, encoder: Sequence[int], decoder: Sequence[int]) -> int:
     """Side in pixels of the window, centred on an output pixel, in which lies all that it sees."""
     # in cells of the first scale, to one side: stem and head, then two convolutions a block at each scale
-    reach = 2 + sum(2 * blocks * 2**level for stages in (encoder, decoder) for level, blocks in enumerate(stages))
-    # a pixel at one end of the coarsest scale's cell sees to its other end
-    return 2 * (shuffle * reach + shuffle * 2 ** (len(encoder) - 1) - 1) + 1
+    reach: int = 2 + sum(2 * blocks * 2**level for stages in (encoder, decoder) for level, blocks in enumerate(stages))
+    # a pixel at one end of a cell of the coarsest scale sees to its other end
+    coarsest: int = shuffle * 2 ** (len(encoder) - 1)
+    return 2 * (shuffle * reach + coarsest - 1) + 1
