@@ -20,7 +20,9 @@ def test_a_judge_is_heard_once_it_has_learned() -> None:
     assert ["adversarial" in terms for terms in found] == [False, False, True, True, True]
     assert all("discriminator" in terms for terms in found)
     # Nobody moves here, and so the judge says the same of the same photos, but for its spectral norms.
-    assert float(found[3]["adversarial"].detach()) == pytest.approx(2 * float(found[2]["adversarial"].detach()), rel=1e-3)
+    assert float(found[3]["adversarial"].detach()) == pytest.approx(
+        2 * float(found[2]["adversarial"].detach()), rel=1e-3
+    )
 
 
 def test_until_then_it_is_plain_regression() -> None:

@@ -51,7 +51,8 @@ def _quantized(planes: Tensor, qualities: Tensor, table: tuple[int, ...]) -> Ten
     k, n = torch.arange(8.0).view(8, 1), torch.arange(8.0).view(1, 8)
     cosines = torch.cos((2 * n + 1) * k * math.pi / 16) * torch.where(k == 0, 8**-0.5, 0.5)
     cosines = cosines.to(planes)
-    blocks = planes.unflatten(2, (-1, 8)).unflatten(4, (-1, 8))
+    count, channels, height, width = planes.shape
+    blocks = planes.reshape(count, channels, height // 8, 8, width // 8, 8)
     waves = torch.einsum("ij,nchjwk,lk->nchiwl", cosines, blocks, cosines)
     waves = (waves / steps).round() * steps
     blocks = torch.einsum("ij,nchiwl,lk->nchjwk", cosines, waves, cosines)
