@@ -21,16 +21,18 @@ PAGE = """\
 fairweather takes the weather out of pictures: haze and rain, on a machine with or without a GPU.
 
 Clear pictures
-  fairweather restore IN... [-o OUT] [--model dehaze|PATH] [--strength S]
-                            [--engine auto|openvino|onnxruntime|torch] [--overwrite]
+  fairweather restore IN... [-o OUT] [--weather auto|haze|rain|both|none | --model NAME|PATH]
+                            [--strength S] [--no-guard] [--overwrite]
+                            [--engine auto|openvino|onnxruntime|torch]
       IN is a photo, a folder (searched through, its structure kept) or a pattern. OUT is a folder, or a
       picture if there is one IN; without it results go to restored/. Inputs are never written over.
+      Each photo is looked at first: what is clear is copied, the rest loses the weather seen in it.
 
 Make the model that clears them
   fairweather train RECIPE --data DIR | --degraded DIR --clear DIR
                            [--generator G] [--config runs/x.toml] [--out RUN]
                            [--steps N | --epochs N | --minutes M] [--seed N] [--devices N] [--resume]
-                           [--checkpoint-steps N | --checkpoint-minutes M]
+                           [--checkpoint-steps N | --checkpoint-minutes M] [--start RUN|MODEL]
       RECIPE is cyclegan, claritygan or derain (unpaired photos), pix2pix, hazeheal or supervised (pairs).
       A --config gives defaults, flags win. The run folder holds the model, what it learned from, and
       all that resuming needs.

@@ -166,3 +166,10 @@ def test_synthesize_where_nothing_can_be_written(
     said = capsys.readouterr().err
     assert f"error: {tmp_path / 'file'}: cannot be made" in said
     assert "Traceback" not in said
+
+
+def test_info_tells_of_what_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "weather"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("restore --weather auto", "research data", "held_back = 0.15", "checksums are right"):
+        assert words in said

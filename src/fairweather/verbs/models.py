@@ -33,8 +33,12 @@ def info(
     """Tell what a model is: its network, what it was trained on and on what terms it may be used.
 
     Args:
-        model: name of a shipped model, or path of a model folder or run folder.
+        model: name of a shipped model, or path of a model folder or run folder; `weather` is what decides between
+            them.
     """
+    if model == "weather":
+        _recognizer()
+        return
     folder = cards.find(model)
     card = cards.read_card(folder)
     console = _console()
@@ -56,6 +60,21 @@ def info(
     for name, text in rows:
         table.add_row(name, text)
     console.print(table)
+
+
+def _recognizer() -> None:
+    """The card of the network that looks for haze and rain; it is no model that `restore --model` would take."""
+    from fairweather.restoring.recognise import FOLDER, load_recognizer
+
+    card = load_recognizer().card
+    table = Table.grid(padding=(0, 2))
+    table.add_row("model", f"{card.name}, decides what `restore --weather auto` takes out")
+    table.add_row("what it is", card.description)
+    table.add_row("trained", "\n".join(_flat(card.training)))
+    table.add_row("licence", card.licence)
+    table.add_row("terms", card.terms)
+    table.add_row("folder", f"{FOLDER} ({_size(FOLDER)}, checksums are right)")
+    _console().print(table)
 
 
 def score_line(score: dict[str, Any]) -> str:

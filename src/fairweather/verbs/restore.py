@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fairweather.restoring import folder
+    from fairweather.restoring.auto import Auto
+    from fairweather.restoring.recognise import Decision, Weather
+
+    Pixels = NDArray[np.generic]
 
 
 def restore(
@@ -22,8 +29,12 @@ def restore(
     out: Annotated[
         Path | None, tyro.conf.arg(metavar="OUT", aliases=["-o"], help_behavior_hint="(default: restored)")
     ] = None,
-    model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "dehaze",
+    weather: Annotated[
+        Literal["auto", "haze", "rain", "both", "none"] | None, tyro.conf.arg(help_behavior_hint="(default: auto)")
+    ] = None,
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH", help_behavior_hint="")] = None,
     strength: Annotated[float, tyro.conf.arg(metavar="S")] = 1.0,
+    guard: bool = True,
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
     overwrite: bool = False,
     max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 200_000_000,
@@ -36,8 +47,11 @@ def restore(
     Args:
         inputs: photos, folders (searched through, their structure kept) or quoted patterns.
         out: a folder, or a picture if there is one input; degraded/ by default where the model degrades.
-        model: a shipped model (`fairweather models` lists them), or the path of a model folder or run folder.
+        weather: what to take out; auto looks at each photo, says what it sees, and copies what is clear.
+        model: take this model, whatever is in the photo: a shipped one (`fairweather models` lists them), or the path
+            of a model folder or run folder.
         strength: from 0 (the photo as it was) to 1 (all that the model does).
+        guard: without (--no-guard) casts, noise and clipped pixels that a model makes are left in.
         engine: what runs the network; auto takes openvino, else onnxruntime, else torch.
         overwrite: restore what is there already once more.
         max_pixels: refuse larger photos before decoding them.
@@ -51,27 +65,80 @@ def restore(
 
     if not 0 <= strength <= 1:  # before anything is opened; NaN is refused too
         raise BadSettings(f"--strength must be from 0 (untouched) to 1, not {strength:g}")
-    card = cards.read_card(cards.find(model), verify=False)
-    degrades = card.direction == "degrade"
+    if model is not None and weather is not None:
+        raise BadSettings(f"--model {model} and --weather {weather} both say what to take out: give one of them")
+    degrades = model is not None and cards.read_card(cards.find(model), verify=False).direction == "degrade"
     jobs = folder.plan(inputs, Path("degraded") if degrades and out is None else out)
-    restorer = load(model, engine=engine)
-    report = folder.run(
-        jobs,
-        lambda pixels: restorer(pixels, strength),
-        strength=strength,
-        overwrite=overwrite,
-        max_pixels=max_pixels,
-    )
+    if model is not None:
+        restorer = load(model, engine=engine)
+        done = f"given {restorer.card.weather}" if degrades else "restored"
+        report = folder.run(
+            jobs,
+            lambda pixels: restorer(pixels, strength, guard),
+            strength=strength,
+            overwrite=overwrite,
+            max_pixels=max_pixels,
+        )
+    else:
+        done = "restored"
+        judge = _Judge(load("auto", engine=engine), weather or "auto", strength, guard)
+        report = folder.run(
+            jobs,
+            judge,
+            strength=0 if weather == "none" else strength,
+            overwrite=overwrite,
+            max_pixels=max_pixels,
+            tell=judge.tell,
+        )
     for _, message in report.failed:
         print(f"not {'done' if degrades else 'restored'}: {message}", file=sys.stderr)
-    print(_summary(report, jobs, f"given {card.weather}" if degrades else "restored"))
+    print(_summary(report, jobs, done))
     return min(len(report.failed), 100)
+
+
+class _Judge:
+    """Restores photos by the weather in them, or by what was asked for, and says what it decided."""
+
+    def __init__(self, auto: Auto, wanted: str, strength: float, guard: bool) -> None:
+        from fairweather.errors import BadSettings
+
+        self.auto, self.strength, self.guard = auto, strength, guard
+        self.wanted = None if wanted == "auto" else cast("Decision", wanted)
+        self.seen: Weather | None = None
+        if self.wanted is not None and (lacking := auto.missing(self.wanted)):
+            raise BadSettings(
+                f"--weather {wanted} needs the model {auto.models[lacking[0]]}, which does not ship with this "
+                "fairweather: train one (fairweather train) and name it with --model"
+            )
+
+    def __call__(self, pixels: Pixels) -> Pixels | None:
+        """The restored pixels, or None where the photo is to stay as it is."""
+        if self.wanted is None:
+            self.seen = self.auto.recognise(pixels)
+        decided = self.wanted or cast("Weather", self.seen).decided
+        todo = [weather for weather in self.auto.parts(decided) if weather not in self.auto.missing(decided)]
+        if not todo:
+            return None
+        decided = "both" if len(todo) == 2 else cast("Decision", todo[0])
+        return self.auto.restore(pixels, decided, self.strength, self.guard)
+
+    def tell(self, job: folder.Job) -> None:
+        """The line for a photo, on stderr as all that is said on the way."""
+        if self.seen is None:
+            return
+        lacking = self.auto.missing(self.seen.decided)
+        end = f", but no model for {lacking[0]} ships" if lacking else ""
+        if lacking == self.auto.parts(self.seen.decided):  # both are empty for a clear photo
+            end += ": left as it is"
+        print(f"{job.source}: {self.seen}{end}", file=sys.stderr)
 
 
 def _summary(report: folder.Report, jobs: list[folder.Job], done: str) -> str:
     """One line: what was done, how fast, and where it is."""
     where = jobs[0].destination if len(jobs) == 1 else _common(jobs)
-    parts = [f"{report.done} of {len(jobs)} photos {done} in {report.seconds:.1f} s"]
+    parts = [f"{report.done - report.unchanged} of {len(jobs)} photos {done} in {report.seconds:.1f} s"]
+    if report.unchanged:
+        parts.append(f"{report.unchanged} left as they were")
     if report.skipped:
         parts.append(f"{report.skipped} were there already (--overwrite does them again)")
     if report.failed:

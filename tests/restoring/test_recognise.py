@@ -1,0 +1,211 @@
+"""The weather in a photo: what the network is shown, what is made of its answer, and the folder that it ships in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fairweather import cards, images
+from fairweather.errors import BadCard
+from fairweather.restoring.recognise import (
+    CARD,
+    FOLDER,
+    Recognizer,
+    RecognizerCard,
+    Threshold,
+    Weather,
+    load_recognizer,
+    read_recognizer_card,
+    views,
+)
+from tests.conftest import ROOT
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [((1, 1), 8), ((6, 8), 8), ((321, 481), 8), ((800, 600), 8), ((720, 900), 8), ((721, 900), 14), ((1500, 2000), 14)],
+)
+def test_views_are_squares_of_one_size_whatever_the_photo(size: tuple[int, int], count: int) -> None:
+    made = views(picture(*size), 64)
+    assert made.shape == (count, 3, 64, 64)
+    assert made.dtype == np.float32
+    assert made.min() >= 0
+    assert made.max() <= 1
+
+
+def test_windows_show_the_photo_at_its_own_scale_from_corner_to_corner() -> None:
+    photo = picture(200, 300)
+    first, *_, last = views(photo, 64)[2:]
+    assert np.array_equal(first, images.to_float(photo[:64, :64]).transpose(2, 0, 1))
+    assert np.array_equal(last, images.to_float(photo[-64:, -64:]).transpose(2, 0, 1))
+    upright = views(photo.transpose(1, 0, 2), 64)
+    assert np.array_equal(upright[-1], last.transpose(0, 2, 1))
+
+
+def test_the_first_views_are_the_whole_and_its_darkest() -> None:
+    photo = picture(160, 320)
+    mean, least = views(photo, 80)[:2]
+    assert np.allclose(mean.mean((1, 2)), photo.mean((0, 1)) / 255, atol=2e-3)
+    block = cv2.resize(photo, (160, 160), interpolation=cv2.INTER_AREA)[:2, :2] / 255
+    assert mean[:, 0, 0] == pytest.approx(block.mean((0, 1)))
+    assert least[:, 0, 0] == pytest.approx(block.min((0, 1)))
+
+
+def test_a_large_photo_is_looked_at_in_two_scales() -> None:
+    """Streaks that are 9 px wide in 12 megapixels are 3 px wide in one of them."""
+    photo = np.full((2880, 3840, 3), 60, np.uint8)
+    photo[:, 30:39] = 210
+    made = views(photo, 96)[2:]
+    columns = [np.flatnonzero(window[0, 0] > 0.7).tolist() for window in (made[0], made[6])]
+    assert columns == [[10, 11, 12], [5]]
+
+
+@pytest.mark.parametrize("size", [(40, 50), (500, 640), (900, 1300)])
+def test_types_of_pixels_are_seen_alike(size: tuple[int, int]) -> None:
+    photo = picture(*size)
+    small = views(photo, 64)
+    for same in (photo.astype(np.uint16) * 257, images.to_float(photo)):
+        assert np.abs(views(same, 64) - small).max() <= 1.01 / 255  # 8 bits round when they are reduced
+
+
+@pytest.mark.parametrize(
+    ("haze", "rain", "decided", "sure", "said"),
+    [
+        (0.02, 0.1, "none", 0.9, "no weather (90 % sure)"),
+        (0.97, 0.4, "haze", 0.6, "haze (60 % sure)"),
+        (0.5, 0.99, "rain", 0.5, "rain (50 % sure)"),
+        (0.8, 0.7, "both", 0.7, "haze and rain (70 % sure)"),
+    ],
+)
+def test_a_decision_is_as_sure_as_its_less_certain_half(
+    haze: float, rain: float, decided: str, sure: float, said: str
+) -> None:
+    weather = Weather(haze, rain)
+    assert weather.decided == decided
+    assert weather.sure == pytest.approx(sure)
+    assert str(weather) == said
+
+
+def test_a_threshold_is_where_a_decision_turns() -> None:
+    rule = Threshold(1.5, 0.5)
+    assert rule(1.5) == 0.5
+    assert rule(2.0) == pytest.approx(1 / (1 + np.exp(-1)))
+    assert 0 < rule(-1e9) < rule(1.4) < 0.5 < rule(1.6) < rule(1e9) <= 1
+
+
+def a_card(**changes: object) -> RecognizerCard:
+    fields = {"name": "w", "side": 64, "haze": Threshold(0.5, 1), "rain": Threshold(-0.5, 1), "training": {}}
+    return RecognizerCard(**{**fields, "licence": "", "terms": "", "description": "", **changes})  # type: ignore[arg-type]
+
+
+def test_the_engine_s_logits_become_weather() -> None:
+    shapes = []
+
+    def engine(given: np.ndarray) -> np.ndarray:
+        shapes.append(given.shape)
+        return np.array([[0.5, 2.0]], np.float32)
+
+    weather = Recognizer(a_card(), engine)(picture(100, 120))
+    assert shapes == [(8, 3, 64, 64)]
+    assert weather == Weather(0.5, 1 / (1 + np.exp(-2.5)))
+    for answer in (np.zeros((1, 3)), np.full((1, 2), np.nan)):
+        with pytest.raises(BadCard, match="install it again"):
+            Recognizer(a_card(), lambda _, answer=answer: answer)(picture(20, 20))
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The shipped recognizer's folder, to be damaged."""
+    return Path(shutil.copytree(FOLDER, tmp_path / "weather"))
+
+
+def test_what_ships_is_whole_and_small() -> None:
+    card = read_recognizer_card(FOLDER)
+    assert card.name == FOLDER.name == "weather"
+    assert "research" in card.terms
+    assert card.training["held_back"] > 0
+    for name in cards.SUMMED:
+        assert cards.checked(FOLDER, card, name).stat().st_size < 1_000_000  # type: ignore[arg-type]
+    assert FOLDER.name not in cards.shipped(), "it gives no picture: no list of models may hold it"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format_version": 2}, "format_version"),
+        ({"side": 100}, "side"),
+        ({"haze": {"logit": 0.0, "width": 0}}, "haze"),
+        ({"rain": {"logit": 0.0}}, "recognizer's card"),
+        ({"unknown": 1}, "recognizer's card"),
+        ({"checksums": {}}, "checksums"),
+    ],
+)
+def test_a_card_that_is_not_understood_is_refused(copied: Path, change: dict[str, object], told: str) -> None:
+    fields = json.loads((copied / CARD).read_text())
+    (copied / CARD).write_text(json.dumps({**fields, **change}))
+    with pytest.raises(BadCard, match=told):
+        load_recognizer(copied)
+
+
+def test_an_altered_or_missing_file_is_refused(copied: Path) -> None:
+    with (copied / cards.ONNX).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BadCard, match="altered"):
+        load_recognizer(copied)
+    (copied / CARD).unlink()
+    with pytest.raises(BadCard, match="install fairweather again"):
+        load_recognizer(copied)
+
+
+def test_engines_agree() -> None:
+    photo = images.read(ROOT / "examples" / "lighthouse.jpg").pixels
+    said = [load_recognizer(engine=engine)(photo) for engine in ("onnxruntime", "torch", "openvino")]
+    assert abs(said[0].haze - said[1].haze) < 1e-3
+    assert abs(said[0].rain - said[1].rain) < 1e-3
+    assert said[2].decided == said[0].decided  # bf16 where the processor has it
+
+
+def test_the_examples_are_hazy() -> None:
+    look = load_recognizer()
+    for path in sorted((ROOT / "examples").glob("*.jpg")):
+        assert look(images.read(path).pixels).decided == "haze", path.name
+
+
+def test_clear_photos_are_clear_and_streaks_over_them_are_rain(shared_data: Path, rng: np.random.Generator) -> None:
+    """On photos that nothing was trained on; the streaks are drawn by other code than in training."""
+    look = load_recognizer()
+    clear = [images.to_float(images.read(path).pixels) for path in sorted((shared_data / "kodak").glob("*.png"))]
+    assert sum(look(photo).decided == "none" for photo in clear) >= len(clear) - 1
+    kernel = np.zeros((31, 31), np.float32)
+    cv2.line(kernel, (11, 0), (19, 30), 1.0, 2, cv2.LINE_AA)
+    found = 0
+    for photo in clear:
+        seeds = (rng.random(photo.shape[:2]) > 0.998).astype(np.float32) * rng.random(photo.shape[:2], np.float32)
+        streaks = np.minimum(cv2.filter2D(seeds, -1, kernel), 1)[..., None]
+        found += look(photo + (1 - photo) * streaks * np.float32(0.7)).decided == "rain"
+    assert found >= len(clear) - 1
+
+
+def test_recognising_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy as np, fairweather\n"
+        "photo = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)\n"
+        "auto = fairweather.load('auto')\n"
+        "weather = auto.recognise(photo)\n"
+        "assert 0 <= weather.haze <= 1 and 0.5 <= weather.sure <= 1\n"
+        "assert auto(photo).shape == photo.shape\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
