@@ -31,6 +31,7 @@ TINY: dict[str, dict[str, Any]] = {
     "resnet6": {"width": 4},
     "swift": {"size": 64, "widths": [8, 8, 8, 8]},
 }
+PLAIN: dict[str, Any] = {"widths": [8, 8], "encoder": [1, 1], "decoder": [1]}
 
 
 def lively(generator: nn.Module) -> nn.Module:
@@ -180,8 +181,8 @@ def test_exporting_again_gives_the_same_model(tiny_model: Path, tmp_path: Path) 
 
 
 def test_halved_weights_are_what_every_engine_runs(tmp_path: Path) -> None:
-    generator = lively(GENERATORS["swift"](**TINY["swift"]))
-    told = {"generator_name": "swift", "arguments": TINY["swift"], **SAID}
+    generator = lively(GENERATORS["plain_unet"](**PLAIN))
+    told = {"generator_name": "plain_unet", "arguments": PLAIN, **SAID}
     export(generator, tmp_path / "whole", **told)
     export(generator, tmp_path / "half", half=True, **told)  # which compares the engines with the rounded network
     whole, half = (load_file(tmp_path / name / cards.WEIGHTS) for name in ("whole", "half"))
@@ -189,7 +190,11 @@ def test_halved_weights_are_what_every_engine_runs(tmp_path: Path) -> None:
         assert value.dtype == (np.float16 if value.ndim > 1 else whole[name].dtype), name
         np.testing.assert_allclose(value, whole[name], rtol=2**-11, atol=1e-7)
     assert any((half[name] != whole[name]).any() for name in half)
+    graph = onnx.load(tmp_path / "half" / cards.ONNX).graph
+    kinds = {weight.data_type for weight in graph.initializer if len(weight.dims) > 1}
+    assert kinds == {onnx.TensorProto.FLOAT16}
     card = cards.read_card(tmp_path / "half")
+    assert card.bytes_per_pixel == cards.read_card(tmp_path / "whole").bytes_per_pixel
     restored = rebuilt(tmp_path / "half", card).state_dict()
     assert all(value.dtype != torch.float16 for value in restored.values())
     reexport(tmp_path / "half", tmp_path / "again")

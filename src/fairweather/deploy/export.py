@@ -95,6 +95,8 @@ def export(
             choice=choice,
             most_pixels=most_pixels,
         )
+        if half:
+            halve_onnx(building / cards.ONNX)
         card = cards.write_card(building, card)
         parity.check(frozen, building, parity.pictures(photos, card), engines=engines)
         _replace(folder, building)
@@ -206,6 +208,28 @@ def write_onnx(network: nn.Module, path: Path, multiple_of: int) -> None:
     finally:
         for logger, level in zip(quiet, levels, strict=True):
             logger.setLevel(level)
+
+
+def halve_onnx(path: Path) -> None:
+    """Keep the file's float32 weights as float16, each with a cast behind it, which engines fold when they load it.
+
+    For weights that float16 holds exactly: nothing that is computed changes.
+    """
+    model = onnx.load(path)
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) < 2:
+            continue
+        name, values = weight.name, onnx.numpy_helper.to_array(weight)
+        halved = values.astype(np.float16)
+        if not np.array_equal(halved.astype(np.float32), values):
+            continue
+        weight.CopyFrom(onnx.numpy_helper.from_array(halved, f"{name}_float16"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}_float16"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
 
 
 def bytes_per_pixel(path: Path, multiple_of: int) -> float:
