@@ -16,8 +16,9 @@ import torch
 from fairweather import cards
 from fairweather.errors import BadCard, BadFolder, BadSettings, UnknownName
 from fairweather.training import conduct, state
+from fairweather.training.settings import Named
 from fairweather.training.ship import export_run
-from fairweather.training.start import read_start
+from fairweather.training.start import Start, read_start
 from tests.training.test_resume import interrupt_at
 from tests.training.toy import assert_same_state, no_export, small_run
 
@@ -98,6 +99,14 @@ def test_another_generator_is_refused(change: dict[str, Any], words: str, tiny_m
     with pytest.raises(BadSettings, match=words):
         small_run("supervised", tmp_path / "run", steps=1, start=tiny_model, **change)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_no_weight_depends_on_may_differ() -> None:
+    """A network that sees photos reduced to `size` can go on at another size, but not with other widths."""
+    trained = Start("model", Named("swift", {"size": 256, "widths": [8, 8, 8, 8]}), {}, {})
+    trained.check(Named("swift", {"size": 192, "widths": (8, 8, 8, 8)}))
+    with pytest.raises(BadSettings, match=r"widths=\[8, 8, 8, 8\], but generator\.widths"):
+        trained.check(Named("swift", {"size": 192, "widths": (8, 8, 8, 16)}))
 
 
 def test_what_it_cannot_begin_with(tiny_model: Path, first: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 A generator is an `nn.Module` with explicit keyword arguments and three attributes: `multiple_of` (what the sides of its
 input must be divisible by), `receptive_field` (side in px of what one output pixel sees; None where that is the whole
-photo) and `output` ("image", or "maps" where the exported network predicts maps that are applied outside it).
+photo) and `output` ("image", or "maps" where the exported network predicts maps that are applied outside it). Where it
+has `adjustable`, those are the arguments whose value no weight's shape or meaning depends on: a run may begin with
+weights that were trained at another.
 Its `forward` takes and gives N x 3 x H x W in [0,1].
 """
 

@@ -31,6 +31,7 @@ class Swift(nn.Module):
     output: ClassVar[str] = "maps"
     multiple_of: ClassVar[int] = 1
     receptive_field: ClassVar[int | None] = None
+    adjustable: ClassVar[tuple[str, ...]] = ("size", "radius", "eps")
 
     def __init__(
         self,

@@ -30,7 +30,8 @@ class Player:
     modules: tuple[nn.Module, ...]
     lr: float
     """The highest learning rate of the schedule."""
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "muon"] = "adam"
+    """`muon` (fairweather.training.muon) takes AdamW's learning rates and decays."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     schedule: Schedule = "constant"

@@ -15,6 +15,7 @@ from fairweather.errors import BadFolder, BadSettings
 from fairweather.recipes import Batch, Player, Recipe
 from fairweather.training.ema import EMA
 from fairweather.training.layout import to_channels_last
+from fairweather.training.muon import Muon
 from fairweather.training.pool import Pool
 from fairweather.training.processes import Processes
 from fairweather.training.schedules import rate
@@ -100,6 +101,8 @@ class Engine:
         self.pool_generator = torch.Generator().manual_seed(self.processes.seed(seed))
 
     def _optimizer(self, player: Player) -> torch.optim.Optimizer:
+        if player.optimizer == "muon":
+            return Muon(player.parameters(), lr=player.lr, betas=player.betas, weight_decay=player.weight_decay)
         kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         # Unscaling for clipping and PyTorch's fused kernels do not go together.
         fused = self.precision != "fp16" and self.device in ("cpu", "cuda")

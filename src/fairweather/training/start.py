@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fairweather import cards
 from fairweather.errors import BadCard, BadFolder, BadSettings
+from fairweather.generators import GENERATORS
 from fairweather.training import ship, state
 from fairweather.training.gather import read_record
 from fairweather.training.settings import Named, plain
@@ -34,14 +35,15 @@ class Start:
         return {"name": self.generator.name, **self.generator.settings, **given}
 
     def check(self, generator: Named) -> None:
-        """Raises BadSettings where the run's generator is another one."""
+        """Raises BadSettings where the run's generator is another one; its `adjustable` arguments may differ."""
         if generator.name != self.generator.name:
             raise BadSettings(
                 f"run.start: {self.place} is a {self.generator.name}, but generator.name is {generator.name!r}: "
                 "leave the generator out, or start from a run or model that has it"
             )
+        adjustable = getattr(GENERATORS.get(generator.name), "adjustable", ())
         for key, value in self.generator.settings.items():
-            if plain(generator.settings.get(key)) != plain(value):
+            if key not in adjustable and plain(generator.settings.get(key)) != plain(value):
                 raise BadSettings(
                     f"run.start: {self.place} has {key}={value!r}, but generator.{key} is "
                     f"{generator.settings.get(key)!r}: leave it out, or start from a run or model that has it"
