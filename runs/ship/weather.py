@@ -1,6 +1,6 @@
 """Trains models/weather, the recognizer behind `restore --weather auto`, and sets its two thresholds.
 
-    python runs/ship/weather.py --data DATA [--out src/fairweather/models/weather] [--steps 560] [--seed 1]
+    python runs/ship/weather.py --data DATA [--out src/fairweather/models/weather] [--steps 700] [--seed 1]
 
 command    python runs/ship/weather.py --data DATA
 hardware   one core of an AMD EPYC (AVX-512, bf16)
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("src/fairweather/models/weather"))
-    parser.add_argument("--steps", type=int, default=560)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
