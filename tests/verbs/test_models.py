@@ -173,3 +173,5 @@ def test_info_tells_of_what_decides(capsys: pytest.CaptureFixture[str]) -> None:
     said = " ".join(capsys.readouterr().out.split())
     for words in ("restore --weather auto", "research data", "held_back = 0.15", "checksums are right"):
         assert words in said
+    assert "scenes held back seen: none seen: haze seen: rain seen: both" in said
+    assert "on_held_back_scenes" not in said

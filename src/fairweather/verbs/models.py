@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fairweather import cards
 
@@ -67,10 +67,18 @@ def _recognizer() -> None:
     from fairweather.restoring.recognise import FOLDER, load_recognizer
 
     card = load_recognizer().card
+    training = dict(card.training)
+    held: dict[str, dict[str, int]] = training.pop("on_held_back_scenes", {})
     table = Table.grid(padding=(0, 2))
     table.add_row("model", f"{card.name}, decides what `restore --weather auto` takes out")
     table.add_row("what it is", card.description)
-    table.add_row("trained", "\n".join(_flat(card.training)))
+    table.add_row("trained", "\n".join(_flat(training)))
+    if held:
+        decisions = list(dict.fromkeys(decision for counts in held.values() for decision in counts))
+        counted = Table("scenes held back", *(Column(f"seen: {one}", justify="right") for one in decisions), box=None)
+        for kind, counts in held.items():
+            counted.add_row(kind, *(str(counts.get(one, 0)) for one in decisions))
+        table.add_row("decides", counted)
     table.add_row("licence", card.licence)
     table.add_row("terms", card.terms)
     table.add_row("folder", f"{FOLDER} ({_size(FOLDER)}, checksums are right)")
