@@ -1,4 +1,4 @@
-"""The README's picture: examples as they are (left) and as the shipped model restores them (right).
+"""The README's picture: examples as they are (left) and as the shipped models restore them (right).
 
 python benchmarks/before_after.py [PHOTO ...] [-o docs/before-after.jpg]
 """
@@ -23,12 +23,12 @@ def before_after(
     photos: Annotated[tuple[Path, ...], tyro.conf.Positional] = (
         EXAMPLES / "lighthouse.jpg",
         EXAMPLES / "mountain_river.jpg",
-        EXAMPLES / "barn.jpg",
+        EXAMPLES / "shutters.jpg",
     ),
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("docs/before-after.jpg"),
-    model: str = "dehaze",
+    model: str = "auto",
 ) -> None:
-    """Write one row per photo: the photo, and what the model makes of it."""
+    """Write one row per photo: the photo, and what the models make of it."""
     restorer = fairweather.load(model)
     rows = []
     for path in photos:
