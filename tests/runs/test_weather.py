@@ -88,10 +88,10 @@ def test_samples_are_pictures_of_every_kind(script: ModuleType, samples: Any) ->
 
 
 def test_a_threshold_keeps_clear_photos_first(script: ModuleType) -> None:
-    apart = script.threshold(np.linspace(-6, -2, 100), np.linspace(2, 6, 100))
+    apart = script.threshold(np.linspace(-6, -2, 100), np.linspace(2, 6, 100), 0.03)
     assert -2 < apart.logit < 2
-    mixed = script.threshold(np.linspace(-4, 2, 200), np.linspace(-1, 5, 200))
-    assert np.mean(np.linspace(-4, 2, 200) > mixed.logit) <= script.FEW
+    mixed = script.threshold(np.linspace(-4, 2, 200), np.linspace(-1, 5, 200), 0.03)
+    assert np.mean(np.linspace(-4, 2, 200) > mixed.logit) <= 0.03
     assert mixed.logit > 1.8
     assert mixed.width > apart.width, "where the two overlap, nothing is as sure"
 
