@@ -194,7 +194,9 @@ def _effort(training: Mapping[str, Any]) -> str:
         words += f"{', ' if words else ''}{training['minutes']:g} minutes"
     if training.get("batch") and training.get("crop"):
         words += f" of {training['batch']} crops of {training['crop']} px"
-    return words + (f", {training['precision']}" if training.get("precision") else "")
+    words += f", {training['precision']}" if training.get("precision") else ""
+    before = training.get("start") or {}
+    return f"{_effort(before)}; then {words}" if before.get("recipe") else words
 
 
 def _score(score: Mapping[str, Any]) -> list[str]:
