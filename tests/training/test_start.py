@@ -15,6 +15,7 @@ import torch
 
 from fairweather import cards
 from fairweather.errors import BadCard, BadFolder, BadSettings, UnknownName
+from fairweather.generators import GENERATORS
 from fairweather.training import conduct, state
 from fairweather.training.settings import Named
 from fairweather.training.ship import export_run
@@ -185,3 +186,25 @@ def test_the_card_tells_the_whole_story(first: Path, tmp_path: Path, monkeypatch
     third = small_run("supervised", tmp_path / "third", steps=1, start=run.folder, generator_arguments=UNET)
     assert third.settings()["start"]["start"]["name"] == "first"
     assert json.dumps(training).count(str(tmp_path)) == 0, "a card travels"
+
+
+def test_a_deeper_network_begins_with_a_shallower_ones_answer(tmp_path: Path) -> None:
+    shallow = {"shuffle": 2, "widths": [4, 8], "encoder": [1, 1], "decoder": [0]}
+    first = small_run("supervised", tmp_path / "first", generator="plain_unet", generator_arguments=shallow).folder
+    deep = {**shallow, "encoder": [1, 3], "decoder": [2]}
+    start = read_start(str(first))
+    start.check(Named("plain_unet", deep))
+    little, large = (GENERATORS["plain_unet"](**arguments).eval() for arguments in (shallow, deep))
+    start.load(little)
+    start.load(large)
+    photo = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(little(photo), large(photo))
+        assert not torch.equal(little(photo), photo)
+    # The blocks that were added learn at once: the second convolution from the first step, the first from the next.
+    large.train()(photo).mean().backward()
+    assert large.encoder[1][2].second.weight.grad.abs().max() > 0  # type: ignore[index,union-attr,operator]
+    with pytest.raises(BadSettings, match=r"encoder=\[1, 1\]"):
+        start.check(Named("plain_unet", {**shallow, "encoder": [0, 1]}))
+    with pytest.raises(BadSettings, match="widths"):
+        start.check(Named("plain_unet", {**deep, "widths": [4, 16]}))

@@ -4,7 +4,8 @@ A generator is an `nn.Module` with explicit keyword arguments and three attribut
 input must be divisible by), `receptive_field` (side in px of what one output pixel sees; None where that is the whole
 photo) and `output` ("image", or "maps" where the exported network predicts maps that are applied outside it). Where it
 has `adjustable`, those are the arguments whose value no weight's shape or meaning depends on: a run may begin with
-weights that were trained at another.
+weights that were trained at another. Where it has `growable`, those count blocks: a run may begin with the weights of
+a network that has fewer, which its method `grow` takes.
 Its `forward` takes and gives N x 3 x H x W in [0,1].
 """
 

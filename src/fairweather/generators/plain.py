@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class PlainUNet(nn.Module):
     """
 
     output: Literal["image"] = "image"
+    growable: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
 
     def __init__(
         self,
@@ -76,6 +77,16 @@ class PlainUNet(nn.Module):
         cut = changed.clamp(0, 1)
         # While it trains, gradients pass where the sum was cut.
         return changed + (cut - changed).detach() if self.training else cut
+
+    def grow(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the weights of a network that has fewer blocks in some stages. Those that it lacks begin as identities
+        (zero-initialized residuals: Goyal et al., arXiv:1706.02677, section 5.1), so that this network answers as that
+        one did. Raises RuntimeError where the rest does not fit."""
+        for path, module in self.named_modules():
+            if isinstance(module, Block) and f"{path}.first.weight" not in weights:
+                nn.init.zeros_(module.second.weight)
+                weights = {**{f"{path}.{name}": value for name, value in module.state_dict().items()}, **weights}
+        self.load_state_dict(weights)
 
 
 class Block(nn.Module):

@@ -35,30 +35,43 @@ class Start:
         return {"name": self.generator.name, **self.generator.settings, **given}
 
     def check(self, generator: Named) -> None:
-        """Raises BadSettings where the run's generator is another one; its `adjustable` arguments may differ."""
+        """Raises BadSettings where the run's generator is another one; its `adjustable` arguments may differ, and the
+        numbers in its `growable` ones may be greater."""
         if generator.name != self.generator.name:
             raise BadSettings(
                 f"run.start: {self.place} is a {self.generator.name}, but generator.name is {generator.name!r}: "
                 "leave the generator out, or start from a run or model that has it"
             )
-        adjustable = getattr(GENERATORS.get(generator.name), "adjustable", ())
+        kind = GENERATORS.get(generator.name)
+        adjustable, growable = (getattr(kind, name, ()) for name in ("adjustable", "growable"))
         for key, value in self.generator.settings.items():
-            if key not in adjustable and plain(generator.settings.get(key)) != plain(value):
+            said = generator.settings.get(key)
+            if key in growable and _at_least(said, value):
+                continue
+            if key not in adjustable and plain(said) != plain(value):
                 raise BadSettings(
                     f"run.start: {self.place} has {key}={value!r}, but generator.{key} is "
-                    f"{generator.settings.get(key)!r}: leave it out, or start from a run or model that has it"
+                    f"{said!r}: leave it out, or start from a run or model that has it"
                 )
 
     def load(self, network: nn.Module) -> None:
         """Put the weights into a fresh generator. Raises BadCard where they do not fit."""
         try:
-            network.load_state_dict(self.weights)
+            getattr(network, "grow", network.load_state_dict)(self.weights)
         except RuntimeError as error:  # torch's words for names and shapes that do not fit
             reason = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
             raise BadCard(
                 f"run.start: the weights of {self.place} are no {self.generator.name} of this release ({reason}): "
                 "export it with the release that made it, or start from another one"
             ) from None
+
+
+def _at_least(said: Any, here: Any) -> bool:
+    """Whether as many numbers are said as are here, none of them less."""
+    try:
+        return all(more >= few for more, few in zip(said, here, strict=True))
+    except (TypeError, ValueError):
+        return False
 
 
 def read_start(place: str) -> Start:
