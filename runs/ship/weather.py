@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from weather_samples import HAZE, HOLD_BACK, REGION, Samples, Sources, one_of, sources
+from weather_samples import HAZE, HOLD_BACK, REGION, Samples, Sources, behind, one_of, sources
 
 from fairweather import cards, images
 from fairweather.data.photos import Photos
@@ -40,6 +40,7 @@ from fairweather.data.rainy import streak_layer
 from fairweather.data.source import stream, to_tensor, torch_generator
 from fairweather.recognizer import WeatherNet
 from fairweather.restoring.recognise import CARD, RecognizerCard, Threshold, views
+from fairweather.training.engine import choose_precision
 from fairweather.weather.haze import haze
 from fairweather.weather.rain import added, recorded_streaks
 
@@ -65,7 +66,7 @@ def learned(samples: Samples, steps: int, batch: int, seed: int) -> WeatherNet:
         pictures = torch.stack([sample.picture for sample in drawn])
         windows = pictures.unfold(2, REGION // 2, REGION // 2).unfold(3, REGION // 2, REGION // 2)
         windows = windows.flatten(2, 3).transpose(1, 2).contiguous()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=choose_precision("auto", "cpu") == "bf16"):
             means, least = functional.avg_pool2d(pictures, 2), -functional.max_pool2d(-pictures, 2)
             seen = network.haze_logit(means, least), network.rain_logit(windows)
         losses = []
@@ -101,6 +102,10 @@ def judged(network: WeatherNet, held: Sources, photos: Photos, seed: int) -> lis
         for name, pairs in held.hazy.items():
             for pair in pairs:
                 yield name, True, False, photos.get(pair.degraded)
+                hazy, clear = (images.to_float(photo) for photo in photos.pair(pair.degraded, pair.clear))
+                parted, seen = behind(hazy, clear, rng)
+                if seen:
+                    yield f"{name}, behind", True, False, images.from_float(parted, np.uint8)
         for pair in held.rainy:
             yield f"rain100, {pair.degraded.parent.name}", False, True, photos.get(pair.degraded)
         for name, paths in held.clear.items():

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairweather import images
 from fairweather.data import augment as aug
 from fairweather.data.folders import all_pairs, photos_in, scene_of_pair, scene_of_photo, split
 from fairweather.data.photos import Photos
@@ -19,7 +20,7 @@ from fairweather.data.rainy import streak_layer
 from fairweather.data.source import stream, to_tensor, torch_generator
 from fairweather.data.synthetic import DISPARITY
 from fairweather.pairs import Pair
-from fairweather.weather.haze import HazeSettings, haze
+from fairweather.weather.haze import HazeSettings, haze, transmission_of_pair
 from fairweather.weather.rain import RainSettings, added, recorded_streaks, screened, streak_layers
 
 HOLD_BACK = 0.15
@@ -33,6 +34,10 @@ KINDS = {
     "clear": 0.31,
 }  # fmt: skip
 """Shares of the samples: as recorded (hazy, rainy), made here (hazed, rained), both at once, neither."""
+BEHIND = 0.35
+"""Share of the hazy and the hazed whose foreground is made clear: fog that begins behind what stands near."""
+SEEN = 0.08
+"""What a haze changes, the mean over colours, where it counts as seen."""
 
 
 class Sources(NamedTuple):
@@ -96,8 +101,12 @@ class Samples:
         generator = torch_generator(rng)
         if "hazed" in kind:
             made, record = haze(picture[None], generator, HAZE)
-            picture, veiled = made[0], 1 - float(record["transmission"].mean())
+            veiled = 1 - float(record["transmission"].mean())
             hazy = 1.0 if veiled > 0.2 else math.nan
+            if rng.random() < BEHIND:
+                parted, seen = behind(*(one.permute(1, 2, 0).numpy() for one in (made[0], picture)), rng)
+                made, hazy = to_tensor(parted)[None], 1.0 if seen else math.nan
+            picture = made[0]
         if "rained" in kind:
             picture, rainy = self._rained(picture, generator, rng)
         picture, rainy = _spoiled(picture, rainy, rng)
@@ -107,7 +116,10 @@ class Samples:
         """A region of a photo of the kind, before weather is made, and what is known of it."""
         if kind.startswith("hazy"):
             name = str(rng.choice(HAZY, p=[0.45, 0.25, 0.15, 0.15]))
-            path, rain = one_of(self.found.hazy[name], rng).degraded, 0.0
+            pair, rain = one_of(self.found.hazy[name], rng), 0.0
+            if rng.random() < BEHIND:
+                return self._parted(pair, rng)
+            path = pair.degraded
         elif kind == "rainy":
             path, rain = one_of(self.found.rainy, rng).degraded, 1.0
         else:
@@ -121,6 +133,15 @@ class Samples:
             region = _hard(region, rng)
         return to_tensor(region), hazy, rain
 
+    def _parted(self, pair: Pair, rng: np.random.Generator) -> tuple[Tensor, float, float]:
+        """A region of a hazy photo whose foreground is as in the clear one."""
+        hazy, clear = (images.to_float(photo) for photo in self.photos.pair(pair.degraded, pair.clear))
+        both, _ = _region(np.concatenate([behind(hazy, clear, rng)[0], clear], axis=2), rng)
+        parted, clear = both[..., :3], both[..., 3:]
+        seen = _seen(parted, clear)
+        parted = aug.toned(np.ascontiguousarray(parted), aug.draw_tone(TONE, rng))
+        return to_tensor(parted), 1.0 if seen else math.nan, 0.0
+
     def _rained(self, picture: Tensor, generator: torch.Generator, rng: np.random.Generator) -> tuple[Tensor, float]:
         bank = self.recorded if rng.random() < 0.6 else self.computed
         layer = bank[int(rng.integers(len(bank)))][None].float() / 255
@@ -128,6 +149,30 @@ class Samples:
         compose = screened if rng.random() < 0.5 else added
         rainy = compose(picture[None], streaks)[0]
         return rainy, 1.0 if float((rainy - picture).abs().mean()) > 0.007 else math.nan
+
+
+def behind(hazy: np.ndarray, clear: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+    """A hazy photo with its haze left only where that is thickest, and whether it can still be seen there. H x W x 3
+    float32 in [0,1].
+
+    A draw of the photo, what is nearest by the transmission t of the pair, is taken from the clear one. The haze of a
+    pair is I - J = (1 - t)(A - J), so a share m of it is the same scene with 1 - t m times as large.
+    """
+    transmission = transmission_of_pair(to_tensor(hazy)[None], to_tensor(clear)[None])[0][0, 0].numpy()
+    # At the brightness of the airlight t cannot be measured: the median of what lies around decides.
+    rough = cv2.resize(transmission, (96, 96), interpolation=cv2.INTER_AREA)
+    rough = cv2.GaussianBlur(cv2.medianBlur(rough, 5), (0, 0), 2)
+    near = rng.uniform(0.25, 0.75)
+    low, high = np.quantile(-rough, [near - 0.1, near + 0.1])
+    share = np.clip((-rough - low) / max(1e-3, high - low), 0, 1)
+    share = cv2.resize(share * share * (3 - 2 * share), clear.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    parted = clear + share[..., None] * (hazy - clear)
+    return parted, _seen(parted, clear)
+
+
+def _seen(hazy: np.ndarray, clear: np.ndarray) -> bool:
+    """Whether a tenth of the picture, at least, is changed by more than SEEN."""
+    return float(np.quantile(np.abs(hazy - clear).mean(axis=2), 0.9)) > SEEN
 
 
 def _region(photo: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:

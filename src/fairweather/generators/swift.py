@@ -24,6 +24,9 @@ class Swift(nn.Module):
     J = A + K (I - A) + O. The network sees the dark channel at four scales (He, Sun & Tang, CVPR 2009) beside the
     pixels, so that it need not learn that prior from few scenes.
 
+    With `mirror` the trained network looks at the photo and at its mirror image, and what it says of the two is
+    averaged (flip testing, as in Timofte, Rothe & Van Gool, CVPR 2016, section 3.4): twice its work, fewer mistakes.
+
     `maps_module` is the part that is exported (reduced photo -> N x 7 x h/2 x w/2: t, A, O);
     `fairweather.restoring.apply` does the rest outside PyTorch, and `forward` does the same inside for training.
     """
@@ -31,7 +34,7 @@ class Swift(nn.Module):
     output: ClassVar[str] = "maps"
     multiple_of: ClassVar[int] = 1
     receptive_field: ClassVar[int | None] = None
-    adjustable: ClassVar[tuple[str, ...]] = ("size", "radius", "eps")
+    adjustable: ClassVar[tuple[str, ...]] = ("size", "radius", "eps", "mirror")
 
     def __init__(
         self,
@@ -42,10 +45,11 @@ class Swift(nn.Module):
         radius: int = 2,
         eps: float = 2e-4,
         offset: float = 0.25,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
         self.size, self.radius, self.eps = size, radius, eps
-        self.maps_module = SwiftMaps(widths=tuple(widths), blocks=blocks, offset=offset)
+        self.maps_module = SwiftMaps(widths=tuple(widths), blocks=blocks, offset=offset, mirror=mirror)
 
     def forward(self, photo: Tensor) -> Tensor:
         height, width = photo.shape[-2:]
@@ -59,9 +63,9 @@ class SwiftMaps(nn.Module):
 
     multiple_of: ClassVar[int] = 32
 
-    def __init__(self, *, widths: tuple[int, ...], blocks: int, offset: float) -> None:
+    def __init__(self, *, widths: tuple[int, ...], blocks: int, offset: float, mirror: bool) -> None:
         super().__init__()
-        self.offset = offset
+        self.offset, self.mirror = offset, mirror
         self.stem = _conv(48 + 5, widths[0])
         self.encoder = nn.ModuleList(_stage(width, blocks) for width in widths)
         self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in pairwise(widths))
@@ -81,6 +85,12 @@ class SwiftMaps(nn.Module):
         nn.init.constant_(self.colour.bias[:3], 1.4)  # type: ignore[index]
 
     def forward(self, reduced: Tensor) -> Tensor:
+        if self.training or not self.mirror:
+            return self.once(reduced)
+        maps, mirrored = self.once(torch.cat([reduced, reduced.flip(3)])).chunk(2)
+        return (maps + mirrored.flip(3)) / 2
+
+    def once(self, reduced: Tensor) -> Tensor:
         pixels = F.pixel_unshuffle(reduced, 4)
         x = self.stem(torch.cat([pixels, *dark_channels(pixels)], 1))
         skips = []
