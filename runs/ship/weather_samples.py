@@ -139,8 +139,8 @@ class Samples:
         both, _ = _region(np.concatenate([behind(hazy, clear, rng)[0], clear], axis=2), rng)
         parted, clear = both[..., :3], both[..., 3:]
         seen = _seen(parted, clear)
-        parted = aug.toned(np.ascontiguousarray(parted), aug.draw_tone(TONE, rng))
-        return to_tensor(parted), 1.0 if seen else math.nan, 0.0
+        toned = aug.toned(images.from_float(parted, np.uint8), aug.draw_tone(TONE, rng))
+        return to_tensor(toned), 1.0 if seen else math.nan, 0.0
 
     def _rained(self, picture: Tensor, generator: torch.Generator, rng: np.random.Generator) -> tuple[Tensor, float]:
         bank = self.recorded if rng.random() < 0.6 else self.computed
@@ -158,9 +158,9 @@ def behind(hazy: np.ndarray, clear: np.ndarray, rng: np.random.Generator) -> tup
     A draw of the photo, what is nearest by the transmission t of the pair, is taken from the clear one. The haze of a
     pair is I - J = (1 - t)(A - J), so a share m of it is the same scene with 1 - t m times as large.
     """
-    transmission = transmission_of_pair(to_tensor(hazy)[None], to_tensor(clear)[None])[0][0, 0].numpy()
+    few = (to_tensor(cv2.resize(one, (128, 128), interpolation=cv2.INTER_AREA))[None] for one in (hazy, clear))
+    rough = transmission_of_pair(*few)[0][0, 0].numpy()
     # At the brightness of the airlight t cannot be measured: the median of what lies around decides.
-    rough = cv2.resize(transmission, (96, 96), interpolation=cv2.INTER_AREA)
     rough = cv2.GaussianBlur(cv2.medianBlur(rough, 5), (0, 0), 2)
     near = rng.uniform(0.25, 0.75)
     low, high = np.quantile(-rough, [near - 0.1, near + 0.1])
@@ -176,8 +176,9 @@ def _seen(hazy: np.ndarray, clear: np.ndarray) -> bool:
 
 
 def _region(photo: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """REGION x REGION of a photo, mirrored or not, and the share of the photo that it shows: nearly all of it squeezed,
-    as haze is looked for, or a square at about its own scale, as rain is."""
+    """REGION x REGION of a photo (or of several of one size, one behind the other), mirrored or not, and the share of
+    it that this shows: nearly all of it squeezed, as haze is looked for, or a square at about its own scale, as rain
+    is."""
     height, width = photo.shape[:2]
     if rng.random() < 0.5:
         part = rng.uniform(0.8, 1.0, 2)
@@ -187,7 +188,9 @@ def _region(photo: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, fl
     top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
     cut = photo[top : top + tall, left : left + wide]
     smaller = min(tall, wide) >= REGION
-    region = cv2.resize(cut, (REGION, REGION), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    pictures = (np.ascontiguousarray(cut[..., at : at + 3]) for at in range(0, photo.shape[2], 3))
+    region = np.concatenate([cv2.resize(one, (REGION, REGION), interpolation=interpolation) for one in pictures], 2)
     return (region[:, ::-1] if rng.random() < 0.5 else region), tall * wide / (height * width)
 
 
