@@ -163,7 +163,7 @@ def behind(hazy: np.ndarray, clear: np.ndarray, rng: np.random.Generator) -> tup
     # At the brightness of the airlight t cannot be measured: the median of what lies around decides.
     rough = cv2.GaussianBlur(cv2.medianBlur(rough, 5), (0, 0), 2)
     near = rng.uniform(0.25, 0.75)
-    low, high = np.quantile(-rough, [near - 0.1, near + 0.1])
+    low, high = (float(one) for one in np.quantile(-rough, [near - 0.1, near + 0.1]))
     share = np.clip((-rough - low) / max(1e-3, high - low), 0, 1)
     share = cv2.resize(share * share * (3 - 2 * share), clear.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     parted = clear + share[..., None] * (hazy - clear)

@@ -11,7 +11,7 @@ import pytest
 from fairweather.errors import BadFolder, BadSettings, UnknownName
 from fairweather.recipes import RECIPES
 from fairweather.training.gather import complete, gather
-from fairweather.training.settings import DataSettings, RunSettings, Settings, fill
+from fairweather.training.settings import DataSettings, RunSettings, Settings, fill, read_toml
 
 BASE = """
 [run]
@@ -124,6 +124,75 @@ def test_the_files_recipe_must_be_the_one_asked_for(tmp_path: Path) -> None:
 def test_a_missing_file() -> None:
     with pytest.raises(BadFolder, match=r"nowhere\.toml"):
         gather(None, "nowhere.toml", {})
+
+
+BASE = """
+[run]
+epochs = 3
+seed = 5
+
+[recipe]
+name = "supervised"
+charbonnier = 2.0
+
+[generator]
+name = "plain_unet"
+widths = [4, 8, 16]
+
+[data.augment]
+crop = 64
+noise = 0.02
+
+[[data.sources]]
+kind = "pairs"
+path = "a"
+
+[[data.sources]]
+kind = "clear"
+path = "b"
+"""
+
+
+def test_a_file_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(BASE)
+    (tmp_path / "deep").mkdir()
+    first, second = tmp_path / "deep" / "first.toml", tmp_path / "deep" / "second.toml"
+    first.write_text('extends = "../base.toml"\n[run]\nsteps = 7\n[generator]\nwidths = [8]\n[data.augment]\ncrop = 32')
+    second.write_text(
+        'extends = "first.toml"\n[generator]\nname = "unet"\n[[data.sources]]\nkind = "pairs"\npath = "c"'
+    )
+    found = read_toml(first)
+    assert found["run"] == {"seed": 5, "steps": 7}, "one length takes the place of another"
+    assert found["recipe"] == {"name": "supervised", "charbonnier": 2.0}
+    assert found["generator"] == {"name": "plain_unet", "widths": [8]}, "a list is taken as a whole"
+    assert found["data"]["augment"] == {"crop": 32, "noise": 0.02}
+    assert [source["path"] for source in found["data"]["sources"]] == ["a", "b"]
+    again = read_toml(second)
+    assert again["generator"] == {"name": "unet"}, "another generator has other settings"
+    assert again["run"] == found["run"]
+    assert again["data"] == {"augment": {"crop": 32, "noise": 0.02}, "sources": [{"kind": "pairs", "path": "c"}]}
+    assert read_toml(first) == found, "nothing is changed by being read"
+
+
+@pytest.mark.parametrize(
+    ("base", "error", "words"),
+    [
+        ('extends = "own.toml"', BadSettings, ["own.toml", "extends itself"]),
+        ("[run\n", BadSettings, ["base.toml"]),
+        ("[rum]\nsteps = 3", BadSettings, ["base.toml", "'rum'"]),
+        ("extends = 3", BadSettings, ["base.toml", "extends is 3"]),
+        (None, BadFolder, ["base.toml", "own.toml", "extends"]),
+    ],
+)
+def test_what_cannot_be_extended(tmp_path: Path, base: str | None, error: type[Exception], words: list[str]) -> None:
+    if base is not None:
+        (tmp_path / "base.toml").write_text(base)
+    own = tmp_path / "own.toml"
+    own.write_text('extends = "base.toml"')
+    with pytest.raises(error) as caught:
+        read_toml(own)
+    for word in words:
+        assert word in str(caught.value)
 
 
 def test_values_are_checked_deeply() -> None:

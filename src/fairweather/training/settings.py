@@ -5,6 +5,8 @@
     [recipe]     name, and the fields of the recipe's own settings
     [generator]  name, and the generator's own arguments
 
+Before its first table, `extends = "other.toml"` begins with another file's.
+
 Imports no torch, so that the command line can show it at once.
 """
 
@@ -174,19 +176,51 @@ def plain(value: Any) -> Any:
 
 
 def read_toml(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The tables of a settings file. Raises BadFolder where there is none, BadSettings where it cannot be read."""
-    path = Path(path)
+    """The tables of a settings file, over those of the file that it `extends`, whose path is relative to its own.
+
+    Tables are merged key by key, at any depth; any other value takes the other's place, a list as a whole. So do the
+    settings of another recipe or generator, and a run's length. Raises BadFolder where there is no such file,
+    BadSettings where it cannot be read or extends itself.
+    """
+    return _read_toml(Path(path), ())
+
+
+def _read_toml(path: Path, extending: tuple[Path, ...]) -> dict[str, dict[str, Any]]:
+    if path.resolve() in extending:
+        raise BadSettings(f"{path}: it extends itself, by way of {extending[-1]}: take extends out of one of them")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadFolder(f"{path}: there is no such settings file (--config)") from None
+    except (FileNotFoundError, IsADirectoryError):
+        named = f"extends, in {extending[-1]}" if extending else "--config"
+        raise BadFolder(f"{path}: there is no such settings file ({named})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSettings(f"{path}: {error}") from None
+    extended = tables.pop("extends", None)
     known_keys(tables, ("run", "data", "recipe", "generator"), where=str(path), kind="table")
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise BadSettings(f"{path}: {name} is a table: write [{name}] and its keys below it")
-    return tables
+    if extended is None:
+        return tables
+    if not isinstance(extended, str):
+        raise BadSettings(f"{path}: extends is {extended!r}: write the path of another settings file, in quotes")
+    base = _read_toml(path.parent / extended, (*extending, path.resolve()))
+    if any(key in LENGTHS for key in tables.get("run", {})):
+        base["run"] = {key: value for key, value in base.get("run", {}).items() if key not in LENGTHS}
+    for name in ("recipe", "generator"):
+        before = base.get(name, {}).get("name")
+        if tables.get(name, {}).get("name", before) != before:
+            base[name] = {}
+    return _merged(base, tables)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(base[key], over[key]) for key in over if _are_tables(base.get(key), over[key])}
+    return {**base, **over, **both}
+
+
+def _are_tables(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def known_keys(given: Iterable[str], known: Iterable[str], *, where: str, kind: str = "key") -> None:
