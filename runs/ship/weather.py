@@ -1,7 +1,7 @@
 """Trains models/weather, the recognizer behind `restore --weather auto`, and sets its two thresholds.
 
     python runs/ship/weather.py --data DATA [--out src/fairweather/models/weather] [--steps 700] [--seed 1]
-                                  [--again]
+                                  [--start FOLDER] [--only haze|rain] [--rate 4e-3] [--behind 0] [--again]
 
 command    python runs/ship/weather.py --data DATA
 hardware   one core of an AMD EPYC (AVX-512, bf16)
@@ -11,6 +11,8 @@ data       DATA as for the models that it chooses between: sots_outdoor, sots_in
 expected   printed at the end, on scenes held back from DATA: how many clear photos are taken for weather, and how many
            hazy and rainy ones are seen; benchmarks/weather.py prints the table for the test photos
 
+--start goes on from the weights of another recognizer's folder, --only teaches one of its two parts. --behind is the
+share of hazy samples whose foreground is made clear; docs/models.md says why the one that ships has none.
 --again takes the weights that are in --out already and sets the thresholds alone.
 
 Fifteen of a hundred scenes of each folder are held back, by the same hash as for every other run, so that none of them
@@ -48,40 +50,54 @@ FEW = (0.04, 0.06)
 """The most of the held-back photos without haze, and without rain, that may be taken to have it. A clear photo comes
 back from `derain` nearly as it was, while missed rain stays in all its strength; `dehaze` may darken a pale sky, but
 real fog behind a clear foreground hardly shows to this network, and below 0.04 most of it is missed."""
+BOTH = ("haze", "rain")
+PARTED = ", behind"
+"""Kinds of held-back photos whose foreground was made clear: they are reported, and have no say in the thresholds."""
 TERMS = (
     "Trained on research data (RESIDE/SOTS, O-HAZE, NH-HAZE, Rain100, BSDS500, ImageNet, CamVid, Middlebury): "
     "non-commercial research use."
 )
 
 
-def learned(samples: Samples, steps: int, batch: int, seed: int) -> WeatherNet:
-    """The network after `steps` steps: AdamW, one cycle, binary cross-entropy where a label is known."""
-    torch.manual_seed(seed)
-    network = WeatherNet(side=REGION // 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.2)
+def learned(network: WeatherNet, samples: Samples, options: argparse.Namespace) -> WeatherNet:
+    """The network after so many steps: AdamW, one cycle, binary cross-entropy where a label is known. Of the parts for
+    haze and for rain those learn that are to."""
+    network = network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    own = [value for name, value in network.named_parameters() if name.startswith(options.only)]
+    optimizer = torch.optim.AdamW(own, lr=options.rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.rate, total_steps=options.steps, pct_start=0.2)
+    bf16 = choose_precision("auto", "cpu") == "bf16"
     began = time.process_time()
-    for step in range(steps):
-        drawn = samples.batch(step, batch)
+    for step in range(options.steps):
+        drawn = samples.batch(step, options.batch)
         pictures = torch.stack([sample.picture for sample in drawn])
-        windows = pictures.unfold(2, REGION // 2, REGION // 2).unfold(3, REGION // 2, REGION // 2)
-        windows = windows.flatten(2, 3).transpose(1, 2).contiguous()
-        with torch.autocast("cpu", torch.bfloat16, enabled=choose_precision("auto", "cpu") == "bf16"):
-            means, least = functional.avg_pool2d(pictures, 2), -functional.max_pool2d(-pictures, 2)
-            seen = network.haze_logit(means, least), network.rain_logit(windows)
-        losses = []
-        for logits, labels in zip(seen, ([s.haze for s in drawn], [s.rain for s in drawn]), strict=True):
-            truth = torch.tensor(labels)
+        losses = {}
+        for kind in options.only:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                if kind == "haze":
+                    means, least = functional.avg_pool2d(pictures, 2), -functional.max_pool2d(-pictures, 2)
+                    logits = network.haze_logit(means, least)
+                else:
+                    windows = pictures.unfold(2, REGION // 2, REGION // 2).unfold(3, REGION // 2, REGION // 2)
+                    logits = network.rain_logit(windows.flatten(2, 3).transpose(1, 2).contiguous())
+            truth = torch.tensor([getattr(sample, kind) for sample in drawn])
             known = ~truth.isnan()
-            losses.append(functional.binary_cross_entropy_with_logits(logits[:, 0].float()[known], truth[known]))
+            losses[kind] = functional.binary_cross_entropy_with_logits(logits[:, 0].float()[known], truth[known])
         optimizer.zero_grad()
-        sum(losses).backward()  # type: ignore[union-attr]
+        sum(losses.values()).backward()  # type: ignore[union-attr]
         optimizer.step()
         schedule.step()
-        if step % 20 == 0 or step == steps - 1:
-            told = " ".join(f"{name} {loss.item():.4f}" for name, loss in zip(("haze", "rain"), losses, strict=True))
+        if step % 20 == 0 or step == options.steps - 1:
+            told = " ".join(f"{name} {loss.item():.4f}" for name, loss in losses.items())
             print(f"step {step}: {told}, {time.process_time() - began:.0f} s", flush=True)
     return network.eval()
+
+
+def begun(folder: Path) -> tuple[WeatherNet, dict[str, Any]]:
+    """A network that is there already, and what its card says of its training."""
+    network = WeatherNet(side=REGION // 2)
+    network.load_state_dict(load_file(folder / cards.WEIGHTS))
+    return network.eval(), json.loads((folder / CARD).read_text(encoding="utf-8"))["training"]
 
 
 class Judged(NamedTuple):
@@ -95,7 +111,7 @@ class Judged(NamedTuple):
 
 def judged(network: WeatherNet, held: Sources, photos: Photos, seed: int) -> list[Judged]:
     """Every held-back photo whole, as it is restored: as recorded, and clear ones with weather made over them."""
-    rng = stream(seed, 2 << 32)
+    rng, apart = stream(seed, 2 << 32), stream(seed, 3 << 32)
     bank = [streak_layer(*photos.pair(pair.degraded, pair.clear)) for pair in held.rainy]
 
     def all_of() -> Iterator[tuple[str, bool, bool, np.ndarray]]:
@@ -103,9 +119,9 @@ def judged(network: WeatherNet, held: Sources, photos: Photos, seed: int) -> lis
             for pair in pairs:
                 yield name, True, False, photos.get(pair.degraded)
                 hazy, clear = (images.to_float(photo) for photo in photos.pair(pair.degraded, pair.clear))
-                parted, seen = behind(hazy, clear, rng)
+                parted, seen = behind(hazy, clear, apart)
                 if seen:
-                    yield f"{name}, behind", True, False, images.from_float(parted, np.uint8)
+                    yield f"{name}{PARTED}", True, False, images.from_float(parted, np.uint8)
         for pair in held.rainy:
             yield f"rain100, {pair.degraded.parent.name}", False, True, photos.get(pair.degraded)
         for name, paths in held.clear.items():
@@ -195,32 +211,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=4e-3)
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--only", nargs="+", choices=BOTH, default=BOTH)
+    parser.add_argument("--behind", type=float, default=0.0)
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args(arguments)
+    options.only = tuple(options.only)
     torch.set_num_threads(1)
     train, held = sources(options.data)
     photos = Photos(memory=2 << 30)
+    torch.manual_seed(options.seed)
+    network = WeatherNet(side=REGION // 2)
     known: dict[str, Any] = {}
-    if options.again:
-        known = json.loads((options.out / CARD).read_text(encoding="utf-8"))["training"]
-        network = WeatherNet(side=REGION // 2)
-        network.load_state_dict(load_file(options.out / cards.WEIGHTS))
-        network.eval()
-    else:
-        network = learned(Samples(train, photos, options.seed), options.steps, options.batch, options.seed)
+    if options.again or options.start:
+        network, known = begun(options.out if options.again else options.start)
+    command = known.get("command", "")
+    if not options.again:
+        network = learned(network, Samples(train, photos, options.seed, behind=options.behind), options)
+        said = f"--steps {options.steps} --batch {options.batch} --seed {options.seed} --rate {options.rate:g}"
+        said += "" if options.only == BOTH else f" --only {options.only[0]}"
+        said += f" --behind {options.behind:g}" if options.behind else ""
+        command = f"{command}; then --start with it {said}" if options.start else f"runs/ship/weather.py {said}"
     found = judged(network, held, photos, options.seed)
+    whole = [one for one in found if not one.kind.endswith(PARTED)]
     rules = [
         threshold(
-            [one.logits[k] for one in found if not one[k + 1]], [one.logits[k] for one in found if one[k + 1]], FEW[k]
+            [one.logits[k] for one in whole if not one[k + 1]], [one.logits[k] for one in whole if one[k + 1]], FEW[k]
         )
         for k in (0, 1)
     ]
     table = report(found, *rules)
     training = {
-        "command": f"runs/ship/weather.py --steps {options.steps} --batch {options.batch} --seed {options.seed}",
+        "command": command,
         "data": [*train.clear],
         "held_back": HOLD_BACK,
-        "processor_seconds": known.get("processor_seconds", round(time.process_time())),
+        "processor_seconds": known.get("processor_seconds", 0) + (0 if options.again else round(time.process_time())),
         "on_held_back_scenes": table,
     }
     ship(

@@ -34,8 +34,6 @@ KINDS = {
     "clear": 0.31,
 }  # fmt: skip
 """Shares of the samples: as recorded (hazy, rainy), made here (hazed, rained), both at once, neither."""
-BEHIND = 0.35
-"""Share of the hazy and the hazed whose foreground is made clear: fog that begins behind what stands near."""
 SEEN = 0.08
 """What a haze changes, the mean over colours, where it counts as seen."""
 
@@ -74,10 +72,11 @@ def sources(data: Path, hold_back: float = HOLD_BACK) -> tuple[Sources, Sources]
 
 
 class Samples:
-    """Samples by (seed, step, index)."""
+    """Samples by (seed, step, index). `behind` is the share of the hazy and the hazed whose foreground is made clear:
+    fog that begins behind what stands near."""
 
-    def __init__(self, found: Sources, photos: Photos, seed: int, computed: int = 64) -> None:
-        self.found, self.photos, self.seed = found, photos, seed
+    def __init__(self, found: Sources, photos: Photos, seed: int, computed: int = 64, behind: float = 0.0) -> None:
+        self.found, self.photos, self.seed, self.behind = found, photos, seed, behind
         layers = []
         for pair in found.rainy:
             layer = streak_layer(*photos.pair(pair.degraded, pair.clear))
@@ -103,7 +102,7 @@ class Samples:
             made, record = haze(picture[None], generator, HAZE)
             veiled = 1 - float(record["transmission"].mean())
             hazy = 1.0 if veiled > 0.2 else math.nan
-            if rng.random() < BEHIND:
+            if self.behind and rng.random() < self.behind:
                 parted, seen = behind(*(one.permute(1, 2, 0).numpy() for one in (made[0], picture)), rng)
                 made, hazy = to_tensor(parted)[None], 1.0 if seen else math.nan
             picture = made[0]
@@ -117,7 +116,7 @@ class Samples:
         if kind.startswith("hazy"):
             name = str(rng.choice(HAZY, p=[0.45, 0.25, 0.15, 0.15]))
             pair, rain = one_of(self.found.hazy[name], rng), 0.0
-            if rng.random() < BEHIND:
+            if self.behind and rng.random() < self.behind:
                 return self._parted(pair, rng)
             path = pair.degraded
         elif kind == "rainy":
