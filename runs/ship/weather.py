@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from weather_samples import HAZE, HOLD_BACK, REGION, Samples, Sources, behind, one_of, sources
+from weather_samples import HAZE, HOLD_BACK, REGION, Samples, Sources, behind, one_of, sources, visible
 
 from fairweather import cards, images
 from fairweather.data.photos import Photos
@@ -119,8 +119,8 @@ def judged(network: WeatherNet, held: Sources, photos: Photos, seed: int) -> lis
             for pair in pairs:
                 yield name, True, False, photos.get(pair.degraded)
                 hazy, clear = (images.to_float(photo) for photo in photos.pair(pair.degraded, pair.clear))
-                parted, seen = behind(hazy, clear, apart)
-                if seen:
+                parted = behind(hazy, clear, apart)
+                if visible(parted, clear):
                     yield f"{name}{PARTED}", True, False, images.from_float(parted, np.uint8)
         for pair in held.rainy:
             yield f"rain100, {pair.degraded.parent.name}", False, True, photos.get(pair.degraded)

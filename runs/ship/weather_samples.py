@@ -73,7 +73,7 @@ def sources(data: Path, hold_back: float = HOLD_BACK) -> tuple[Sources, Sources]
 
 class Samples:
     """Samples by (seed, step, index). `behind` is the share of the hazy and the hazed whose foreground is made clear:
-    fog that begins behind what stands near."""
+    fog that begins behind what stands near. At 0 none is drawn: the samples are those of the recognizer that ships."""
 
     def __init__(self, found: Sources, photos: Photos, seed: int, computed: int = 64, behind: float = 0.0) -> None:
         self.found, self.photos, self.seed, self.behind = found, photos, seed, behind
@@ -103,8 +103,9 @@ class Samples:
             veiled = 1 - float(record["transmission"].mean())
             hazy = 1.0 if veiled > 0.2 else math.nan
             if self.behind and rng.random() < self.behind:
-                parted, seen = behind(*(one.permute(1, 2, 0).numpy() for one in (made[0], picture)), rng)
-                made, hazy = to_tensor(parted)[None], 1.0 if seen else math.nan
+                foggy, clear = (one.permute(1, 2, 0).numpy() for one in (made[0], picture))
+                parted = behind(foggy, clear, rng)
+                made, hazy = to_tensor(parted)[None], 1.0 if visible(parted, clear) else math.nan
             picture = made[0]
         if "rained" in kind:
             picture, rainy = self._rained(picture, generator, rng)
@@ -135,11 +136,10 @@ class Samples:
     def _parted(self, pair: Pair, rng: np.random.Generator) -> tuple[Tensor, float, float]:
         """A region of a hazy photo whose foreground is as in the clear one."""
         hazy, clear = (images.to_float(photo) for photo in self.photos.pair(pair.degraded, pair.clear))
-        both, _ = _region(np.concatenate([behind(hazy, clear, rng)[0], clear], axis=2), rng)
+        both, _ = _region(np.concatenate([behind(hazy, clear, rng), clear], axis=2), rng)
         parted, clear = both[..., :3], both[..., 3:]
-        seen = _seen(parted, clear)
         toned = aug.toned(images.from_float(parted, np.uint8), aug.draw_tone(TONE, rng))
-        return to_tensor(toned), 1.0 if seen else math.nan, 0.0
+        return to_tensor(toned), 1.0 if visible(parted, clear) else math.nan, 0.0
 
     def _rained(self, picture: Tensor, generator: torch.Generator, rng: np.random.Generator) -> tuple[Tensor, float]:
         bank = self.recorded if rng.random() < 0.6 else self.computed
@@ -150,9 +150,8 @@ class Samples:
         return rainy, 1.0 if float((rainy - picture).abs().mean()) > 0.007 else math.nan
 
 
-def behind(hazy: np.ndarray, clear: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-    """A hazy photo with its haze left only where that is thickest, and whether it can still be seen there. H x W x 3
-    float32 in [0,1].
+def behind(hazy: np.ndarray, clear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A hazy photo with its haze left only where that is thickest. H x W x 3 float32 in [0,1].
 
     A draw of the photo, what is nearest by the transmission t of the pair, is taken from the clear one. The haze of a
     pair is I - J = (1 - t)(A - J), so a share m of it is the same scene with 1 - t m times as large.
@@ -165,11 +164,10 @@ def behind(hazy: np.ndarray, clear: np.ndarray, rng: np.random.Generator) -> tup
     low, high = (float(one) for one in np.quantile(-rough, [near - 0.1, near + 0.1]))
     share = np.clip((-rough - low) / max(1e-3, high - low), 0, 1)
     share = cv2.resize(share * share * (3 - 2 * share), clear.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    parted = clear + share[..., None] * (hazy - clear)
-    return parted, _seen(parted, clear)
+    return clear + share[..., None] * (hazy - clear)
 
 
-def _seen(hazy: np.ndarray, clear: np.ndarray) -> bool:
+def visible(hazy: np.ndarray, clear: np.ndarray) -> bool:
     """Whether a tenth of the picture, at least, is changed by more than SEEN."""
     return float(np.quantile(np.abs(hazy - clear).mean(axis=2), 0.9)) > SEEN
 

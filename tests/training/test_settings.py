@@ -126,7 +126,7 @@ def test_a_missing_file() -> None:
         gather(None, "nowhere.toml", {})
 
 
-BASE = """
+PARENT = """
 [run]
 epochs = 3
 seed = 5
@@ -154,7 +154,7 @@ path = "b"
 
 
 def test_a_file_extends_another(tmp_path: Path) -> None:
-    (tmp_path / "base.toml").write_text(BASE)
+    (tmp_path / "base.toml").write_text(PARENT)
     (tmp_path / "deep").mkdir()
     first, second = tmp_path / "deep" / "first.toml", tmp_path / "deep" / "second.toml"
     first.write_text('extends = "../base.toml"\n[run]\nsteps = 7\n[generator]\nwidths = [8]\n[data.augment]\ncrop = 32')

@@ -82,11 +82,12 @@ class PlainUNet(nn.Module):
         """Take the weights of a network that has fewer blocks in some stages. Those that it lacks begin as identities
         (zero-initialized residuals: Goyal et al., arXiv:1706.02677, section 5.1), so that this network answers as that
         one did. Raises RuntimeError where the rest does not fit."""
+        added: dict[str, Tensor] = {}
         for path, module in self.named_modules():
             if isinstance(module, Block) and f"{path}.first.weight" not in weights:
                 nn.init.zeros_(module.second.weight)
-                weights = {**{f"{path}.{name}": value for name, value in module.state_dict().items()}, **weights}
-        self.load_state_dict(weights)
+                added |= module.state_dict(prefix=f"{path}.")
+        self.load_state_dict({**added, **weights})
 
 
 class Block(nn.Module):

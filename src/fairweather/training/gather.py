@@ -23,6 +23,7 @@ from fairweather.training.settings import (
     Settings,
     fill,
     known_keys,
+    make_way,
     plain,
     read_toml,
 )
@@ -48,16 +49,9 @@ def gather(recipe: str | None, config: str | Path | None, given: Tables) -> tupl
         if named is not None and named != recipe:
             raise BadSettings(f"{config}: recipe.name is {named!r}, but {recipe!r} was asked for; take one of them out")
         given = {**given, "recipe": {**given.get("recipe", {}), "name": recipe}}
+    given = {table: {key: value for key, value in rows.items() if value is not None} for table, rows in given.items()}
+    make_way(tables, given)
     for table, rows in given.items():
-        rows = {key: value for key, value in rows.items() if value is not None}
-        if table == "run" and any(key in LENGTHS for key in rows):
-            # A length takes the place of any other length.
-            for key in LENGTHS:
-                tables["run"].pop(key, None)
-        named = tables["generator"].get("name")
-        if table == "generator" and rows.get("name", named) != named:
-            # The file's arguments are another generator's.
-            tables["generator"].clear()
         tables[table] |= rows
         said |= {f"{table}.{key}": "the arguments" for key in rows}
     return tables, said

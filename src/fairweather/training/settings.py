@@ -205,13 +205,21 @@ def _read_toml(path: Path, extending: tuple[Path, ...]) -> dict[str, dict[str, A
     if not isinstance(extended, str):
         raise BadSettings(f"{path}: extends is {extended!r}: write the path of another settings file, in quotes")
     base = _read_toml(path.parent / extended, (*extending, path.resolve()))
-    if any(key in LENGTHS for key in tables.get("run", {})):
-        base["run"] = {key: value for key, value in base.get("run", {}).items() if key not in LENGTHS}
-    for name in ("recipe", "generator"):
-        before = base.get(name, {}).get("name")
-        if tables.get(name, {}).get("name", before) != before:
-            base[name] = {}
+    recipe = base.get("recipe", {}).get("name")
+    if tables.get("recipe", {}).get("name", recipe) != recipe:
+        base["recipe"] = {}
+    make_way(base, tables)
     return _merged(base, tables)
+
+
+def make_way(tables: dict[str, dict[str, Any]], over: Mapping[str, Mapping[str, Any]]) -> None:
+    """Take out of `tables` what no longer holds once `over` is laid over them: any length of a run beside another
+    length, and the arguments of another generator."""
+    if any(key in LENGTHS for key in over.get("run", {})):
+        tables["run"] = {key: value for key, value in tables.get("run", {}).items() if key not in LENGTHS}
+    generator = tables.get("generator", {}).get("name")
+    if over.get("generator", {}).get("name", generator) != generator:
+        tables["generator"] = {}
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
