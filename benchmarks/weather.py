@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,11 +32,12 @@ from fairweather.evaluation.protocols import PROTOCOLS
 from fairweather.images import read, to_float
 from fairweather.pairs import Pair, find_sets, pictures
 from fairweather.restoring.auto import MODELS, Auto
-from fairweather.restoring.recognise import Weather, load_recognizer
+from fairweather.restoring.recognise import Decision, Weather, load_recognizer
 from fairweather.restoring.restorer import load
 
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 DECISIONS = ("none", "haze", "rain", "both")
+RAINY = ("light", "heavy", "rain", "rainy")
 NEAR, FAR = 36.0, 28.0
 """dB: what nobody sees side by side, and what everybody does."""
 
@@ -76,12 +76,12 @@ def clear_row(auto: Auto, name: str, paths: Sequence[Path]) -> Row:
         photo = to_float(read(path).pixels)
         weather = seen[path.stem] = auto.recognise(photo)
         touched = weather.decided != "none"
-        decibel[path.stem] = psnr(auto.restore(photo, weather.decided), photo) if touched else math.inf
+        decibel[path.stem] = psnr(auto.restore(photo, weather), photo) if touched else math.inf
     return Row(name, "none", seen, decibel, {})
 
 
-def weather_row(auto: Auto, name: str, truth: str, pairs: Sequence[Pair]) -> Row:
-    """Photos of one weather: restored by the decision, and by the model that somebody would have named."""
+def weather_row(auto: Auto, name: str, truth: Decision, pairs: Sequence[Pair]) -> Row:
+    """Photos of one weather: restored by what was seen, and by the model that somebody would have named."""
     protocol = PROTOCOLS["rain-y" if truth == "rain" else "rgb"]
     seen: dict[str, Weather] = {}
     decibel: dict[str, float] = {}
@@ -89,13 +89,10 @@ def weather_row(auto: Auto, name: str, truth: str, pairs: Sequence[Pair]) -> Row
     for pair in pairs:
         degraded, clear = (to_float(read(path).pixels) for path in (pair.degraded, pair.clear))
         seen[pair.name] = auto.recognise(degraded)
-        decided: Any = seen[pair.name].decided
-        results: dict[Any, float] = {}
-        for decision in {decided, truth}:
-            if not auto.missing(decision):
-                results[decision] = protocol.measure(auto.restore(degraded, decision), clear)["psnr"]
-        if len(results) == len({decided, truth}):
-            decibel[pair.name], named[pair.name] = results[decided], results[truth]
+        if auto.missing(seen[pair.name].decided) or auto.missing(truth):
+            continue
+        for values, what in ((decibel, seen[pair.name]), (named, truth)):
+            values[pair.name] = protocol.measure(auto.restore(degraded, what), clear)["psnr"]
     return Row(name, truth, seen, decibel, named)
 
 
@@ -143,7 +140,7 @@ def rows_of(auto: Auto, data: Path, clear: Path | None, real: Path | None, tell:
     rows, sides = [], {}
     for name, pairs in find_sets(data).items():
         tell(name)
-        truth = "rain" if pairs[0].degraded.parent.name in ("light", "heavy", "rain", "rainy") else "haze"
+        truth: Decision = "rain" if pairs[0].degraded.parent.name in RAINY else "haze"
         rows.append(weather_row(auto, name, truth, pairs))
         sides[f"{pairs[0].clear.parent.parent.name}, clear"] = sorted({pair.clear for pair in pairs})
     rows.sort(key=lambda row: row.truth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,8 @@ KINDS = {
 """Shares of the samples: as recorded (hazy, rainy), made here (hazed, rained), both at once, neither."""
 SEEN = 0.08
 """What a haze changes, the mean over colours, where it counts as seen."""
+KEPT = 36.0
+"""dB that a clear photo keeps where nobody sees a difference."""
 
 
 class Sources(NamedTuple):
@@ -73,10 +75,21 @@ def sources(data: Path, hold_back: float = HOLD_BACK) -> tuple[Sources, Sources]
 
 class Samples:
     """Samples by (seed, step, index). `behind` is the share of the hazy and the hazed whose foreground is made clear:
-    fog that begins behind what stands near. At 0 none is drawn: the samples are those of the recognizer that ships."""
+    fog that begins behind what stands near. `costly` is the share of the clear and the rained that are drawn from
+    `dear`: clear photos with which a mistake would cost much."""
 
-    def __init__(self, found: Sources, photos: Photos, seed: int, computed: int = 64, behind: float = 0.0) -> None:
+    def __init__(
+        self,
+        found: Sources,
+        photos: Photos,
+        seed: int,
+        computed: int = 64,
+        behind: float = 0.0,
+        costly: float = 0.0,
+        dear: Sequence[Path] = (),
+    ) -> None:
         self.found, self.photos, self.seed, self.behind = found, photos, seed, behind
+        self.costly, self.dear = costly, dear
         layers = []
         for pair in found.rainy:
             layer = streak_layer(*photos.pair(pair.degraded, pair.clear))
@@ -122,6 +135,8 @@ class Samples:
             path = pair.degraded
         elif kind == "rainy":
             path, rain = one_of(self.found.rainy, rng).degraded, 1.0
+        elif self.costly and rng.random() < self.costly:
+            path, rain = one_of(self.dear, rng), 0.0
         else:
             name = str(rng.choice(["clear", *HAZY, "rain100", "depth"], p=[0.52, 0.2, 0.06, 0.06, 0.08, 0.06, 0.02]))
             path, rain = one_of(self.found.clear[name], rng), 0.0
@@ -148,6 +163,17 @@ class Samples:
         compose = screened if rng.random() < 0.5 else added
         rainy = compose(picture[None], streaks)[0]
         return rainy, 1.0 if float((rainy - picture).abs().mean()) > 0.007 else math.nan
+
+
+def dear(found: Sources, photos: Photos, dehaze: Callable[[np.ndarray], np.ndarray]) -> list[Path]:
+    """The clear photos that a model would change to less than KEPT dB of themselves: pale, soft or smoggy ones."""
+    chosen = []
+    for path in [path for paths in found.clear.values() for path in paths]:
+        photo = photos.get(path)
+        change = np.square(images.to_float(dehaze(photo)) - images.to_float(photo)).mean()
+        if change > 10 ** (-KEPT / 10):
+            chosen.append(path)
+    return chosen
 
 
 def behind(hazy: np.ndarray, clear: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""load("auto"): what is decided is done, in order, and nothing else; models that do not ship are said to be missing."""
+"""load("auto"): what is seen is taken out, in order, nothing else; models that do not ship are said to be missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEEN: dict[Decision, Weather] = {
     "none": Weather(0.1, 0.1),
     "haze": Weather(0.9, 0.1),
     "rain": Weather(0.1, 0.9),
-    "both": Weather(0.8, 0.9),
+    "both": Weather(0.9, 0.9),
 }
 
 
@@ -83,6 +83,15 @@ def test_strength_goes_on_to_the_models_and_0_looks_at_nothing() -> None:
         restore(PHOTO[..., 0])
 
 
+@pytest.mark.usefixtures("there")
+def test_what_is_doubtful_is_taken_out_in_part_and_what_is_named_whole() -> None:
+    restore, _ = auto(Weather(0.7, 0.1))
+    assert (restore(PHOTO) == 105).all()
+    assert (restore(PHOTO, 0.6) == 103).all()
+    assert (restore.restore(PHOTO, Weather(0.7, 0.1)) == 105).all()
+    assert (restore.restore(PHOTO, "haze") == 110).all()
+
+
 def test_weather_without_a_model_stays_and_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
@@ -104,9 +113,9 @@ def test_weather_without_a_model_stays_and_is_said_once(
 @pytest.mark.usefixtures("there")
 def test_a_film_does_not_flicker() -> None:
     restore, _ = auto(SEEN["haze"])
-    doubts = iter([0.9, 0.9, 0.2, 0.9, 0.1])
+    doubts = iter([1.0, 1.0, 0.1, 1.0, 0.1])
     restore._look = lambda photo: Weather(next(doubts), 0.0)
-    assert [int(frame[0, 0, 0]) for frame in restore.frames([PHOTO] * 5)] == [110] * 5
+    assert [int(frame[0, 0, 0]) for frame in restore.frames([PHOTO] * 5)] == [110, 110, 105, 107, 103]
 
 
 def test_load_gives_it_by_name() -> None:

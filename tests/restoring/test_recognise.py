@@ -14,16 +14,18 @@ import pytest
 
 from fairweather import cards, images
 from fairweather.errors import BadCard
+from fairweather.restoring import estimates
 from fairweather.restoring.recognise import (
     CARD,
     FOLDER,
     Recognizer,
     RecognizerCard,
-    Threshold,
+    Rule,
     Weather,
     load_recognizer,
     read_recognizer_card,
     views,
+    windows_of,
 )
 from tests.conftest import ROOT
 
@@ -97,31 +99,103 @@ def test_a_decision_is_as_sure_as_its_less_certain_half(
     assert str(weather) == said
 
 
-def test_a_threshold_is_where_a_decision_turns() -> None:
-    rule = Threshold(1.5, 0.5)
-    assert rule(1.5) == 0.5
-    assert rule(2.0) == pytest.approx(1 / (1 + np.exp(-1)))
-    assert 0 < rule(-1e9) < rule(1.4) < 0.5 < rule(1.6) < rule(1e9) <= 1
+@pytest.mark.parametrize(
+    ("number", "amount"), [(0.0, 0.0), (0.5, 0.0), (0.6, 0.25), (0.7, 0.5), (0.9, 1.0), (1.0, 1.0)]
+)
+def test_what_is_doubtful_is_taken_out_in_part(number: float, amount: float) -> None:
+    assert Weather(number, 0.2).amount("haze") == pytest.approx(amount)
+    assert Weather(0.2, number).amount("rain") == pytest.approx(amount)
+
+
+def test_a_rule_weighs_the_model_beside_the_network() -> None:
+    rule = Rule(1.5, 0.5, 2.0, "m")
+    assert rule(1.5, 0.0) == rule(0.5, 0.5) == 0.5
+    assert rule(2.0, 0.0) == rule(0.0, 1.0) == pytest.approx(1 / (1 + np.exp(-1)))
+    assert 0 < rule(-1e9, 0) < rule(1.4, 0) < 0.5 < rule(1.6, 0) < rule(1e9, 0) <= 1
+    assert rule.asks(-1e9)
+    assert not Rule(1.5, 0.5, 2.0, "m", -5.0).asks(-5.0)
+
+
+class Model:
+    """A maps model whose transmission is given, or one that darkens its picture."""
+
+    def __init__(self, transmission: float = 1.0, change: float = 0.0) -> None:
+        self.transmission, self.change, self.asked = transmission, change, []  # type: ignore[var-annotated]
+
+    def maps(self, photo: np.ndarray) -> dict[str, np.ndarray]:
+        self.asked.append(photo.shape)
+        return {"transmission": np.full((3, 4), self.transmission, np.float32)}
+
+    def __call__(self, photo: np.ndarray, guard: bool = True) -> np.ndarray:
+        assert not guard, "the guards would hide what the network found"
+        self.asked.append(photo.shape)
+        return photo - np.float32(self.change)
+
+
+def test_estimates_of_models() -> None:
+    photo = picture(100, 120)
+    assert estimates.veil(Model(1.0), photo) == estimates.NO_VEIL  # type: ignore[arg-type]
+    assert estimates.veil(Model(0.61), photo) == pytest.approx(np.log(0.4))  # type: ignore[arg-type]
+    windows = np.full((6, 3, 160, 160), 0.5, np.float32)
+    assert estimates.streaks(Model(), windows) == estimates.NO_STREAKS  # type: ignore[arg-type]
+    model = Model(change=0.1)
+    assert estimates.streaks(model, windows) == pytest.approx(-20, abs=1e-4)  # type: ignore[arg-type]
+    assert model.asked == [(96, 96, 3)] * 6
+
+
+def test_one_window_with_a_fence_is_no_rain() -> None:
+    windows = np.zeros((6, 3, 160, 160), np.float32)
+    windows[0] = 1
+
+    def darkens_bright_ones(photo: np.ndarray, guard: bool) -> np.ndarray:
+        return photo * np.float32(0.5)
+
+    assert estimates.streaks(darkens_bright_ones, windows) == estimates.NO_STREAKS  # type: ignore[arg-type]
 
 
 def a_card(**changes: object) -> RecognizerCard:
-    fields = {"name": "w", "side": 64, "haze": Threshold(0.5, 1), "rain": Threshold(-0.5, 1), "training": {}}
-    return RecognizerCard(**{**fields, "licence": "", "terms": "", "description": "", **changes})  # type: ignore[arg-type]
+    fields = {
+        "name": "w", "side": 64, "training": {}, "licence": "", "terms": "", "description": "",
+        "haze": Rule(0.5, 1, 1, "h"), "rain": Rule(-0.5, 1, 0.1, "r", -5.0),
+    }  # fmt: skip
+    return RecognizerCard(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def test_the_engine_s_logits_become_weather() -> None:
+def test_logits_and_estimates_become_weather() -> None:
     shapes = []
 
     def engine(given: np.ndarray) -> np.ndarray:
         shapes.append(given.shape)
         return np.array([[0.5, 2.0]], np.float32)
 
-    weather = Recognizer(a_card(), engine)(picture(100, 120))
-    assert shapes == [(8, 3, 64, 64)]
-    assert weather == Weather(0.5, 1 / (1 + np.exp(-2.5)))
+    models = {"h": Model(0.61), "r": Model(change=0.1)}
+    card = a_card(side=96)
+    weather = Recognizer(card, engine, models.__getitem__)(picture(100, 120))  # type: ignore[arg-type]
+    assert shapes == [(8, 3, 96, 96)]
+    assert weather.haze == pytest.approx(0.4 / 1.4)
+    assert weather.rain == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-5)
+    assert models["h"].asked == [(100, 120, 3)]
     for answer in (np.zeros((1, 3)), np.full((1, 2), np.nan)):
         with pytest.raises(BadCard, match="install it again"):
-            Recognizer(a_card(), lambda _, answer=answer: answer)(picture(20, 20))
+            Recognizer(card, lambda _, answer=answer: answer, models.__getitem__)(picture(20, 20))  # type: ignore[arg-type]
+
+
+def test_a_model_is_asked_where_the_network_leaves_a_doubt() -> None:
+    opened: list[str] = []
+
+    def open_one(name: str) -> Model:
+        opened.append(name)
+        return Model()
+
+    look = Recognizer(a_card(), lambda _: np.array([[0.0, -5.1]]), open_one)  # type: ignore[arg-type, return-value]
+    assert look(picture(100, 120)).rain == Rule(-0.5, 1, 0.1, "r")(-5.1, estimates.NO_STREAKS)
+    assert opened == ["h"]
+
+
+def test_streaks_are_looked_for_at_the_finer_scale() -> None:
+    shown = views(picture(1000, 1300), 96)
+    assert len(shown) == 14
+    assert np.array_equal(windows_of(shown), shown[2:8])
 
 
 @pytest.fixture
@@ -140,12 +214,21 @@ def test_what_ships_is_whole_and_small() -> None:
     assert FOLDER.name not in cards.shipped(), "it gives no picture: no list of models may hold it"
 
 
+def test_its_rules_were_found_with_the_models_that_ship() -> None:
+    """Another `dehaze` finds other amounts of haze: runs/ship/weather.py --again weighs it anew."""
+    card = read_recognizer_card(FOLDER)
+    assert {card.haze.model, card.rain.model} == set(card.training["asks"])
+    for name, weights in card.training["asks"].items():
+        assert cards.read_card(cards.find(name)).checksums[cards.WEIGHTS] == weights, name
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"format_version": 2}, "format_version"),
+        ({"format_version": 1}, "format_version"),
         ({"side": 100}, "side"),
-        ({"haze": {"logit": 0.0, "width": 0}}, "haze"),
+        ({"haze": {"logit": 0.0, "width": 0, "estimate": 1, "model": "m"}}, "haze"),
+        ({"rain": {"logit": 0.0, "width": 1, "estimate": 1, "model": 3}}, "rain"),
         ({"rain": {"logit": 0.0}}, "recognizer's card"),
         ({"unknown": 1}, "recognizer's card"),
         ({"checksums": {}}, "checksums"),

@@ -88,19 +88,55 @@ def test_samples_are_pictures_of_every_kind(script: ModuleType, samples: Any) ->
 
 
 def test_a_threshold_keeps_clear_photos_first(script: ModuleType) -> None:
-    apart = script.threshold(np.linspace(-6, -2, 100), np.linspace(2, 6, 100), 0.03)
+    def rule(without: np.ndarray, having: np.ndarray) -> Any:
+        return script.threshold(without, having, 0.03, 1.0, "m", None)
+
+    apart = rule(np.linspace(-6, -2, 100), np.linspace(2, 6, 100))
     assert -2 < apart.logit < 2
-    mixed = script.threshold(np.linspace(-4, 2, 200), np.linspace(-1, 5, 200), 0.03)
+    mixed = rule(np.linspace(-4, 2, 200), np.linspace(-1, 5, 200))
     assert np.mean(np.linspace(-4, 2, 200) > mixed.logit) <= 0.03
     assert mixed.logit > 1.8
     assert mixed.width > apart.width, "where the two overlap, nothing is as sure"
 
 
-def test_it_learns_and_ships_a_folder_that_opens(script: ModuleType, data: Path, tmp_path: Path) -> None:
+def test_an_estimate_weighs_what_it_knows(script: ModuleType) -> None:
+    """Two witnesses of equal noise, one of which speaks in units twice as large, and one that knows nothing."""
+    rng = np.random.default_rng(1)
+    truth = rng.random(2000) < 0.5
+    logits = 3.0 * truth + rng.normal(0, 1.5, 2000)
+    equal = 6.0 * truth + rng.normal(0, 3.0, 2000)
+    shares = np.ones(2000)
+    assert script.weight(np.column_stack([logits, equal]), truth, shares) == pytest.approx(0.5, abs=0.07)
+    against = np.column_stack([logits, rng.normal(0, 1, 2000) - truth])
+    with pytest.raises(SystemExit, match="do not agree"):
+        script.weight(against, truth, shares)
+
+
+def test_costly_photos_are_those_that_a_model_changes(script: ModuleType, data: Path) -> None:
+    train, _ = script.sources(data)
+    photos = script.Photos()
+    every = [path for paths in train.clear.values() for path in paths]
+    pale = photos.get(every[0]).tobytes()  # a scene of the fixture's is in every folder
+
+    def dehaze(photo: np.ndarray) -> np.ndarray:
+        return photo // 2 if photo.tobytes() == pale else photo
+
+    changed = script.dear(train, photos, dehaze)
+    assert changed == [path for path in every if path.name == every[0].name]
+    chosen = script.Samples(train, photos, seed=3, computed=8, costly=1.0, dear=changed[:1])
+    shown = [chosen._taken("clear", np.random.default_rng(k))[0].mean() for k in range(8)]
+    assert np.std(shown) < 0.05, "all are the same photo"
+
+
+def test_it_learns_and_ships_a_folder_that_opens(
+    script: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fairweather.restoring.recognise import load_recognizer
 
+    monkeypatch.setattr(script, "weight", lambda *_: 0.5)  # two steps teach nothing that agrees with the models
     script.main(["--data", str(data), "--out", str(tmp_path / "weather"), "--steps", "2", "--batch", "8"])
     look = load_recognizer(tmp_path / "weather")
+    assert set(look.card.training["asks"]) == {"dehaze", "derain"}
     assert look.card.training["on_held_back_scenes"]["sots_outdoor, clear"].keys() == {"none", "haze", "rain", "both"}
     weather = look(np.zeros((50, 60, 3), np.uint8))
     assert 0 <= weather.haze <= 1

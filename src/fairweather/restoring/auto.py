@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,9 @@ class Auto:
     """What `fairweather.load("auto")` gives: called as a Restorer is, it decides for each photo what to take out.
 
     `look` tells the weather in a photo (a Recognizer), `opened` gives the restorer of a model; each is opened when a
-    photo first needs it. `models` says which model takes out which weather, in the order of their work. Weather for
-    which no model ships is left in the photo, and said once (`missing` tells before).
+    photo first needs it. `models` says which model takes out which weather, in the order of their work. What is seen
+    without doubt is taken out whole, what is doubtful in part (`Weather.amount`). Weather for which no model ships is
+    left in the photo, and said once (`missing` tells before).
     """
 
     def __init__(
@@ -55,31 +56,35 @@ class Auto:
             raise BadSettings(f"strength must be from 0 (untouched) to 1, not {strength}")
         if strength == 0:
             return np.array(photo, order="C")
-        return self.restore(photo, self.recognise(photo).decided, strength, guard)
+        return self.restore(photo, self.recognise(photo), strength, guard)
 
     def restore(
-        self, photo: NDArray[Any], decided: Decision, strength: float = 1.0, guard: bool = True
+        self, photo: NDArray[Any], weather: Weather | Decision, strength: float = 1.0, guard: bool = True
     ) -> NDArray[Any]:
-        """The photo without the weather that somebody decided on: "none" gives a copy, "both" is rain, then haze."""
+        """The photo without the weather that was seen, each in its amount, or without that which somebody decided on,
+        whole: "none" gives a copy, "both" is rain, then haze."""
         check_photo(photo)
+        seen = weather if isinstance(weather, Weather) else None
+        decided = seen.decided if seen else cast("Decision", weather)
         result, lacking = photo, self.missing(decided)
-        for weather in self.parts(decided):
-            if weather in lacking:
-                self._tell(weather)
+        for part in self.parts(decided):
+            if part in lacking:
+                self._tell(part)
             else:
-                result = self._restorer(self.models[weather])(result, strength, guard)
+                amount = seen.amount(part) if seen else 1.0
+                result = self._restorer(self.models[part])(result, strength * amount, guard)
         return np.array(photo, order="C") if result is photo else result
 
     def frames(
         self, frames: Iterable[NDArray[Any]], strength: float = 1.0, guard: bool = True
     ) -> Iterator[NDArray[Any]]:
         """The restored frames of a film, one by one. The mean of all frames so far decides, so that it does not flicker
-        between two minds."""
+        between two minds, and how much of it is taken out moves as slowly."""
         haze = rain = 0.0
         for number, frame in enumerate(frames, start=1):
             seen = self.recognise(frame)
             haze, rain = haze + (seen.haze - haze) / number, rain + (seen.rain - rain) / number
-            yield self.restore(frame, Weather(haze, rain).decided, strength, guard)
+            yield self.restore(frame, Weather(haze, rain), strength, guard)
 
     def parts(self, decided: Decision) -> tuple[str, ...]:
         """The kinds of weather in a decision, in the order in which they are taken out."""

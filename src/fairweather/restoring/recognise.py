@@ -1,7 +1,9 @@
-"""Which weather is in a photo, and how sure that is: NumPy, OpenCV and one small network, no PyTorch.
+"""Which weather is in a photo, and how sure that is: NumPy, OpenCV and small networks, no PyTorch.
 
-The network ships in models/weather, a folder of its own kind: it gives no picture, so its card is recognizer.json and
-none of the lists of models holds it. `runs/ship/weather.py` trains it.
+Two witnesses are heard. A network of its own looks for haze and rain; it ships in models/weather, a folder of its own
+kind: it gives no picture, so its card is recognizer.json and none of the lists of models holds it. And the models that
+take weather out say how much they find (`fairweather.restoring.estimates`). `runs/ship/weather.py` trains the one and
+weighs it against the others.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -21,11 +24,15 @@ from numpy.typing import NDArray
 from fairweather import cards
 from fairweather.errors import BadCard, MissingExtra
 from fairweather.images import to_float
+from fairweather.restoring import estimates
 from fairweather.restoring.engines import Engine, open_engine
+
+if TYPE_CHECKING:
+    from fairweather.restoring.restorer import Restorer
 
 CARD = "recognizer.json"
 FOLDER = cards.MODELS / "weather"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Decision = Literal["haze", "rain", "both", "none"]
 
 SCALES = (480, 960)
@@ -33,6 +40,8 @@ SCALES = (480, 960)
 of the two, whatever camera took them. A photo of up to one and a half times the first is taken as it is."""
 ACROSS, DOWN = 3, 2
 """Windows along the longer and the shorter side."""
+SURE = 0.9
+"""From this number on all of a weather is taken out."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +62,37 @@ class Weather:
         """How sure the decision is, 0.5 to 1: no surer than the less certain of its two halves."""
         return min(max(self.haze, 1 - self.haze), max(self.rain, 1 - self.rain))
 
+    def amount(self, weather: str) -> float:
+        """How much of "haze" or "rain" to take out, 0 to 1: nothing up to the number 0.5, all from SURE on, between
+        them in proportion. A doubtful find can so do little harm, and a film does not jump where a decision turns."""
+        number: float = getattr(self, weather)
+        return min(1.0, max(0.0, (number - 0.5) / (SURE - 0.5)))
+
     def __str__(self) -> str:
         words = {"both": "haze and rain", "none": "no weather"}
         return f"{words.get(self.decided, self.decided)} ({100 * self.sure:.0f} % sure)"
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """From a logit x to Weather's number: 1 / (1 + exp(-(x - logit) / width))."""
+class Rule:
+    """From the network's logit x and a model's estimate e to Weather's number: 1 / (1 + exp(-(x + k e - logit) / w))
+    with w = `width` and k = `estimate`."""
 
     logit: float
     width: float
+    estimate: float
+    model: str
+    """Name of the shipped model that is asked."""
+    above: float | None = None
+    """It is asked only where x is greater (None: always): below no estimate would turn the decision."""
 
-    def __call__(self, logit: float) -> float:
-        return 1 / (1 + math.exp(min(50.0, max(-50.0, -(logit - self.logit) / self.width))))
+    def __call__(self, logit: float, estimate: float) -> float:
+        beyond = (logit + self.estimate * estimate - self.logit) / self.width
+        return 1 / (1 + math.exp(min(50.0, max(-50.0, -beyond))))
+
+    def asks(self, logit: float) -> bool:
+        """Whether the model has to be asked."""
+        return self.above is None or logit > self.above
 
 
 @dataclass(frozen=True)
@@ -76,10 +102,10 @@ class RecognizerCard:
     name: str
     side: int
     """Side of the square views, in pixels."""
-    haze: Threshold
-    rain: Threshold
+    haze: Rule
+    rain: Rule
     training: dict[str, Any]
-    """What it learned from, and what of that was held back to set the thresholds."""
+    """What it learned from, what of that was held back to set the rules, and the weights of the models that it asks."""
     licence: str
     terms: str
     description: str
@@ -88,32 +114,63 @@ class RecognizerCard:
 
 
 class Recognizer:
-    """Tells the weather in photos. `engine`: any callable from V x 3 x S x S in [0,1] to 1 x 2 logits (haze, rain)."""
+    """Tells the weather in photos.
 
-    def __init__(self, card: RecognizerCard, engine: Engine) -> None:
+    `engine`: any callable from V x 3 x S x S in [0,1] to 1 x 2 logits (haze, rain). `opened`: gives the restorer of a
+    model by its name; it is called when that model is first asked.
+    """
+
+    def __init__(self, card: RecognizerCard, engine: Engine, opened: Callable[[str], Restorer]) -> None:
         self.card = card
         self.engine = engine
+        self._opened = opened
 
     def __call__(self, photo: NDArray[Any]) -> Weather:
         """The weather in a photo, H x W x 3 uint8, uint16 or float32 in [0,1]. Raises BadCard for a broken model."""
-        answer = self.engine(views(photo, self.card.side))
+        haze, rain = self.card.haze, self.card.rain
+        (of_haze, of_rain), windows = self._logits(photo)
+        veil = estimates.veil(self._opened(haze.model), photo) if haze.asks(of_haze) else estimates.NO_VEIL
+        streaks = estimates.streaks(self._opened(rain.model), windows) if rain.asks(of_rain) else estimates.NO_STREAKS
+        return Weather(haze(of_haze, veil), rain(of_rain, streaks))
+
+    def _logits(self, photo: NDArray[Any]) -> tuple[tuple[float, float], NDArray[np.float32]]:
+        """What the network says of haze and of rain, and the first windows that it was shown."""
+        shown = views(photo, self.card.side)
+        answer = self.engine(shown)
         if answer.shape != (1, 2) or not np.isfinite(answer).all():
             raise BadCard(f"model {self.card.name} answers with {answer.shape}, not two numbers: install it again")
-        return Weather(self.card.haze(float(answer[0, 0])), self.card.rain(float(answer[0, 1])))
+        return (float(answer[0, 0]), float(answer[0, 1])), windows_of(shown)
 
 
 def load_recognizer(
-    folder: str | os.PathLike[str] = FOLDER, *, engine: str = "auto", threads: int | None = None
+    folder: str | os.PathLike[str] = FOLDER,
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    opened: Callable[[str], Restorer] | None = None,
 ) -> Recognizer:
-    """The recognizer that ships, or one of your own. Raises BadCard, MissingExtra, UnknownName."""
+    """The recognizer that ships, or one of your own. `opened` gives restorers by name, for the models that it asks; by
+    default they are loaded for it alone. Raises BadCard, MissingExtra, UnknownName."""
     folder = Path(folder)
     card = read_recognizer_card(folder)
     alike = cast(cards.Card, card)  # it has the name and the checksums, all that is asked of a card here
     for name in cards.SUMMED:
         cards.checked(folder, alike, name)
+    if opened is None:
+        opened = _loader(engine, threads)
     if engine == "torch":
-        return Recognizer(card, _torch(folder, card))
-    return Recognizer(card, open_engine(engine, folder, alike, threads=threads))
+        return Recognizer(card, _torch(folder, card), opened)
+    return Recognizer(card, open_engine(engine, folder, alike, threads=threads), opened)
+
+
+def _loader(engine: str, threads: int | None) -> Callable[[str], Restorer]:
+    from fairweather.restoring.restorer import load
+
+    @cache
+    def opened(name: str) -> Restorer:
+        return load(name, engine=engine, threads=threads)
+
+    return opened
 
 
 def _torch(folder: Path, card: RecognizerCard) -> Engine:
@@ -158,6 +215,11 @@ def views(photo: NDArray[Any], side: int) -> NDArray[np.float32]:
     return np.stack([_planes(cells.mean((1, 3))), _planes(cells.min((1, 3))), *windows])
 
 
+def windows_of(shown: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Those of the views in which a model looks for streaks: the windows at the first, the finer scale."""
+    return shown[2 : 2 + ACROSS * DOWN]
+
+
 def _reduced(photo: NDArray[Any], short: int) -> NDArray[Any]:
     height, width = photo.shape[:2]
     factor = short / min(height, width)
@@ -192,8 +254,8 @@ def read_recognizer_card(folder: str | os.PathLike[str]) -> RecognizerCard:
     remedy = "install fairweather again, or train a recognizer with this release (runs/ship/weather.py)"
     try:
         found = json.loads(path.read_bytes())
-        thresholds = {name: Threshold(**found[name]) for name in ("haze", "rain")}
-        card = RecognizerCard(**{**found, **thresholds})
+        rules = {name: Rule(**found[name]) for name in ("haze", "rain")}
+        card = RecognizerCard(**{**found, **rules})
     except OSError as error:
         raise BadCard(f"{path} cannot be read ({error.strerror}): {remedy}") from None
     except (ValueError, TypeError, KeyError) as error:
@@ -208,12 +270,17 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _fits(rule: Rule) -> bool:
+    numbers = (rule.logit, rule.width, rule.estimate, 0.0 if rule.above is None else rule.above)
+    return all(map(_number, numbers)) and rule.width > 0 and isinstance(rule.model, str)
+
+
 _FITS: dict[str, Callable[[RecognizerCard], bool]] = {
     "format_version": lambda card: card.format_version == FORMAT_VERSION,
     "name": lambda card: isinstance(card.name, str) and card.name != "",
     "side": lambda card: isinstance(card.side, int) and card.side >= 32 and card.side % 32 == 0,
-    "haze": lambda card: _number(card.haze.logit) and _number(card.haze.width) and card.haze.width > 0,
-    "rain": lambda card: _number(card.rain.logit) and _number(card.rain.width) and card.rain.width > 0,
+    "haze": lambda card: _fits(card.haze),
+    "rain": lambda card: _fits(card.rain),
     "training": lambda card: isinstance(card.training, dict),
     "terms": lambda card: all(isinstance(text, str) for text in (card.licence, card.terms, card.description)),
     "checksums": lambda card: isinstance(card.checksums, dict) and set(card.checksums) == set(cards.SUMMED),

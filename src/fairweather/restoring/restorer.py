@@ -86,11 +86,12 @@ def _auto(*, engine: str, memory: int | None, threads: int | None, precision: st
     from fairweather.restoring.recognise import load_recognizer
 
     @cache
-    def recognizer() -> Callable[[NDArray[Any]], Weather]:
-        return load_recognizer(engine=engine, threads=threads)
-
     def opened(name: str) -> Restorer:
         return load(name, engine=engine, memory=memory, threads=threads, precision=precision)
+
+    @cache
+    def recognizer() -> Callable[[NDArray[Any]], Weather]:
+        return load_recognizer(engine=engine, threads=threads, opened=opened)
 
     return Auto(lambda photo: recognizer()(photo), opened)
 

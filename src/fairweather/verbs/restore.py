@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -113,24 +114,24 @@ class _Judge:
 
     def __call__(self, pixels: Pixels) -> Pixels | None:
         """The restored pixels, or None where the photo is to stay as it is."""
-        if self.wanted is None:
-            self.seen = self.auto.recognise(pixels)
-        decided = self.wanted or cast("Weather", self.seen).decided
-        todo = [weather for weather in self.auto.parts(decided) if weather not in self.auto.missing(decided)]
-        if not todo:
-            return None
-        decided = "both" if len(todo) == 2 else cast("Decision", todo[0])
-        return self.auto.restore(pixels, decided, self.strength, self.guard)
+        if self.wanted is not None:  # the models for it are there: that was seen to at the start
+            return self.auto.restore(pixels, self.wanted, self.strength, self.guard) if self.wanted != "none" else None
+        self.seen = self.auto.recognise(pixels)
+        lacking = self.auto.missing(self.seen.decided)
+        found = replace(self.seen, **dict.fromkeys(lacking, 0.0))
+        return self.auto.restore(pixels, found, self.strength, self.guard) if found.decided != "none" else None
 
     def tell(self, job: folder.Job) -> None:
         """The line for a photo, on stderr as all that is said on the way."""
         if self.seen is None:
             return
-        lacking = self.auto.missing(self.seen.decided)
+        parts, lacking = self.auto.parts(self.seen.decided), self.auto.missing(self.seen.decided)
         end = f", but no model for {lacking[0]} ships" if lacking else ""
-        if lacking == self.auto.parts(self.seen.decided):  # both are empty for a clear photo
+        if lacking == parts:  # both are empty for a clear photo
             end += ": left as it is"
-        print(f"{job.source}: {self.seen}{end}", file=sys.stderr)
+        amounts = {part: round(100 * self.seen.amount(part)) for part in sorted(set(parts) - set(lacking))}
+        doubtful = " and ".join(f"{amount} % of the {part}" for part, amount in amounts.items() if amount < 100)
+        print(f"{job.source}: {self.seen}{end}{f': {doubtful} taken out' if doubtful else ''}", file=sys.stderr)
 
 
 def _summary(report: folder.Report, jobs: list[folder.Job], done: str) -> str:
