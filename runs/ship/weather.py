@@ -235,6 +235,23 @@ def report(found: Sequence[Judged], rules: Sequence[Rule]) -> dict[str, dict[str
     return table
 
 
+def witnesses(found: Sequence[Judged], rules: Sequence[Rule]) -> str:
+    """How many of those that have a weather are seen by the network alone, by the model alone and by both, where FEW of
+    those that have it not are taken for it."""
+    lines = ["| | network | model | both |", "|---|--:|--:|--:|"]
+    partly = np.array([one.kind.endswith(PARTED) for one in found])
+    for k, (weather, rule) in enumerate(zip(BOTH, rules, strict=True)):
+        having = np.array([one[k + 1] for one in found])
+        said = np.array([(one.logits[k], one.estimates[k]) for one in found])
+        columns = (said[:, 0], said[:, 1], said @ np.array([1.0, rule.estimate]))
+        edges = [np.quantile(column[~having & ~partly], 1 - FEW) for column in columns]
+        for name, part in ((weather, having & ~partly), (weather + PARTED, having & partly)):
+            if part.any() and not (name.endswith(PARTED) and k == 1):
+                seen = [int((column[part] > edge).sum()) for column, edge in zip(columns, edges, strict=True)]
+                lines.append(f"| {name} ({part.sum()}) | " + " | ".join(map(str, seen)) + " |")
+    return "\n".join(lines)
+
+
 def ship(network: WeatherNet, out: Path, card: Callable[[dict[str, str]], RecognizerCard]) -> RecognizerCard:
     """Weights, ONNX with any number of views, and the card, once ONNX Runtime and OpenVINO agree with PyTorch."""
     from hashlib import sha256
@@ -321,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"haze {rules[0]}\nrain {rules[1]}\nheld back (rows: what they are):")
     for kind, row in table.items():
         print(f"{kind:22} " + "  ".join(f"{name} {count:3}" for name, count in row.items()))
+    print(f"\nseen where {FEW:.0%} of the others are taken for it:\n{witnesses(found, rules)}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Auto:
     def look(photo: np.ndarray) -> Weather:
-        return Weather(0.9 if photo.mean() > 0.5 else 0.1, 0.1)
+        return Weather(1.0 if photo.mean() > 0.5 else 0.1, 0.1)
 
     def opened(name: str) -> Any:
         return lambda photo, strength, guard: photo * np.float32(0.5)

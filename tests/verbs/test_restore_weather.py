@@ -31,7 +31,7 @@ def ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[str]:
 
     def look(photo: np.ndarray) -> Weather:
         level = photo.mean()
-        return Weather(0.95 if level > 150 else 0.04, 0.8 if 50 < level < 150 or level > 200 else 0.1)
+        return Weather(1.0 if level > 150 else 0.04, 0.875 if 50 < level < 150 or level > 200 else 0.1)
 
     names = {"dehaze", "derain"}
 
@@ -63,8 +63,8 @@ def test_each_photo_gets_what_it_needs_and_a_line(here: Path, capsys: pytest.Cap
     assert lines(said.err) == {
         "in/dark.jpg: no weather (90 % sure): left as it is",
         "in/bright.png: haze (90 % sure)",
-        "in/grey.png: rain (80 % sure): 75 % of the rain taken out",
-        "in/white.png: haze and rain (80 % sure): 75 % of the rain taken out",
+        "in/grey.png: rain (88 % sure): 75 % of the rain taken out (all: --weather rain)",
+        "in/white.png: haze and rain (88 % sure): 75 % of the rain taken out (all: --weather both)",
     }
     assert "3 of 4 photos restored" in said.out
     assert "1 left as they were" in said.out
@@ -77,8 +77,8 @@ def test_without_a_model_for_rain_photos_are_left_and_told(
     assert cli.main(["restore", "in"]) == 0
     assert made(here) == {"dark.jpg": 20, "bright.png": 130, "grey.png": 100, "white.png": 190}
     assert {
-        "in/grey.png: rain (80 % sure), but no model for rain ships: left as it is",
-        "in/white.png: haze and rain (80 % sure), but no model for rain ships",
+        "in/grey.png: rain (88 % sure), but no model for rain ships: left as it is",
+        "in/white.png: haze and rain (88 % sure), but no model for rain ships",
     } <= lines(capsys.readouterr().err)
     assert cli.main(["restore", "in", "--weather", "both", "-o", "again"]) == 1
     said = capsys.readouterr().err

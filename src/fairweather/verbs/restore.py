@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.generic]
 
+NEARLY = 0.9
+"""From this share on weather is said to be taken out, without the number."""
+
 
 def restore(
     inputs: Annotated[
@@ -129,9 +132,11 @@ class _Judge:
         end = f", but no model for {lacking[0]} ships" if lacking else ""
         if lacking == parts:  # both are empty for a clear photo
             end += ": left as it is"
-        amounts = {part: round(100 * self.seen.amount(part)) for part in sorted(set(parts) - set(lacking))}
-        doubtful = " and ".join(f"{amount} % of the {part}" for part, amount in amounts.items() if amount < 100)
-        print(f"{job.source}: {self.seen}{end}{f': {doubtful} taken out' if doubtful else ''}", file=sys.stderr)
+        amounts = {part: self.seen.amount(part) for part in sorted(set(parts) - set(lacking))}
+        doubtful = [f"{amount:.0%} of the {part}" for part, amount in amounts.items() if amount < NEARLY]
+        if doubtful:
+            end += f": {' and '.join(doubtful)} taken out (all: --weather {self.seen.decided})".replace("%", " %")
+        print(f"{job.source}: {self.seen}{end}", file=sys.stderr)
 
 
 def _summary(report: folder.Report, jobs: list[folder.Job], done: str) -> str:
