@@ -39,6 +39,7 @@ def restore(
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
     overwrite: bool = False,
     max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 200_000_000,
+    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: as is free)")] = None,
 ) -> int:
     """Take the weather out of photos. The exit code is the number of photos that failed (100 at most).
 
@@ -56,6 +57,8 @@ def restore(
         engine: what runs the network; auto takes openvino, else onnxruntime, else torch.
         overwrite: restore what is there already once more.
         max_pixels: refuse larger photos before decoding them.
+        memory: 2GB, 1.5GiB, 500MB: the whole process stays below this. Photos are read as there is room for them,
+            networks work in windows that fit; what cannot fit is refused, and what it would need is said.
     """
     if not inputs:
         print("fairweather restore: name the photos, folders or patterns (see --help)", file=sys.stderr)
@@ -63,15 +66,22 @@ def restore(
     from fairweather import cards
     from fairweather.errors import BadSettings
     from fairweather.restoring import folder, load  # here: they bring OpenCV, and --help should not wait for it
+    from fairweather.restoring.budget import ALLOWANCE, ALLOWANCE_AUTO, Budget, parse
 
     if not 0 <= strength <= 1:  # before anything is opened; NaN is refused too
         raise BadSettings(f"--strength must be from 0 (untouched) to 1, not {strength:g}")
     if model is not None and weather is not None:
         raise BadSettings(f"--model {model} and --weather {weather} both say what to take out: give one of them")
     degrades = model is not None and cards.read_card(cards.find(model), verify=False).direction == "degrade"
+    budget = Budget(
+        None if memory is None else parse(memory),
+        allowance=ALLOWANCE if model else ALLOWANCE_AUTO,
+        copies=1 if model else 2,
+    )
+    windows = None if memory is None else budget.windows
     jobs = folder.plan(inputs, Path("degraded") if degrades and out is None else out)
     if model is not None:
-        restorer = load(model, engine=engine)
+        restorer = load(model, engine=engine, memory=windows)
         done = f"given {restorer.card.weather}" if degrades else "restored"
         report = folder.run(
             jobs,
@@ -79,10 +89,11 @@ def restore(
             strength=strength,
             overwrite=overwrite,
             max_pixels=max_pixels,
+            budget=budget,
         )
     else:
         done = "restored"
-        judge = _Judge(load("auto", engine=engine), weather or "auto", strength, guard)
+        judge = _Judge(load("auto", engine=engine, memory=windows), weather or "auto", strength, guard)
         report = folder.run(
             jobs,
             judge,
@@ -90,6 +101,7 @@ def restore(
             overwrite=overwrite,
             max_pixels=max_pixels,
             tell=judge.tell,
+            budget=budget,
         )
     for _, message in report.failed:
         print(f"not {'done' if degrades else 'restored'}: {message}", file=sys.stderr)
