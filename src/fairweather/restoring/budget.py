@@ -67,7 +67,9 @@ class Budget:
         self.reserved: dict[Path, int] = {}
 
     def begin(self) -> None:
-        """Measure what the process holds before its first photo. Raises BadSettings where that is too much already."""
+        """Measure what the process holds before its first photo, once. Raises BadSettings where that is too much."""
+        if self.base:
+            return
         if self.strict:
             _return_freed()
         self.base = resident() + self.allowance

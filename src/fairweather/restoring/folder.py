@@ -109,7 +109,7 @@ def run(
     report.skipped = len(jobs) - len(todo)
     for place in {job.destination.parent for job in todo}:
         sweep(place)
-    with _bar(report, len(todo), progress) as show:
+    with bar(report, len(todo), progress) as show:
         try:
             if strength == 0:
                 for job in todo:
@@ -230,7 +230,7 @@ def _counted(report: Report, source: Path, budget: Budget | None = None) -> Iter
 
 
 @contextmanager
-def _bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None]]:
+def bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None]]:
     """A function to call whenever the report has changed; it draws only where a person looks on."""
     if not (wanted and total and sys.stderr.isatty()):
         yield lambda: None
@@ -239,12 +239,12 @@ def _bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
-    with Progress(TextColumn("restoring"), *columns, console=Console(stderr=True)) as bar:
-        task, began = bar.add_task("restoring", total=total, pace=""), time.monotonic()
+    with Progress(TextColumn("restoring"), *columns, console=Console(stderr=True)) as drawn:
+        task, began = drawn.add_task("restoring", total=total, pace=""), time.monotonic()
 
         def show() -> None:
             pace = f"{report.done / max(time.monotonic() - began, 1e-3):.2f} photos/s"
-            bar.update(task, completed=report.done + len(report.failed), pace=pace)
+            drawn.update(task, completed=report.done + len(report.failed), pace=pace)
 
         yield show
 
