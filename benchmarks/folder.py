@@ -146,9 +146,10 @@ def watch(words: Sequence[str], stop: Path | None = None, after: int = 0) -> Wat
             # WNOWAIT leaves it to be waited for: its use of the processor comes with that
             if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 break
-            with contextlib.suppress(OSError, StopIteration):
-                resident, peak = (of_status(process.pid, name) for name in ("VmRSS", "VmHWM"))
-                memory.append((time.perf_counter() - began, resident))
+            with contextlib.suppress(OSError):
+                if resident := of_status(process.pid, "VmRSS"):  # none is told of a process that has ended
+                    memory.append((time.perf_counter() - began, resident))
+                peak = max(peak, of_status(process.pid, "VmHWM"))
             if stop is not None and len(written(stop)) >= after:
                 process.kill()
                 stop = None
@@ -165,7 +166,7 @@ def of_status(process: int, name: str) -> float:
     """A line of /proc/PROCESS/status in MiB. The peak is taken from there: ru_maxrss begins with what the parent held
     when it started the process."""
     with Path(f"/proc/{process}/status").open() as lines:
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), 0.0)
 
 
 def written(folder: Path) -> list[Path]:

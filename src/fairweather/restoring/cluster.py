@@ -204,8 +204,8 @@ def _add(report: Report, answer: _Answer, again: bool, names: dict[Path, Path]) 
     report.unchanged += done.unchanged
     report.pixels += done.pixels
     for source, message in done.failed:
-        name = names[source]
-        report.failed.append((name, message.replace(str(source), str(name))))
+        given = names[source]
+        report.failed.append((given, message.replace(str(source), str(given))))
 
 
 def _batches(todo: Sequence[Job], many: int) -> deque[_Batch]:
