@@ -51,15 +51,15 @@ def hidden() -> list[Path]:
 
 def test_results_and_report_are_those_of_one_machine(two_workers: None, photos: list[str]) -> None:
     def make() -> Work:
-        return Work(lambda pixels: 255 - pixels, lambda job: f"{job.source.name} seen")
+        return Work(lambda pixels: 255 - pixels, lambda job: f"{job.source}: seen")
 
     lines: list[str] = []
     report = cluster.run(plan(["in"], "many"), "local", make, tell=lines.append)
     alone = folder.run(plan(["in"], "one"), negative)
     assert (report.done, report.skipped, report.pixels) == (18, 0, alone.pixels) == (alone.done, 0, 18 * 600)
     assert sorted(report.failed) == sorted(alone.failed), "the same words about the same names"
-    whole = [Path(name).name for name in photos if Path(name).name not in ("04.png", "11.png")]
-    assert sorted(lines) == sorted(f"{name} seen" for name in whole)
+    whole = [name for name in photos if Path(name).name not in ("04.png", "11.png")]
+    assert sorted(lines) == sorted(f"{name}: seen" for name in whole), "by the names that were given"
     for path in Path("one").rglob("*.png"):
         assert Path("many", path.relative_to("one")).read_bytes() == path.read_bytes()
     assert len(list(Path("many").rglob("*.png"))) == 18

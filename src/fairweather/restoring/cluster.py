@@ -58,7 +58,7 @@ class _Batch:
 @dataclass
 class _Answer:
     report: Report
-    lines: list[str] = field(default_factory=list)
+    lines: list[tuple[Path, str]] = field(default_factory=list)
     stopped: tuple[str, str] | None = None
     """Name and message of an error that is about more than one photo."""
 
@@ -72,7 +72,7 @@ class Worker:
 
     def do(self, jobs: list[Job]) -> _Answer:
         """Restore some photos, and say what became of them."""
-        lines: list[str] = []
+        lines: list[tuple[Path, str]] = []
         strength, overwrite, max_pixels = self._settings
         try:
             work = self._work = self._work or self._make()
@@ -83,12 +83,12 @@ class Worker:
                 overwrite=overwrite,
                 max_pixels=max_pixels,
                 progress=False,
-                tell=lambda job: lines.append(work.said(job)),
+                tell=lambda job: lines.append((job.source, work.said(job))),
                 budget=work.budget,
             )
         except FairweatherError as error:  # as words: not every error can be pickled
             return _Answer(Report(), lines, (type(error).__name__, str(error)))
-        return _Answer(report, [line for line in lines if line])
+        return _Answer(report, lines)
 
 
 def run(
@@ -107,7 +107,7 @@ def run(
 
     `address` is "local" (workers on this machine), "auto" (the cluster that this machine is part of) or
     ray://HOST:PORT. `make` gives what each worker does; it is pickled, and called there. `workers`: by default one for
-    each processor of the cluster. `tell` gets the lines that workers have to say.
+    each processor of the cluster. `tell` gets the lines that workers have to say, empty ones too.
     Raises MissingExtra, BadSettings (no cluster at that address), and what `folder.run` raises.
     """
     began, report = time.monotonic(), Report()
@@ -186,8 +186,8 @@ def _handed_out(
                     report.failed.append((source, message))
             else:
                 _add(report, answer, bool(batch.attempts), names)
-                for line in answer.lines:
-                    tell(line)
+                for source, line in answer.lines:
+                    tell(line.replace(str(source), str(names[source])))
             show()
     finally:
         pool.close()
