@@ -79,6 +79,23 @@ def test_a_photo_waits_until_there_is_room(here: Path, monkeypatch: pytest.Monke
     assert made.admit(Path("c.png"), Path("c.png"))
 
 
+def test_a_wide_network_has_room_for_its_windows_while_several_photos_are_there(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(here / "a.png", here / "b.png", here / "c.png")
+    need = need_of(Path("a.png"), monkeypatch)
+    made = begun(20 * need, monkeypatch)
+    made.at_ease = budget.WINDOWS + 7 * need
+    made.reserved[Path("others.png")] = 11 * need
+    assert [made.admit(Path(name), Path(name)) for name in ("a.png", "b.png", "c.png")] == [True, True, False]
+    assert made.windows() == made.at_ease
+    made.at_ease = 0
+    assert made.admit(Path("c.png"), Path("c.png"))
+    alone = begun(need, monkeypatch)
+    alone.at_ease = budget.WINDOWS + 7 * need
+    assert alone.admit(Path("a.png"), Path("a.png")), "one photo is not refused for the network's ease"
+
+
 def test_a_photo_that_never_fits_is_refused_with_what_it_needs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(here / "a.png")
     need = need_of(Path("a.png"), monkeypatch)

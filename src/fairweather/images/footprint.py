@@ -80,5 +80,6 @@ def _encoder(header: Header, format: str, count: int, size: int) -> int:
         total += count * (2 * colours + 2) if same and header.progressive else 0
         return total + 2 * (2 * header.length if same else raw)
     if format == "PNG":
-        return total + count * (4 if deep == 1 else 8 * deep) + raw * 5 // 4
+        copied = (colours == 3) != alpha  # Pillow shares RGBA and grey with the array
+        return total + count * (8 * deep if deep > 1 else 4 if copied else 0) + raw * 5 // 4
     return total + 2 * raw  # TIFF: its strips, and the file

@@ -26,6 +26,10 @@ ALLOWANCE_AUTO = 320 << 20
 """The same where models are opened when a photo first needs them: two, and the recognizer."""
 WINDOWS = 64 << 20
 """Kept free of photos, for a network that works in windows."""
+AT_EASE = 1_000_000
+"""Pixels of a window that costs a network with a wide field little more than the whole photo would."""
+AT_EASE_AUTO = 300 << 20
+"""Bytes of such a window for the largest of the models that auto may open."""
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _RETURNED = 4 << 20
 
@@ -62,6 +66,8 @@ class Budget:
         self.strict = total is not None
         self.allowance = allowance
         self.copies = copies
+        self.at_ease = WINDOWS
+        """What is kept free for windows while several photos are in memory: with less, more is computed twice."""
         self.total = total if total is not None else resident() + 3 * tiles.available_memory() // 4
         self.base = 0
         self.reserved: dict[Path, int] = {}
@@ -87,7 +93,8 @@ class Budget:
         """
         need, size = self._need(source, destination, max_pixels)
         room = self.total - self.base - WINDOWS
-        if self.reserved and sum(self.reserved.values()) + need > room:
+        eased = self.total - self.base - max(WINDOWS, min(self.at_ease, (self.total - self.base) // 2))
+        if self.reserved and sum(self.reserved.values()) + need > eased:
             return False
         if self.strict and need > room:
             raise BadImage(

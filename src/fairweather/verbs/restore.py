@@ -125,14 +125,17 @@ def _work(
 ) -> Work:
     """What is done with each photo, here or on a cluster's worker: models are opened where it is called."""
     from fairweather.restoring import load
-    from fairweather.restoring.budget import ALLOWANCE, ALLOWANCE_AUTO, Budget
+    from fairweather.restoring.budget import ALLOWANCE, ALLOWANCE_AUTO, AT_EASE, AT_EASE_AUTO, Budget
     from fairweather.restoring.cluster import Work
 
     budget = Budget(memory, allowance=ALLOWANCE if model else ALLOWANCE_AUTO, copies=1 if model else 2)
     windows = None if memory is None else budget.windows
     if model is not None:
         restorer = load(model, engine=engine, memory=windows, threads=threads)
+        if restorer.card.output == "image":
+            budget.at_ease = int(AT_EASE * restorer.bytes_per_pixel)
         return Work(lambda pixels: restorer(pixels, strength, guard), budget=budget)
+    budget.at_ease = AT_EASE_AUTO
     judge = _Judge(load("auto", engine=engine, memory=windows, threads=threads), weather, strength, guard)
     return Work(judge, judge.said, budget)
 
