@@ -140,6 +140,22 @@ def test_an_error_about_the_model_ends_the_run(two_workers: None, photos: list[s
         cluster.run(plan(["in"], "out"), "local", make)
 
 
+class Elsewhere:
+    """What a worker cannot unpickle, as where fairweather is not installed."""
+
+    def __call__(self) -> Work:
+        raise AssertionError("it never gets that far")
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return __import__, ("fairwether",)
+
+
+def test_workers_that_cannot_start_end_the_run(two_workers: None, photos: list[str]) -> None:
+    with pytest.raises(BadSettings, match=r"a worker cannot work .*fairwether.*same paths"):
+        cluster.run(plan(["in"], "out"), "local", Elsewhere())
+    assert not Path("out").exists()
+
+
 def test_the_command_gives_what_one_machine_gives(
     two_workers: None, tiny_model: Path, here: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,8 +152,14 @@ class _Pool:
         actor, batch = self.busy.pop(ready)
         try:
             answer: _Answer = self.ray.get(ready)
-        except self.ray.exceptions.RayActorError as error:
-            _log.info("a worker was lost (%s)", " ".join(str(error).split())[:200])
+        except self.ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            if isinstance(error, self.ray.exceptions.RayTaskError) or "creation task" in str(error):
+                raise BadSettings(
+                    f"--cluster: a worker cannot work ({lines[-1][:200]}): every machine needs this fairweather, with "
+                    "the same engines, and the photos under the same paths"
+                ) from error
+            _log.info("a worker was lost (%s)", " ".join(lines)[:200])
             return batch, None
         self.idle.append(actor)
         return batch, answer
