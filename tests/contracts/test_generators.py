@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fairweather.cards import CARD, ONNX, WEIGHTS, Card, MapsSpec, read_card, read_weights, write_card
+from fairweather.errors import BadImage
 from fairweather.generators import GENERATORS, exported, padded
 from fairweather.restoring.restorer import Restorer
 
@@ -200,11 +201,12 @@ def test_a_card_rebuilds_the_network(name: str, tmp_path: Path) -> None:
 
 
 @every
-def test_tiles_give_the_whole(name: str) -> None:
+@pytest.mark.parametrize("size", [(250, 233), (61, 331), (317, 48)])
+def test_tiles_give_the_whole(name: str, size: tuple[int, int]) -> None:
     """Where a network claims a receptive field, windows that overlap by it show no seam, and by less they do."""
     network = narrow(name).eval()
     if network.receptive_field is None:
-        pytest.skip("sees every photo whole")
+        pytest.skip("sees every photo whole: see the next test")
     # So lively that each pixel depends on its whole field, and not so that rounding shows: plain_unet's signals keep
     # their size as it starts, the papers' normal(0, 0.02) lets them fade.
     gain = 2 if name == "plain_unet" else 8
@@ -212,9 +214,10 @@ def test_tiles_give_the_whole(name: str) -> None:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.weight.data *= gain
     card = card_of(name, network)
-    photo = photos(1, 250, 233)[0].permute(1, 2, 0).numpy()
+    photo = photos(1, *size)[0].permute(1, 2, 0).numpy()
+    levels = (photo * 255).round().astype(np.uint8)
 
-    def by(card: Card, tile: int | None) -> np.ndarray:
+    def by(card: Card, tile: int | None, photo: np.ndarray = photo) -> np.ndarray:
         with torch.no_grad():
             restorer = Restorer(card, lambda picture: network(torch.from_numpy(picture)).numpy(), tile=tile)
             return restorer(photo, guard=False)  # what the network says itself
@@ -222,7 +225,34 @@ def test_tiles_give_the_whole(name: str) -> None:
     whole = by(card, None)
     assert whole.std() > 0.02
     assert np.abs(by(card, 40) - whole).max() < 1e-4
+    assert np.abs(by(card, 40, levels).astype(int) - by(card, None, levels)).max() <= 1
     assert np.abs(by(replace(card, receptive_field=3), 40) - whole).max() > 1e-3
+
+
+@every
+def test_what_sees_the_whole_is_refused_rather_than_tiled(name: str) -> None:
+    """A network with statistics of the whole photo never sees a part of it; one of maps sees every photo reduced."""
+    network = narrow(name).eval()
+    card = card_of(name, network)
+    if network.receptive_field is not None:
+        pytest.skip("is worked in tiles: see the test before")
+    seen: list[tuple[int, ...]] = []
+
+    def run(picture: np.ndarray) -> np.ndarray:
+        seen.append(picture.shape)
+        with torch.no_grad():
+            return exported(network)(torch.from_numpy(picture)).numpy()
+
+    photo = photos(1, 250, 233)[0].permute(1, 2, 0).numpy()
+    restorer = Restorer(card, run, memory=1 << 20)
+    if network.output == "maps":
+        assert restorer(photo).shape == photo.shape
+        assert len(seen) == 1
+        assert seen[0][2] * seen[0][3] <= 2 * network.size**2
+    else:
+        with pytest.raises(BadImage, match=r"233 x 250 pixels is too large.*statistics of the whole photo"):
+            restorer(photo)
+        assert not seen
 
 
 @every

@@ -222,3 +222,13 @@ def test_bytes_per_pixel_counts_what_is_alive_at_once(tmp_path: Path) -> None:
     wide = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1), nn.Conv2d(16, 3, 1)).eval()
     write_onnx(wide, tmp_path / "wide.onnx", 4)
     assert bytes_per_pixel(tmp_path / "wide.onnx", 4) == (32 + 16) * 4
+
+
+def test_bytes_a_pixel_are_counted_behind_a_pixel_unshuffle(tmp_path: Path) -> None:
+    """A network of 8 channels at half the size holds two layers of 8 / 4 x 4 bytes a pixel at once, and its input."""
+    write_onnx(GENERATORS["plain_unet"](**PLAIN), tmp_path / "model.onnx", 4)
+    counted = bytes_per_pixel(tmp_path / "model.onnx", 4)
+    assert 12 + 2 * 8 < counted < 200
+    write_onnx(GENERATORS["plain_unet"](**{**PLAIN, "widths": [32, 8]}), tmp_path / "wide.onnx", 4)
+    wide = bytes_per_pixel(tmp_path / "wide.onnx", 4)
+    assert wide - counted >= 24  # at least one layer more of 24 channels at half the size

@@ -325,3 +325,28 @@ def test_a_place_where_no_file_can_be_made(photo: np.ndarray) -> None:
         pytest.skip("there is no /proc")
     with pytest.raises(BadFolder, match=r"^/proc/a\.png: cannot be written: .*choose another folder"):
         images.write("/proc/a.png", photo)
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from fairweather.images import atomic
+with atomic({str(tmp_path / "a.jpg")!r}) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".a.")
+    elsewhere = left.with_name(f".a.ffffff-{left.name.split('-', 1)[1]}")
+    aged = left.with_name(".b.ffffff-1-00000000.part.png")
+    mine = [tmp_path / name for name in (".hidden", ".a.part.jpg", "photo.part.jpg", ".photo.12.part", "a.jpg")]
+    for path in (elsewhere, aged, *mine):
+        path.write_bytes(b"")
+    os.utime(aged, (0, 0))
+    with images.atomic(tmp_path / "c.jpg") as running:
+        running.write_bytes(b"whole")
+        assert set(images.sweep(tmp_path)) == {left, aged}
+    assert {path.name for path in tmp_path.iterdir()} == {"c.jpg", elsewhere.name, *(path.name for path in mine)}
+    assert images.sweep(tmp_path / "not there") == []

@@ -293,6 +293,40 @@ run(jobs, lambda pixels: time.sleep(0.02) or pixels)
         images.read(Path("out", name))
 
 
+def test_a_killed_run_leaves_no_half_file_and_the_next_one_finishes(here: Path) -> None:
+    """SIGKILL while files are being written: what they were written to is hidden, and the next run sweeps it away."""
+    put(*(here / "in" / f"{i:02}.png" for i in range(30)))
+    code = """
+import time
+from fairweather import images
+from fairweather.restoring import folder
+
+def slow(path, photo):
+    with images.atomic(path) as temporary:
+        temporary.write_bytes(b"half of it")
+        time.sleep(0.05)
+        images.write(temporary, photo)
+
+folder.write = slow
+folder.run(folder.plan(["in"], "out"), lambda pixels: 255 - pixels)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list(Path("out").glob("[0-9]*"))) < 5:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    names = os.listdir("out")
+    there = [name for name in names if not name.startswith(".")]
+    assert 5 <= len(there) < 30
+    assert [name for name in names if name.startswith(".")], "it was not killed in the middle of a file"
+    for name in there:
+        assert (images.read(Path("out", name)).pixels == 215).all()
+    report = run(plan(["in"], "out"), negative)
+    assert (report.done, report.skipped) == (30 - len(there), len(there))
+    assert sorted(os.listdir("out")) == sorted(os.listdir("in"))
+
+
 def test_the_bar_is_drawn_on_a_terminal_only(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

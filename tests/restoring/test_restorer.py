@@ -270,6 +270,12 @@ def test_an_engine_that_breaks_its_promise_is_named(rng: np.random.Generator) ->
 
     with pytest.raises(BadImage, match=r"tiny failed on 24 x 24 pixels.*could not allocate"):
         Restorer(LOCAL, fails)(photo)
+
+    def breaks(picture: np.ndarray) -> np.ndarray:
+        raise RuntimeError("node 7\nshapes do not fit")
+
+    with pytest.raises(BadImage, match=r"tiny failed on 24 x 24 pixels.*shapes do not fit.*engine"):
+        Restorer(LOCAL, breaks)(photo)
     for engine in (lambda p: p[:, :2], lambda p: p[:, :, :-1], lambda p: p[0]):
         with pytest.raises(BadCard, match="tiny answers"):
             Restorer(LOCAL, engine)(photo)

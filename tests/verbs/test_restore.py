@@ -204,3 +204,14 @@ def test_where_results_are_is_said_only_if_there_are_any(
     assert "clear.jpg" not in capsys.readouterr().out
     assert restore(tiny_model, "photos/a.jpg", "-o", "clear.jpg") == 0
     assert "clear.jpg" in capsys.readouterr().out
+
+
+def test_memory_is_kept_to_or_says_what_it_takes(
+    tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert restore(tiny_model, "photos", "--memory", "8GB") == 0
+    assert "2 of 2 photos restored" in capsys.readouterr().out
+    for words, told in (("10MB", "too little"), ("plenty", "no amount of memory"), ("2GBB", "no amount")):
+        assert restore(tiny_model, "photos", "-o", "other", "--memory", words) == 1
+        assert told in capsys.readouterr().err
+    assert not (here / "other").exists()

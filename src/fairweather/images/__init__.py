@@ -8,11 +8,16 @@ lists the choices. EXIF orientation is applied on reading and reset. Written fil
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
+import re
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +47,10 @@ _CANNOT_WRITE = {
     errno.EPERM: "writing there is not permitted; choose another folder (-o)",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+
+
+_TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{8}\.part(\.\w+)?")
+_DAY = 24 * 3600
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +200,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise BadFolder(f"{path}: is a folder; choose another name for the file")
     if not os.access(path.parent, os.W_OK):
         raise BadFolder(f"{path}: cannot be written: {_CANNOT_WRITE[errno.EACCES]}")
-    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:40]}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -206,6 +215,48 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise BadFolder(f"{path}: cannot be written: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove what `atomic` had to leave in a folder because its process was killed; gives what was removed.
+
+    A process that still runs keeps its own. One of another machine cannot be asked: its files go after a day.
+    """
+    removed = []
+    for path in Path(folder).glob(".*.part*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None:
+            continue
+        try:
+            old = time.time() - path.stat().st_mtime > _DAY
+            if old or (found["machine"] == _here() and not _runs(int(found["process"]))):
+                path.unlink()
+                removed.append(path)
+        except OSError:  # somebody else was quicker, or it is not ours to remove
+            continue
+    return removed
+
+
+@cache
+def _here() -> str:
+    """This machine since its start, or this container: where a process's number is unique."""
+    told = platform.node()
+    for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            told += os.readlink(source) if source.endswith("pid") else Path(source).read_text()
+    return hashlib.sha256(told.encode()).hexdigest()[:6]
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":  # asking is done by a signal, which would end it elsewhere
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def to_float(pixels: NDArray[Any]) -> NDArray[np.float32]:
@@ -277,7 +328,9 @@ def _stored(photo: Photo, format: str) -> tuple[Stored, str]:
         pixels = cv2.merge([grey] * 3)
     if alpha is None:
         return pixels, "RGB"
-    return cv2.merge([*cv2.split(pixels), alpha]), "RGBA"
+    both = np.empty((*alpha.shape, 4), pixels.dtype)
+    both[..., :3], both[..., 3] = pixels, alpha
+    return both, "RGBA"
 
 
 def _eight_bits(deep: NDArray[Any]) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import io
 import logging
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import IO, Any
 
@@ -32,6 +33,7 @@ from fairweather.images.formats import ORIENTATION, TOLD_DIRECTORIES, TOLD_TAGS,
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 # Pillow refuses TIFFs above a limit of its own, which is global to the process; OpenCV reads them from here on.
 _LARGE_TIFF = 80_000_000
+_STRIP_PIXELS = 1 << 20
 _log = logging.getLogger("fairweather")
 
 
@@ -189,7 +191,23 @@ def _by_pillow(data: bytes, header: ImageFile.ImageFile) -> Stored:
         mode = "LA" if clear else "L"
     elif mode != "CMYK":
         mode = "RGBA" if clear else "RGB"
-    return np.array(header if header.mode == mode else header.convert(mode))
+    return _laid_out(header if header.mode == mode else header.convert(mode))
+
+
+def _laid_out(picture: Image.Image) -> Stored:
+    """Pillow's pixels as an array, strip by strip: all at once would hold them three times over."""
+    width, height = picture.size
+    channels = len(picture.getbands())
+    stored = np.empty((height, width, channels) if channels > 1 else (height, width), np.uint8)
+    for top, bottom in strips(height, width):
+        stored[top:bottom] = np.asarray(picture.crop((0, top, width, bottom)))
+    return stored
+
+
+def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """First row, and the one behind the last, of strips of about a megapixel that together are the picture."""
+    rows = max(1, _STRIP_PIXELS // max(1, width))
+    return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _by_opencv(data: bytes, flags: int, size: tuple[int, int]) -> Any:
@@ -203,7 +221,9 @@ def _by_opencv(data: bytes, flags: int, size: tuple[int, int]) -> Any:
     if stored is None or stored.shape[1::-1] != size or stored.dtype not in (np.uint8, np.uint16):
         raise ValueError("it is damaged, or of a variant that is not supported")
     if stored.ndim == 3 and stored.shape[2] >= 3:
-        cv2.cvtColor(stored, cv2.COLOR_BGR2RGB if stored.shape[2] == 3 else cv2.COLOR_BGRA2RGBA, dst=stored)
+        code = cv2.COLOR_BGR2RGB if stored.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        for top, bottom in strips(*stored.shape[:2]):  # in place, OpenCV copies what it is given
+            cv2.cvtColor(stored[top:bottom], code, dst=stored[top:bottom])
     return stored
 
 

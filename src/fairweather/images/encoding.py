@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from fairweather.images.decoding import strips
 from fairweather.images.formats import TOLD_DIRECTORIES, TOLD_TAGS, Kind, Stored, pillow_heif
 
 _PROFILE_SPACES = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB ", "CMYK": b"CMYK"}
@@ -61,7 +62,13 @@ def encode(stored: Stored, mode: str, format: str, kind: Kind) -> bytes:
 
 def _image(stored: Stored, mode: str) -> Image.Image:
     height, width = stored.shape[:2]
-    return Image.frombuffer(mode, (width, height), np.ascontiguousarray(stored), "raw", mode, 0, 1)
+    lines: Any = np.ascontiguousarray(stored)
+    if mode == "RGB":  # Pillow copies these, as bytes first: strip by strip it holds them only once more
+        image = Image.new(mode, (width, height))
+        for top, bottom in strips(height, width):
+            image.paste(Image.frombuffer(mode, (width, bottom - top), lines[top:bottom], "raw", mode, 0, 1), (0, top))
+        return image
+    return Image.frombuffer(mode, (width, height), lines, "raw", mode, 0, 1)
 
 
 def _saved(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -144,16 +151,8 @@ def _tiff(stored: Any, mode: str, kind: Kind, icc: bytes) -> bytes:
     height, width = stored.shape[:2]
     samples = 1 if stored.ndim == 2 else stored.shape[2]
     deflate = kind.compressed or kind.format != "TIFF"
-    if deflate:
-        before = stored
-        stored = stored.copy()
-        stored[:, 1:] -= before[:, :-1]  # wraps around, as the predictor is defined (TIFF 6.0, section 14)
-    data = stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes()
-    line = len(data) // height
-    rows = max(1, 2**18 // line)
-    strips = [data[start : start + rows * line] for start in range(0, len(data), rows * line)]
-    if deflate:
-        strips = [zlib.compress(strip, 3) for strip in strips]
+    rows = max(1, 2**18 // (stored[0].size * stored.itemsize))
+    strips = [_tiff_strip(stored[top : top + rows], deflate) for top in range(0, height, rows)]
     ifd = TiffImagePlugin.ImageFileDirectory_v2()
     for tag, value in _told(kind.exif).items():
         ifd[tag] = value
@@ -173,8 +172,17 @@ def _tiff(stored: Any, mode: str, kind: Kind, icc: bytes) -> bytes:
         ifd[34675] = icc
     file = io.BytesIO()
     ifd.save(file)
-    file.write(b"".join(strips))
+    file.writelines(strips)
     return file.getvalue()
+
+
+def _tiff_strip(rows: Any, deflate: bool) -> bytes:
+    if deflate:
+        before = rows
+        rows = rows.copy()
+        rows[:, 1:] -= before[:, :-1]  # wraps around, as the predictor is defined (TIFF 6.0, section 14)
+    data: bytes = rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes()
+    return zlib.compress(data, 3) if deflate else data
 
 
 def _told(exif: bytes) -> dict[int, Any]:

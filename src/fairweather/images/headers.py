@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import IO
 
@@ -28,6 +29,14 @@ class Header:
     """16 bits a channel."""
     frames: int
     """Pictures in the file: pages, or frames of an animation."""
+    turned: bool = False
+    """Stored lying on its side or mirrored: EXIF asks for a turn."""
+    progressive: bool = False
+    """A JPEG in several scans, all of which are held while it is decoded."""
+    lossless: bool = False
+    """A WebP without loss."""
+    length: int = 0
+    """Bytes of the file."""
 
 
 def probe(file: IO[bytes], format: str) -> Header:
@@ -49,6 +58,10 @@ def probe(file: IO[bytes], format: str) -> Header:
         inks=picture.mode == "CMYK",
         deep=start[24] == 16 if format == "PNG" else format == "TIFF" and _bits(picture) > 8,
         frames=getattr(picture, "n_frames", 1),
+        turned=told in range(2, 9),
+        progressive=bool(picture.info.get("progressive")),
+        lossless=format == "WEBP" and start[12:16] == b"VP8L",
+        length=file.seek(0, io.SEEK_END),
     )
 
 

@@ -1,7 +1,8 @@
 """Many photos: which file becomes which (`plan`), and the work on them, overlapped (`run`).
 
 Reading, restoring and writing overlap: threads decode ahead and encode behind (the codecs release Python's lock),
-the caller's thread restores. At most `2 * _threads() - 1` photos are in memory.
+the caller's thread restores. At most `2 * _threads() - 1` photos are in memory, fewer where they are large
+(`fairweather.restoring.budget`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
-from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, atomic, contents, read, write
+from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, atomic, contents, read, sweep, write
 from fairweather.images.formats import FORMATS
+from fairweather.restoring.budget import Budget
 
 DEFAULT_OUT = "restored"
 _log = logging.getLogger("fairweather")
@@ -90,6 +92,7 @@ def run(
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
     tell: Callable[[Job], None] = lambda job: None,
+    budget: Budget | None = None,
 ) -> Report:
     """Do the jobs. `restore` takes and gives H x W x 3 pixels, uint8 or uint16, and is called from this thread only.
     Where it gives None the file is copied byte for byte. `tell` is called after it.
@@ -97,12 +100,16 @@ def run(
     `strength` 0 copies files byte for byte (other strengths are `restore`'s own business). What exists is skipped
     unless `overwrite`. A photo that fails is reported and the others are done; BadFolder (disk full, folder not
     writable) ends the run, as does any error of `restore` that is about the model rather than the photo.
-    Written files are complete or not there, after Ctrl-C too. `progress` shows a bar on stderr if that is a terminal.
+    Written files are complete or not there, after Ctrl-C too; what a killed run has left half written is removed by the
+    next one that writes into that folder. `budget` bounds how many photos are in memory: by default as many as fit into
+    what is free, and never more than a few. `progress` shows a bar on stderr if that is a terminal.
     """
     began, report = time.monotonic(), Report()
     todo = [job for job in jobs if overwrite or not job.destination.exists()]
     report.skipped = len(jobs) - len(todo)
-    with _bar(report, len(todo), progress) as show:
+    for place in {job.destination.parent for job in todo}:
+        sweep(place)
+    with bar(report, len(todo), progress) as show:
         try:
             if strength == 0:
                 for job in todo:
@@ -111,7 +118,9 @@ def run(
                         report.done += 1
                     show()
             else:
-                _overlapped(todo, restore, max_pixels, report, show, tell)
+                budget = Budget() if budget is None else budget
+                budget.begin()
+                _overlapped(todo, restore, max_pixels, report, show, tell, budget)
         except BadFolder as error:
             raise BadFolder(f"{error} [stopped; {report.done} of {len(todo)} photos are done]") from error
     report.seconds = time.monotonic() - began
@@ -125,18 +134,24 @@ def _overlapped(
     report: Report,
     show: Callable[[], None],
     tell: Callable[[Job], None],
+    budget: Budget,
 ) -> None:
-    threads, waiting = _threads(), iter(todo)
+    threads, waiting = _threads(), deque(todo)
     reading: deque[tuple[Job, Future[Photo]]] = deque()
     writing: deque[tuple[Job, bool, Future[int]]] = deque()
     readers, writers = ThreadPoolExecutor(threads, "read"), ThreadPoolExecutor(threads, "write")
     try:
         while True:
-            while len(reading) < threads and (job := next(waiting, None)):
-                reading.append((job, readers.submit(read, job.source, max_pixels=max_pixels)))
+            while len(reading) < threads and waiting:
+                job = waiting[0]
+                with _counted(report, job.source):
+                    if not budget.admit(job.source, job.destination, max_pixels):
+                        break
+                    reading.append((job, readers.submit(read, job.source, max_pixels=max_pixels)))
+                waiting.popleft()
             if reading:
                 job, photo = reading.popleft()
-                with _counted(report, job.source):
+                with _counted(report, job.source, budget):
                     given = photo.result()
                     pixels = restore(given.pixels)
                     tell(job)
@@ -145,7 +160,7 @@ def _overlapped(
                     else:
                         writing.append((job, False, writers.submit(_save, job.destination, given.replaced(pixels))))
                 photo = given = pixels = None  # type: ignore[assignment]  # let go of them before the next ones come
-            elif not writing:
+            elif not writing and not waiting:
                 break
             while writing and (not reading or len(writing) >= threads or writing[0][2].done()):
                 job, copied, written = writing.popleft()
@@ -153,6 +168,7 @@ def _overlapped(
                     report.pixels += written.result()
                     report.done += 1
                     report.unchanged += copied
+                budget.release(job.source)
                 show()
             show()
     finally:
@@ -192,8 +208,9 @@ def _threads() -> int:
 
 
 @contextmanager
-def _counted(report: Report, source: Path) -> Iterator[None]:
-    """What is wrong with one photo goes into the report; what would be wrong with every one goes on."""
+def _counted(report: Report, source: Path, budget: Budget | None = None) -> Iterator[None]:
+    """What is wrong with one photo goes into the report, and its room in the budget is free again; what would be wrong
+    with every one goes on."""
     try:
         yield
     except (BadImage, MissingExtra) as error:
@@ -207,11 +224,13 @@ def _counted(report: Report, source: Path) -> Iterator[None]:
         message = f"{type(error).__name__}: {error}"
     else:
         return
+    if budget is not None:
+        budget.release(source)
     report.failed.append((source, message if str(source) in message else f"{source}: {message}"))
 
 
 @contextmanager
-def _bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None]]:
+def bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None]]:
     """A function to call whenever the report has changed; it draws only where a person looks on."""
     if not (wanted and total and sys.stderr.isatty()):
         yield lambda: None
@@ -220,12 +239,12 @@ def _bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
-    with Progress(TextColumn("restoring"), *columns, console=Console(stderr=True)) as bar:
-        task, began = bar.add_task("restoring", total=total, pace=""), time.monotonic()
+    with Progress(TextColumn("restoring"), *columns, console=Console(stderr=True)) as drawn:
+        task, began = drawn.add_task("restoring", total=total, pace=""), time.monotonic()
 
         def show() -> None:
             pace = f"{report.done / max(time.monotonic() - began, 1e-3):.2f} photos/s"
-            bar.update(task, completed=report.done + len(report.failed), pace=pace)
+            drawn.update(task, completed=report.done + len(report.failed), pace=pace)
 
         yield show
 

@@ -15,7 +15,7 @@ strips. No guard depends on a threshold crossed: a video does not flicker by the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,6 +42,7 @@ TAKEN = 2.0
 """Detail of up to this many times the noise's excess is taken off: the rest of a normal distribution is rare."""
 
 _STRIP_PIXELS = 1 << 16
+_BAND_PIXELS = 1 << 22
 _SAMPLE_PIXELS = 1 << 15
 _PATCH, _PATCHES = 32, 12
 """Noise is measured in _PATCHES x _PATCHES places, each _PATCH pixels wide."""
@@ -66,17 +67,35 @@ def guard(photo: Array, restored: Array) -> Array:
         _in_strips(restored, smooth, rest)
     else:
         _in_strips(restored, smooth)
-        source = restored.copy()  # a pixel's neighbours are read: what is written is apart
-        _in_strips(restored, lambda top, after: _core(source, threshold, top, after, unit), rest)
+        for first, source, band in _bands(restored):
+
+            def core(top: int, after: Array, first: int = first, source: Array = source) -> None:
+                _core(source, threshold, top, first, len(photo), after, unit)
+
+            _in_strips(band, core, rest, above=first)
     return restored
 
 
-def _in_strips(picture: Array, *steps: Callable[[int, Array], None]) -> None:
-    """Call the steps, one after the other, with each strip's first row and the strip; strips on all cores."""
+def _bands(picture: Array) -> Iterator[tuple[int, Array, Array]]:
+    """Broad bands of the picture from top to bottom: the first row, a copy of the band with up to _MARGIN rows more
+    above and below as they were before anything was written, and the band itself. A pixel's neighbours are read where
+    others are written: what is read is apart, but not the whole picture once more."""
+    rows = max(_MARGIN, _BAND_PIXELS // picture.shape[1])
+    above = picture[:0].copy()
+    for first in range(0, len(picture), rows):
+        band = picture[first : first + rows]
+        source = np.concatenate([above, picture[first : first + rows + _MARGIN]])
+        above = band[len(band) - min(_MARGIN, len(band)) :].copy()
+        yield first, source, band
+
+
+def _in_strips(picture: Array, *steps: Callable[[int, Array], None], above: int = 0) -> None:
+    """Call the steps, one after the other, with each strip's first row and the strip; strips on all cores. Rows are
+    counted from `above` on."""
 
     def strip(top: int) -> None:
         for step in steps:
-            step(top, picture[top : top + rows])
+            step(above + top, picture[top : top + rows])
 
     rows = max(1, _STRIP_PIXELS // picture.shape[1])
     with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
@@ -169,13 +188,16 @@ def _grain(patch: Array, unit: float) -> float:
     return float(np.median(np.abs(answer)) / 0.6745)
 
 
-def _core(source: Array, threshold: Floats, top: int, after: Array, unit: float) -> None:
-    """Take fine detail of up to `threshold` levels off the rows of `source` from `top` on, into `after`."""
-    count = len(after)
-    first, last = max(0, top - _MARGIN), min(len(source), top + count + _MARGIN)
-    wide = source[first:last].astype(np.float32) * np.float32(255 / unit)
+def _core(source: Array, threshold: Floats, top: int, band: int, height: int, after: Array, unit: float) -> None:
+    """Take fine detail of up to `threshold` levels off the rows from `top` on of a photo of `height`, into `after`.
+
+    `source` is the band of it that begins at row `band`, and up to _MARGIN rows above that.
+    """
+    count, start = len(after), band - min(_MARGIN, band)
+    first, last = max(0, top - _MARGIN), min(height, top + count + _MARGIN)
+    wide = source[first - start : last - start].astype(np.float32) * np.float32(255 / unit)
     detail = (wide - cv2.GaussianBlur(wide, (5, 5), 1.2))[top - first :][:count]
-    limit = halos.columns(halos.rows(threshold, range(top, top + count), len(source)), source.shape[1])
+    limit = halos.columns(halos.rows(threshold, range(top, top + count), height), source.shape[1])
     _store(wide[top - first :][:count] - detail.clip(-limit, limit), after, unit, unit / 255)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairweather import cards
-from fairweather.errors import BadCard, BadImage, BadSettings
+from fairweather.errors import BadCard, BadImage, BadSettings, FairweatherError
 from fairweather.images import from_float, to_float
 from fairweather.restoring import apply, guards, tiles
 from fairweather.restoring.engines import Engine, open_engine
@@ -30,13 +32,19 @@ OWN_BYTES_PER_PIXEL = 60.0
 """The restorer's own arrays: the window twice, the answer, what is mixed and the result, float32."""
 
 
+Memory: TypeAlias = int | Callable[[], int]
+"""Bytes, or a function that gives them."""
+_log = logging.getLogger("fairweather")
+_ALLOCATION = re.compile(r"alloc|(out of|not enough|insufficient) memory", re.IGNORECASE)
+
+
 @overload
 def load(  # type: ignore[overload-overlap]  # "auto" is a str, too: the first that fits counts
     name_or_path: Literal["auto"],
     *,
     engine: str = "auto",
     tile: int | None = None,
-    memory: int | None = None,
+    memory: Memory | None = None,
     threads: int | None = None,
     precision: str = "auto",
 ) -> Auto: ...
@@ -48,7 +56,7 @@ def load(
     *,
     engine: str = "auto",
     tile: int | None = None,
-    memory: int | None = None,
+    memory: Memory | None = None,
     threads: int | None = None,
     precision: str = "auto",
 ) -> Restorer: ...
@@ -59,7 +67,7 @@ def load(
     *,
     engine: str = "auto",
     tile: int | None = None,
-    memory: int | None = None,
+    memory: Memory | None = None,
     threads: int | None = None,
     precision: str = "auto",
 ) -> Restorer | Auto:
@@ -67,7 +75,8 @@ def load(
     each photo, and takes out the weather that it finds there.
 
     `engine`: "auto", "openvino", "onnxruntime" or "torch"; `threads` and `precision` are the engine's (see
-    `fairweather.restoring.engines.open_engine`), `tile` and `memory` the restorer's.
+    `fairweather.restoring.engines.open_engine`), `tile` and `memory` the restorer's: `memory` is what the network's
+    windows may take in bytes (half of the free RAM), or a function that is asked before each photo.
     Raises UnknownName, BadFolder, BadCard, MissingExtra, BadSettings.
     """
     if name_or_path == "auto":
@@ -81,7 +90,7 @@ def load(
     )
 
 
-def _auto(*, engine: str, memory: int | None, threads: int | None, precision: str) -> Auto:
+def _auto(*, engine: str, memory: Memory | None, threads: int | None, precision: str) -> Auto:
     from fairweather.restoring.auto import Auto
     from fairweather.restoring.recognise import load_recognizer
 
@@ -99,13 +108,21 @@ def _auto(*, engine: str, memory: int | None, threads: int | None, precision: st
 class Restorer:
     """Restores photos with one network.
 
-    `engine` is any callable as in `fairweather.restoring.engines`. `memory` is how many bytes a photo may take
-    (default: half of the RAM that is free now); a photo that needs more is worked in tiles whose overlap covers the
-    network's receptive field, so that the picture is the one that the whole would have given, up to float rounding.
-    `tile` asks for tiles of that side. A network with global statistics sees a photo whole or not at all.
+    `engine` is any callable as in `fairweather.restoring.engines`. `memory` is how many bytes a photo may take, or a
+    function that says so for each (default: half of the RAM that is free now); a photo that needs more is worked in
+    tiles whose overlap covers the network's receptive field, so that the picture is the one that the whole would have
+    given, up to float rounding. Where an engine finds no memory, tiles become smaller. `tile` asks for tiles of that
+    side.
+
+    A network with global statistics (instance norm, squeeze and excitation) sees a photo whole or not at all. Its
+    statistics are not taken from a reduced copy: each layer's are of that layer's own answers, reducing takes off the
+    noise and texture that make up much of their variance, and every layer divides by what the layer before has already
+    got wrong. How far off that ends depends on the photo; no number on a card would bound it.
     """
 
-    def __init__(self, card: cards.Card, engine: Engine, *, tile: int | None = None, memory: int | None = None) -> None:
+    def __init__(
+        self, card: cards.Card, engine: Engine, *, tile: int | None = None, memory: Memory | None = None
+    ) -> None:
         if tile is not None and tile < 1:
             raise BadSettings(f"tile must be at least 1 pixel, not {tile}; leave it out to tile only where memory asks")
         if tile is not None and card.output == "maps":
@@ -115,14 +132,16 @@ class Restorer:
                 f"tile: model {card.name} normalises with statistics of the whole photo, so tiles would show; "
                 "leave tile out, or take another model"
             )
-        if memory is not None and memory < 1:
+        if isinstance(memory, int) and memory < 1:
             raise BadSettings(
                 f"memory must be a number of bytes above 0, not {memory}; leave it out for half of the RAM"
             )
         self.card = card
         self.engine = engine
         self.tile = tile
-        self.memory = tiles.available_memory() // 2 if memory is None else memory
+        self._memory = tiles.available_memory() // 2 if memory is None else memory
+        self._refused: int | None = None
+        """Pixels of the smallest window for which the engine found no memory."""
         self.bytes_per_pixel = OWN_BYTES_PER_PIXEL + SCRATCH * (card.bytes_per_pixel or UNKNOWN_BYTES_PER_PIXEL)
 
     def __call__(self, photo: NDArray[Any], strength: float = 1.0, guard: bool = True) -> NDArray[Any]:
@@ -139,6 +158,11 @@ class Restorer:
             return np.array(photo, order="C")
         restored = (self._by_maps if self.card.output == "maps" else self._by_image)(photo, strength)
         return guards.guard(photo, restored) if guard and self.card.direction == "restore" else restored
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the network's windows may take for the next photo."""
+        return self._memory() if callable(self._memory) else self._memory
 
     def frames(
         self, frames: Iterable[NDArray[Any]], strength: float = 1.0, guard: bool = True
@@ -164,7 +188,12 @@ class Restorer:
         spec = self.card.maps
         assert spec is not None, "a card with output maps has a maps field"
         reduced = apply.reduce_photo(photo, spec, self.card.multiple_of)
-        return reduced, self._run(reduced)
+        try:
+            return reduced, self._run(reduced)
+        except MemoryError as error:
+            raise BadImage(
+                f"model {self.card.name} failed for want of memory ({error}): close other programs"
+            ) from error
 
     def _by_maps(self, photo: NDArray[Any], strength: float) -> NDArray[Any]:
         assert self.card.maps is not None
@@ -178,8 +207,30 @@ class Restorer:
         return apply.add_change(photo, self._by_windows(reduced, 1.0) - reduced, strength)
 
     def _by_windows(self, photo: NDArray[Any], strength: float) -> NDArray[Any]:
+        while True:
+            grid = self._grid(*photo.shape[:2])
+            try:
+                return self._over(grid, photo, strength)
+            except MemoryError as error:
+                self._refused = self._back_off(grid, error)
+
+    def _back_off(self, grid: tiles.Grid, error: MemoryError) -> int:
+        """Half the pixels of windows that the engine found no memory for. Raises BadImage where none are smaller."""
+        (height, width), field = grid.window, self.card.receptive_field
+        smaller = height * width // 2
+        least = math.inf if field is None else (2 * tiles.halo(field, self.card.multiple_of) + self.card.multiple_of)
+        if self.tile is not None or smaller < least**2:
+            remedy = "give a smaller photo" if self.tile is None else "ask for smaller tiles"
+            raise BadImage(
+                f"model {self.card.name} failed on {width} x {height} pixels ({error}): "
+                f"{remedy}, or close other programs"
+            ) from error
+        _log.info("model %s: no memory for %d x %d pixels (%s); smaller tiles", self.card.name, width, height, error)
+        return smaller
+
+    def _over(self, grid: tiles.Grid, photo: NDArray[Any], strength: float) -> NDArray[Any]:
         result = np.empty(photo.shape, photo.dtype)
-        for row, column in self._grid(*photo.shape[:2]):
+        for row, column in grid:
             window = to_float(tiles.read(photo, row, column))
             answer = self._run(np.ascontiguousarray(window.transpose(2, 0, 1))[None])
             inner = (_inside(row), _inside(column))
@@ -195,7 +246,10 @@ class Restorer:
         if self.tile is not None and field is not None:
             return tiles.fixed(height, width, self.tile, tiles.halo(field, m), m)
         whole = tiles.whole(height, width, m)
-        pixels, allowed = int(self.memory / self.bytes_per_pixel), f"{self.memory / 2**30:.1f} GiB of memory"
+        memory = self.memory
+        pixels, allowed = int(memory / self.bytes_per_pixel), f"{memory / 2**30:.1f} GiB of memory"
+        if self._refused is not None and field is not None:
+            pixels = min(pixels, self._refused)
         if math.prod(whole.window) <= pixels:
             return whole
         if field is None:
@@ -215,15 +269,22 @@ class Restorer:
         return grid
 
     def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The engine's answer for one picture, 1 x C x h x w, once it is what the card promises."""
+        """The engine's answer for one picture, 1 x C x h x w, once it is what the card promises.
+
+        Raises BadImage where the engine fails, MemoryError where it does so for want of memory.
+        """
         name = self.card.name
         try:
             answer = self.engine(picture)
-        except (MemoryError, RuntimeError) as error:
+        except FairweatherError:
+            raise
+        except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
             line = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+            if isinstance(error, MemoryError) or _ALLOCATION.search(str(error)):
+                raise MemoryError(line) from error
             raise BadImage(
                 f"model {name} failed on {picture.shape[3]} x {picture.shape[2]} pixels ({line}): "
-                "give a smaller photo, or allow less memory so that tiles are smaller"
+                "take another engine (--engine), or export the model again"
             ) from error
         promised = answer.shape == picture.shape
         if self.card.output == "maps":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from fairweather.restoring import folder
     from fairweather.restoring.auto import Auto
+    from fairweather.restoring.cluster import Work
     from fairweather.restoring.recognise import Decision, Weather
 
     Pixels = NDArray[np.generic]
@@ -42,6 +44,8 @@ def restore(
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
     overwrite: bool = False,
     max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 200_000_000,
+    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: as is free)")] = None,
+    cluster: Annotated[str | None, tyro.conf.arg(metavar="local|ray://HOST:PORT", help_behavior_hint="")] = None,
 ) -> int:
     """Take the weather out of photos. The exit code is the number of photos that failed (100 at most).
 
@@ -59,45 +63,90 @@ def restore(
         engine: what runs the network; auto takes openvino, else onnxruntime, else torch.
         overwrite: restore what is there already once more.
         max_pixels: refuse larger photos before decoding them.
+        memory: 2GB, 1.5GiB, 500MB: the whole process stays below this. Photos are read as there is room for them,
+            networks work in windows that fit; what cannot fit is refused, and what it would need is said.
+        cluster: hand the photos to the workers of a Ray cluster, one for each processor (extra: cluster); local starts
+            them on this machine. All see the photos under the same paths; --memory is then each worker's.
     """
     if not inputs:
         print("fairweather restore: name the photos, folders or patterns (see --help)", file=sys.stderr)
         return 2
     from fairweather import cards
     from fairweather.errors import BadSettings
-    from fairweather.restoring import folder, load  # here: they bring OpenCV, and --help should not wait for it
+    from fairweather.restoring import folder  # here: it brings OpenCV, and --help should not wait for it
+    from fairweather.restoring.budget import parse
 
     if not 0 <= strength <= 1:  # before anything is opened; NaN is refused too
         raise BadSettings(f"--strength must be from 0 (untouched) to 1, not {strength:g}")
     if model is not None and weather is not None:
         raise BadSettings(f"--model {model} and --weather {weather} both say what to take out: give one of them")
     degrades = model is not None and cards.read_card(cards.find(model), verify=False).direction == "degrade"
+    size = None if memory is None else parse(memory)
     jobs = folder.plan(inputs, Path("degraded") if degrades and out is None else out)
-    if model is not None:
-        restorer = load(model, engine=engine)
-        done = f"given {restorer.card.weather}" if degrades else "restored"
-        report = folder.run(
+    done = "restored"
+    if model is not None and degrades:
+        done = f"given {cards.read_card(cards.find(model), verify=False).weather}"
+    strength_of_run = 0 if model is None and weather == "none" else strength
+    make = partial(_work, model, weather or "auto", strength, guard, engine, size)
+    if cluster is not None:
+        from fairweather.restoring import cluster as machines
+
+        report = machines.run(
             jobs,
-            lambda pixels: restorer(pixels, strength, guard),
-            strength=strength,
+            cluster,
+            partial(make, threads=1),
+            strength=strength_of_run,
             overwrite=overwrite,
             max_pixels=max_pixels,
+            tell=_tell,
         )
     else:
-        done = "restored"
-        judge = _Judge(load("auto", engine=engine), weather or "auto", strength, guard)
+        work = make()
         report = folder.run(
             jobs,
-            judge,
-            strength=0 if weather == "none" else strength,
+            work.restore,
+            strength=strength_of_run,
             overwrite=overwrite,
             max_pixels=max_pixels,
-            tell=judge.tell,
+            tell=lambda job: _tell(work.said(job)),
+            budget=work.budget,
         )
     for _, message in report.failed:
         print(f"not {'done' if degrades else 'restored'}: {message}", file=sys.stderr)
     print(_summary(report, jobs, done))
     return min(len(report.failed), 100)
+
+
+def _work(
+    model: str | None,
+    weather: str,
+    strength: float,
+    guard: bool,
+    engine: str,
+    memory: int | None,
+    threads: int | None = None,
+) -> Work:
+    """What is done with each photo, here or on a cluster's worker: models are opened where it is called."""
+    from fairweather.restoring import load
+    from fairweather.restoring.budget import ALLOWANCE, ALLOWANCE_AUTO, AT_EASE, AT_EASE_AUTO, Budget
+    from fairweather.restoring.cluster import Work
+
+    budget = Budget(memory, allowance=ALLOWANCE if model else ALLOWANCE_AUTO, copies=1 if model else 2)
+    windows = None if memory is None else budget.windows
+    if model is not None:
+        restorer = load(model, engine=engine, memory=windows, threads=threads)
+        if restorer.card.output == "image":
+            budget.at_ease = int(AT_EASE * restorer.bytes_per_pixel)
+        return Work(lambda pixels: restorer(pixels, strength, guard), budget=budget)
+    budget.at_ease = AT_EASE_AUTO
+    judge = _Judge(load("auto", engine=engine, memory=windows, threads=threads), weather, strength, guard)
+    return Work(judge, judge.said, budget)
+
+
+def _tell(line: str) -> None:
+    """The line about a photo, on stderr as all that is said on the way."""
+    if line:
+        print(line, file=sys.stderr)
 
 
 class _Judge:
@@ -124,10 +173,10 @@ class _Judge:
         found = replace(self.seen, **dict.fromkeys(lacking, 0.0))
         return self.auto.restore(pixels, found, self.strength, self.guard) if found.decided != "none" else None
 
-    def tell(self, job: folder.Job) -> None:
-        """The line for a photo, on stderr as all that is said on the way."""
+    def said(self, job: folder.Job) -> str:
+        """The line about the photo that was restored last; empty where nothing was looked for."""
         if self.seen is None:
-            return
+            return ""
         parts, lacking = self.auto.parts(self.seen.decided), self.auto.missing(self.seen.decided)
         end = f", but no model for {lacking[0]} ships" if lacking else ""
         if lacking == parts:  # both are empty for a clear photo
@@ -136,7 +185,7 @@ class _Judge:
         doubtful = [f"{amount:.0%} of the {part}" for part, amount in amounts.items() if amount < NEARLY]
         if doubtful:
             end += f": {' and '.join(doubtful)} taken out (all: --weather {self.seen.decided})".replace("%", " %")
-        print(f"{job.source}: {self.seen}{end}", file=sys.stderr)
+        return f"{job.source}: {self.seen}{end}"
 
 
 def _summary(report: folder.Report, jobs: list[folder.Job], done: str) -> str:

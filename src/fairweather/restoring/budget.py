@@ -1,0 +1,151 @@
+"""A budget of memory for the whole process: what of it photos may take, and what is left for a network's windows.
+
+What is counted is what the operating system counts, resident memory. Of the total, the interpreter with the engines and
+the loaded models comes off first (measured when a run begins, with an allowance for what the first photos bring in);
+each photo on its way from file to file reserves the most that it can take (`fairweather.images.footprint`); a network
+that works in windows gets what then remains. The next photo is not read before there is room for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from pathlib import Path
+
+from fairweather.errors import BadImage, BadSettings, FairweatherError
+from fairweather.images import MAX_PIXELS, header
+from fairweather.images.footprint import footprint
+from fairweather.images.formats import FORMATS
+from fairweather.restoring import tiles
+
+ALLOWANCE = 96 << 20
+"""What comes on top of what is resident when a run begins, with one model: an engine's kernels for the sizes it meets,
+the reduced photo, strips of the full size on each core, code of the codecs."""
+ALLOWANCE_AUTO = 320 << 20
+"""The same where models are opened when a photo first needs them: two, and the recognizer."""
+WINDOWS = 64 << 20
+"""Kept free of photos, for a network that works in windows."""
+AT_EASE = 1_000_000
+"""Pixels of a window that costs a network with a wide field little more than the whole photo would."""
+AT_EASE_AUTO = 300 << 20
+"""Bytes of such a window for the largest of the models that auto may open."""
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_RETURNED = 4 << 20
+
+
+def parse(text: str) -> int:
+    """Bytes from "2GB", "1.5 GiB", "500M", "800000000": KB, MB, GB, TB are powers of 1000, KiB to TiB of 1024.
+
+    Raises BadSettings.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([KMGT]?)(I?)B?\s*", text.upper())
+    if found is None or (found[3] and not found[2]):
+        raise BadSettings(f"--memory {text!r} is no amount of memory: give it as 2GB, 1.5GiB or 500MB")
+    size = int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS[found[2]])
+    if size < 1:
+        raise BadSettings(f"--memory {text} is nothing: give it as 2GB, 1.5GiB or 500MB")
+    return size
+
+
+def said(size: float) -> str:
+    """An amount as `parse` takes it, rounded up: "640MB", "2.4GB"."""
+    if size >= 1e9:
+        return f"{-(-size // 1e8) / 10:g}GB"
+    return f"{-(-size // 1e7) * 10:.0f}MB"
+
+
+class Budget:
+    """The memory of one run over photos.
+
+    `total`: bytes; None takes three quarters of what is free, for no more than keeping photos from being read that
+    there is no room for yet: none is refused then. `copies`: restored pixels that are alive at once beside the photo's.
+    """
+
+    def __init__(self, total: int | None = None, *, allowance: int = ALLOWANCE, copies: int = 1) -> None:
+        self.strict = total is not None
+        self.allowance = allowance
+        self.copies = copies
+        self.at_ease = WINDOWS
+        """What is kept free for windows while several photos are in memory: with less, more is computed twice."""
+        self.total = total if total is not None else resident() + 3 * tiles.available_memory() // 4
+        self.base = 0
+        self.reserved: dict[Path, int] = {}
+
+    def begin(self) -> None:
+        """Measure what the process holds before its first photo, once. Raises BadSettings where that is too much."""
+        if self.base:
+            return
+        if self.strict:
+            _return_freed()
+        self.base = resident() + self.allowance
+        if self.strict and self.total < self.base + WINDOWS:
+            raise BadSettings(
+                f"--memory {said(self.total)} is too little: fairweather and its models alone take "
+                f"{said(self.base + WINDOWS)} here; give that and what a photo takes, about 12 bytes a pixel"
+            )
+
+    def admit(self, source: Path, destination: Path, max_pixels: int = MAX_PIXELS) -> bool:
+        """Reserve what a photo takes, where there is room for it now; False: wait until another is done.
+
+        What cannot be told, because the file is damaged or missing, reserves nothing: reading it says why.
+        Raises BadImage where there would not be room for it alone, if the budget is a strict one.
+        """
+        need, size = self._need(source, destination, max_pixels)
+        room = self.total - self.base - WINDOWS
+        eased = self.total - self.base - max(WINDOWS, min(self.at_ease, (self.total - self.base) // 2))
+        if self.reserved and sum(self.reserved.values()) + need > eased:
+            return False
+        if self.strict and need > room:
+            raise BadImage(
+                f"{source}: {size} pixels take about {said(need)} beside the {said(self.base + WINDOWS)} of "
+                f"fairweather and its models, more than --memory {said(self.total)}: give --memory "
+                f"{said(self.base + WINDOWS + need)}, or make the photo smaller"
+            )
+        self.reserved[source] = need
+        return True
+
+    def release(self, source: Path) -> None:
+        """The photo is written, or has failed."""
+        self.reserved.pop(source, None)
+
+    def windows(self) -> int:
+        """What a network may take now, beside the photos that are in memory."""
+        return max(WINDOWS, self.total - self.base - sum(self.reserved.values()))
+
+    def _need(self, source: Path, destination: Path, max_pixels: int) -> tuple[int, str]:
+        try:
+            told = header(source, max_pixels=max_pixels)
+        except (FairweatherError, MemoryError):
+            return 0, ""
+        taken = footprint(told, FORMATS.get(destination.suffix.lower(), told.format))
+        need = max(taken.reading, taken.held + self.copies * taken.pixels, taken.writing)
+        return need, f"{told.width} x {told.height}"
+
+
+def resident() -> int:
+    """Bytes of RAM that this process holds now; where that cannot be asked, the most it has held; else 300 MB."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        import resource
+
+        return pages * resource.getpagesize()
+    except (OSError, ValueError, ImportError):
+        pass
+    try:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    except ImportError:
+        return 300_000_000
+
+
+def _return_freed() -> None:
+    """Where the C library is glibc: what is freed in large pieces goes back to the system at once, and is not kept
+    for later, which it would count as held. Costs a little time for every piece."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libc.so.6").mallopt(-3, _RETURNED)  # M_MMAP_THRESHOLD
+        except (OSError, AttributeError):  # another C library
+            return

@@ -1,0 +1,214 @@
+"""The budget of memory: sizes as they are said, photos that wait or are refused, what a network's windows get."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fairweather import images
+from fairweather.errors import BadImage, BadSettings
+from fairweather.restoring import budget, folder
+from fairweather.restoring.budget import Budget, parse, said
+from fairweather.restoring.folder import plan, run
+from tests.conftest import ROOT
+from tests.restoring.places import negative, put
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2GB", 2_000_000_000),
+        ("2gb", 2_000_000_000),
+        ("1.5 GiB", 3 << 29),
+        ("500MB", 500_000_000),
+        ("500M", 500_000_000),
+        ("64KiB", 65536),
+        (".5GB", 500_000_000),
+        ("800000000", 800_000_000),
+        ("1TB", 10**12),
+    ],
+)
+def test_sizes_as_they_are_said(text: str, size: int) -> None:
+    assert parse(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "two GB", "2XB", "-2GB", "2,5GB", "2GB!", "0", "0GB", "2iB", "nan", "1e9"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(BadSettings, match=r"--memory.*2GB"):
+        parse(text)
+
+
+@pytest.mark.parametrize("size", [123_456_789, 999_999_999, 1_000_000_001, 2_345_678_901])
+def test_a_size_that_is_said_is_enough_when_given_again(size: int) -> None:
+    assert size <= parse(said(size)) <= 1.15 * size + 1e7
+
+
+def begun(room: int, monkeypatch: pytest.MonkeyPatch, *, strict: bool = True) -> Budget:
+    """A budget that has `room` bytes for photos in a process of 100 MB."""
+    monkeypatch.setattr(budget, "resident", lambda: 100_000_000)
+    made = Budget(100_000_000 + budget.ALLOWANCE + budget.WINDOWS + room)
+    made.begin()
+    made.strict = strict
+    return made
+
+
+def need_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    made = begun(1 << 40, monkeypatch)
+    assert made.admit(path, path)
+    return made.reserved[path]
+
+
+def test_a_photo_waits_until_there_is_room(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(here / "a.png", here / "b.png", here / "c.png")
+    need = need_of(Path("a.png"), monkeypatch)
+    made = begun(2 * need, monkeypatch)
+    assert [made.admit(Path(name), Path(name)) for name in ("a.png", "b.png", "c.png")] == [True, True, False]
+    assert made.windows() == budget.WINDOWS
+    made.release(Path("a.png"))
+    assert made.windows() == budget.WINDOWS + need
+    assert made.admit(Path("c.png"), Path("c.png"))
+
+
+def test_a_wide_network_has_room_for_its_windows_while_several_photos_are_there(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(here / "a.png", here / "b.png", here / "c.png")
+    need = need_of(Path("a.png"), monkeypatch)
+    made = begun(20 * need, monkeypatch)
+    made.at_ease = budget.WINDOWS + 7 * need
+    made.reserved[Path("others.png")] = 11 * need
+    assert [made.admit(Path(name), Path(name)) for name in ("a.png", "b.png", "c.png")] == [True, True, False]
+    assert made.windows() == made.at_ease
+    made.at_ease = 0
+    assert made.admit(Path("c.png"), Path("c.png"))
+    alone = begun(need, monkeypatch)
+    alone.at_ease = budget.WINDOWS + 7 * need
+    assert alone.admit(Path("a.png"), Path("a.png")), "one photo is not refused for the network's ease"
+
+
+def test_a_photo_that_never_fits_is_refused_with_what_it_needs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(here / "a.png")
+    need = need_of(Path("a.png"), monkeypatch)
+    made = begun(need - 1, monkeypatch)
+    with pytest.raises(BadImage, match=r"a\.png: 8 x 6 pixels take about .*--memory .*: give --memory (\S+),") as told:
+        made.admit(Path("a.png"), Path("a.png"))
+    enough = parse(str(told.value).split("give --memory ")[1].split(",")[0])
+    assert enough >= 100_000_000 + budget.ALLOWANCE + budget.WINDOWS + need
+    assert begun(need - 1, monkeypatch, strict=False).admit(Path("a.png"), Path("a.png")), "nobody set that limit"
+
+
+def test_a_budget_below_the_process_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadSettings, match="too little"):
+        Budget(50_000_000).begin()
+
+
+def test_a_damaged_header_reserves_nothing_and_reading_says_why(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a.jpg").write_text("no picture")
+    put(here / "b.png")
+    report = run(plan(["a.jpg", "b.png"]), negative, budget=Budget(10**12))
+    assert report.done == 1
+    assert "not a picture" in report.failed[0][1]
+
+
+@pytest.mark.parametrize("fitting", [1, 2, 3])
+def test_no_more_photos_are_in_memory_than_fit(fitting: int, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(*(here / f"{i:02}.png" for i in range(12)))
+    made = begun(fitting * need_of(Path("00.png"), monkeypatch), monkeypatch)
+    lock, held, most = threading.Lock(), 0, 0
+    read, write = folder.read, folder.write
+
+    def counted_read(*a: Any, **k: Any) -> Any:
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return read(*a, **k)
+
+    def counted_write(*a: Any) -> None:
+        nonlocal held
+        write(*a)
+        with lock:
+            held -= 1
+
+    monkeypatch.setattr(folder, "read", counted_read)
+    monkeypatch.setattr(folder, "write", counted_write)
+    assert run(plan(["*.png"]), negative, budget=made).done == 12
+    assert 1 <= most <= fitting
+    assert not made.reserved
+
+
+def test_room_is_free_again_after_failures(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(*(here / f"{i}.png" for i in range(6)))
+    Path("2.png").write_bytes(Path("2.png").read_bytes()[:50])
+    made = begun(need_of(Path("0.png"), monkeypatch), monkeypatch)
+
+    def restore(pixels: np.ndarray) -> np.ndarray:
+        restore.calls += 1  # type: ignore[attr-defined]
+        if restore.calls == 2:  # type: ignore[attr-defined]
+            raise BadImage("odd")
+        return pixels
+
+    restore.calls = 0  # type: ignore[attr-defined]
+    report = run(plan(["*.png"]), restore, budget=made)
+    assert (report.done, len(report.failed)) == (4, 2)
+    assert not made.reserved
+
+
+def test_one_photo_too_large_does_not_stop_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(here / "a.png", here / "c.png")
+    Image.fromarray(np.zeros((600, 800, 3), np.uint8)).save("b.png")
+    made = begun(need_of(Path("b.png"), monkeypatch) - 1, monkeypatch)
+    report = run(plan(["*.png"]), negative, budget=made)
+    assert (report.done, [path.name for path, _ in report.failed]) == (2, ["b.png"])
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from fairweather import cli
+code = cli.main(sys.argv[1:])
+# not ru_maxrss: it begins with what the parent held when it started this process
+peak, = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(json.dumps([code, int(peak.split()[1]) * 1024]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak of a process")
+def test_the_process_stays_below_its_budget(tmp_path: Path) -> None:
+    """As the operating system counts. It can fail: the same photos without a budget take more."""
+    example = images.read(ROOT / "examples" / "barn.jpg").pixels
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        large = np.tile(example, (5, 5, 1))[:, number:]
+        images.write(tmp_path / "in" / f"{number}.{'png' if number == 1 else 'jpg'}", large)
+    del large
+    peaks = {}
+    for limit in ("420MB", "4TB"):
+        words = ["restore", str(tmp_path / "in"), "-o", str(tmp_path / limit), "--model", "dehaze", "--memory", limit]
+        done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=False)
+        code, peaks[limit] = json.loads(done.stdout.splitlines()[-1])
+        assert code == 0, done.stderr
+    assert peaks["420MB"] < 420_000_000
+    assert peaks["420MB"] < peaks["4TB"], "without a budget more photos are in memory"
+    for path in sorted((tmp_path / "420MB").iterdir()):
+        bounded, free = (images.read(tmp_path / limit / path.name).pixels for limit in peaks)
+        assert cv2.absdiff(bounded, free).max() <= 1
+
+
+def test_resident_is_what_the_process_holds() -> None:
+    before = budget.resident()
+    block = np.ones(60_000_000, np.uint8)
+    assert 50_000_000 < budget.resident() - before < 80_000_000
+    assert block[0] == 1
+    if sys.platform == "linux":
+        assert budget.resident() <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 * 1.01

@@ -1,0 +1,187 @@
+"""Photos over a pool of workers: the results of one machine, failures by name, and workers that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fairweather import cli, images
+from fairweather.errors import BadCard, BadSettings, MissingExtra
+from fairweather.restoring import cluster, folder
+from fairweather.restoring.cluster import Work
+from fairweather.restoring.folder import plan
+from tests.restoring.places import negative, put
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[None]:
+    """A local cluster of two processors, for all tests: starting one takes seconds."""
+    ray = pytest.importorskip(
+        "ray", reason="RAY IS NOT INSTALLED: --cluster is not tested (pip install -e '.[cluster]')"
+    )
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def photos(here: Path, rng: np.random.Generator) -> list[str]:
+    """Twenty photos in two folders, two of them broken."""
+    for number in range(20):
+        path = here / "in" / str(number % 2) / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+    (here / "in" / "0" / "04.png").write_text("Dear diary, today it was foggy.")
+    (here / "in" / "1" / "11.png").write_bytes(b"")
+    return sorted(path.as_posix() for path in Path("in").rglob("*.png"))
+
+
+def hidden() -> list[Path]:
+    return [path for path in Path().rglob(".*") if path.is_file()]
+
+
+def test_results_and_report_are_those_of_one_machine(two_workers: None, photos: list[str]) -> None:
+    def make() -> Work:
+        return Work(lambda pixels: 255 - pixels, lambda job: f"{job.source}: seen")
+
+    lines: list[str] = []
+    report = cluster.run(plan(["in"], "many"), "local", make, tell=lines.append)
+    alone = folder.run(plan(["in"], "one"), negative)
+    assert (report.done, report.skipped, report.pixels) == (18, 0, alone.pixels) == (alone.done, 0, 18 * 600)
+    assert sorted(report.failed) == sorted(alone.failed), "the same words about the same names"
+    whole = [name for name in photos if Path(name).name not in ("04.png", "11.png")]
+    assert sorted(lines) == sorted(f"{name}: seen" for name in whole), "by the names that were given"
+    for path in Path("one").rglob("*.png"):
+        assert Path("many", path.relative_to("one")).read_bytes() == path.read_bytes()
+    assert len(list(Path("many").rglob("*.png"))) == 18
+    again = cluster.run(plan(["in"], "many"), "local", make)
+    assert (again.done, again.skipped, len(again.failed)) == (0, 18, 2)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_killed_worker_costs_nothing_but_time(two_workers: None, overwrite: bool, photos: list[str]) -> None:
+    """The first worker that has begun its third photo is killed as a machine that goes down would be."""
+    seen = Path("seen").absolute()
+    seen.mkdir()
+
+    def make() -> Work:
+        count = 0
+
+        def restore(pixels: np.ndarray) -> np.ndarray:
+            nonlocal count
+            count += 1
+            (seen / f"{os.getpid()}-{count}").touch()
+            time.sleep(0.05)
+            return 255 - pixels
+
+        return Work(restore)
+
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not killed:
+            for path in seen.glob("*-2"):
+                killed.append(int(path.name.split("-")[0]))
+                os.kill(killed[0], signal.SIGKILL)
+                break
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    report = cluster.run(plan(["in"], "many"), "local", make, overwrite=overwrite)
+    killer.join()
+    assert len(killed) == 1
+    pids = {path.name.split("-")[0] for path in seen.iterdir()}
+    assert len(pids) == 3, "two workers, and one in the killed one's place"
+    assert (report.done, report.skipped) == (18, 0)
+    assert sorted(path.name for path, _ in report.failed) == ["04.png", "11.png"]
+    made = sorted(path.as_posix() for path in Path("many").rglob("*.png"))
+    assert len(made) == 18, "each is there once"
+    for path in made:
+        given = images.read(path.replace("many", "in", 1)).pixels
+        assert (images.read(path).pixels == 255 - given).all()
+    assert not hidden()
+
+
+def test_a_photo_that_kills_every_worker_is_named_and_the_rest_is_done(two_workers: None, here: Path) -> None:
+    put(*(here / "in" / f"{number}.png" for number in range(6)))
+    put(here / "in" / "3.png", value=99)
+
+    def make() -> Work:
+        def restore(pixels: np.ndarray) -> np.ndarray:
+            if pixels[0, 0, 0] == 99:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 255 - pixels
+
+        return Work(restore)
+
+    report = cluster.run(plan(["in"], "out"), "local", make)
+    assert report.done == 5
+    ((path, message),) = report.failed
+    assert path == Path("in/3.png")
+    assert "in/3.png: 3 workers were lost" in message
+
+
+def test_an_error_about_the_model_ends_the_run(two_workers: None, photos: list[str]) -> None:
+    def make() -> Work:
+        raise BadCard("weights are gone")
+
+    with pytest.raises(BadCard, match="weights are gone"):
+        cluster.run(plan(["in"], "out"), "local", make)
+
+
+class Elsewhere:
+    """What a worker cannot unpickle, as where fairweather is not installed."""
+
+    def __call__(self) -> Work:
+        raise AssertionError("it never gets that far")
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return __import__, ("fairwether",)
+
+
+def test_workers_that_cannot_start_end_the_run(two_workers: None, photos: list[str]) -> None:
+    with pytest.raises(BadSettings, match=r"a worker cannot work .*fairwether.*same paths"):
+        cluster.run(plan(["in"], "out"), "local", Elsewhere())
+    assert not Path("out").exists()
+
+
+def test_the_command_gives_what_one_machine_gives(
+    two_workers: None, tiny_model: Path, here: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        Path("in").mkdir(exist_ok=True)
+        Image.fromarray(photo[:, number:]).save(f"in/{number}.png")
+    words = ["restore", "in", "--model", str(tiny_model), "--engine", "onnxruntime"]
+    assert cli.main([*words, "-o", "one"]) == 0
+    assert cli.main([*words, "-o", "many", "--cluster", "local"]) == 0
+    assert "3 of 3 photos restored" in capsys.readouterr().out.splitlines()[-1]
+    for number in range(3):
+        one, many = (images.read(f"{place}/{number}.png").pixels.astype(int) for place in ("one", "many"))
+        assert np.abs(one - many).max() <= 1
+
+
+def test_what_is_no_cluster_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: --cluster is not tested (pip install -e '.[cluster]')")
+    put(here / "a.png")
+    with pytest.raises(BadSettings, match=r"--cluster 'moon'.*ray://"):
+        cluster.run(plan(["a.png"]), "moon", lambda: Work(negative))
+
+
+def test_without_ray_it_says_what_to_install(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    put(here / "a.png")
+    with pytest.raises(MissingExtra, match=r"fairweather\[cluster\]"):
+        cluster.run(plan(["a.png"]), "local", lambda: Work(negative))
+    put(here / "restored" / "a.png")
+    assert cluster.run(plan(["a.png"]), "local", lambda: Work(negative)).skipped == 1, "nothing to do needs no cluster"
