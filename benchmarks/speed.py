@@ -1,19 +1,27 @@
-"""How fast is it, and how much memory does it take? A JPEG end to end, file to file, beside the dark channel prior.
+"""How fast is it, how much memory does it take, and how near is that to what the machine can do? One run, one table:
+our models in each engine, PyTorch eager of the same networks among them, beside other networks and the prior.
 
-    python benchmarks/speed.py [--model NAME|PATH ...] [--size 4000x3000 ...] [--photo PATH] [--runs 5] [--engine auto]
+    python benchmarks/speed.py [--model NAME|PATH ...] [--size 4000x3000 ...] [--photo PATH] [--runs 5]
+                               [--engine openvino ...] [--others gUNet-T ...] [--slow]
 
-Each line of the table is one process of its own: it loads the system, restores the photo twice to warm up and then
---runs times; times are medians of the warm runs, with their share of the whole:
+Each line of the table is one process of its own: it loads the system, restores the photo from file to file twice to
+warm up and then --runs times; times are medians of the warm runs, with their share of the whole:
 
 decode    file -> pixels (EXIF orientation applied)
 prepare   pixels -> what the network sees (reduced, or padded and converted)
 network   the engine alone; for the dark channel prior all that it does
-apply     the network's answer -> pixels at full size
+apply     the network's answer -> pixels at full size, guarded
 encode    pixels -> file, with the source's quantization
 
+"memory ms" is prepare, network and apply: a photo that is decoded already; "bare ms" is the same without the guards.
 "first" is the first photo with all that comes before it: imports, loading the model. "peak" is the most memory that
 the operating system has seen the process hold (getrusage), for whichever run took most.
-The photo is a mosaic of examples/ (or of --photo), the same on every machine.
+"of limit" is the network's MACs a second as a share of the most that `limits.py` measured in the same run on this
+machine, "of copy" the bytes of the photo and of its answer a second in apply as a share of a plain copy's.
+Other networks (`opponents.py`) run in PyTorch, eager, on the whole photo. gUNet-T and ResNet-9 are measured once, cold,
+on more than a megapixel (marked 1x), and on more than three only with --slow: they take minutes and many gigabytes.
+The photo is a mosaic of examples/ (or of --photo), the same on every machine. `speed_table.py` says which aims
+the table reaches.
 """
 
 from __future__ import annotations
@@ -24,6 +32,7 @@ STARTED = time.perf_counter()
 
 import argparse  # noqa: E402
 import contextlib  # noqa: E402
+import importlib.util  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import platform  # noqa: E402
@@ -36,6 +45,8 @@ from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
+from speed_table import STAGES, bars_markdown, markdown, pixels  # noqa: E402
+
 if TYPE_CHECKING:  # the parent imports nothing large: a child's peak would count from there
     import numpy as np
     from numpy.typing import NDArray
@@ -45,7 +56,13 @@ if TYPE_CHECKING:  # the parent imports nothing large: a child's peak would coun
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SIZES = ("512x512", "1920x1080", "4000x3000")
 PRIOR = "dark channel prior"
-STAGES = ("decode", "prepare", "network", "apply", "encode")
+OTHERS = ("gUNet-T", "ResNet-9", "AOD-Net")
+"""Those of opponents.py, without importing it."""
+SLOW = ("gUNet-T", "ResNet-9")
+ONCE_ABOVE, SLOW_ABOVE = 1_000_000, 3_000_000
+"""Pixels above which slow systems are measured once, and only where it is asked for."""
+ENGINES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch"}
+"""Engine -> the package that it needs."""
 WARM_UP = 2
 Times = dict[str, float]
 
@@ -114,6 +131,52 @@ def timed_prior() -> Run:
     return run
 
 
+def timed_network(name: str) -> Run:
+    """Another network on 8-bit pixels, in PyTorch on the whole photo."""
+    import numpy as np
+    import torch
+    from opponents import OPPONENTS
+
+    from fairweather.generators import padded
+    from fairweather.images import from_float, to_float
+
+    torch.manual_seed(0)
+    network = OPPONENTS[name]().eval()
+
+    def run(photo: NDArray[Any], watch: Stopwatch) -> NDArray[Any]:
+        with watch.stage("prepare"):
+            picture = torch.from_numpy(np.ascontiguousarray(to_float(photo).transpose(2, 0, 1)[None]))
+        with watch.stage("network"), torch.inference_mode():
+            clear = padded(network, picture)
+        with watch.stage("apply"):
+            return from_float(clear[0].clamp(0, 1).permute(1, 2, 0).numpy(), photo.dtype)
+
+    return run
+
+
+def work_of(restorer: Restorer, folder: Path, photo: NDArray[Any]) -> int:
+    """MACs of a model's network for one photo, all its tiles together, counted on the PyTorch network."""
+    import torch
+    from opponents import macs
+
+    from fairweather.generators import exported
+    from fairweather.restoring.engines import rebuilt
+
+    network, engine, total = exported(rebuilt(folder, restorer.card)).eval(), restorer.engine, 0
+
+    def counted(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        nonlocal total
+        total += macs(network, torch.from_numpy(picture))
+        return engine(picture)
+
+    restorer.engine = counted
+    try:
+        restorer(photo, guard=False)
+    finally:
+        restorer.engine = engine
+    return total
+
+
 def file_to_file(run: Run, source: Path, target: Path) -> Times:
     """One photo, from its file to the restored file; seconds by stage."""
     from fairweather.images import read, write
@@ -127,11 +190,14 @@ def file_to_file(run: Run, source: Path, target: Path) -> Times:
     return watch.times
 
 
-def measure(system: str, source: Path, runs: int, engine: str) -> dict[str, Any]:
-    """In the child: load, warm up, run; {"system", "times": medians, "total": s, "first": s, "peak": bytes}."""
-    name = PRIOR
+def measure(system: str, source: Path, runs: int, engine: str, once: bool = False) -> dict[str, Any]:
+    """In the child: load, warm up, run. {"system", "engine", "once", "times": medians by stage in s, "total", "first",
+    "bare": s or None, "peak": bytes, "macs": of a model's network, only where the engine is torch}."""
+    restorer, name = None, system
     if system == PRIOR:
-        run = timed_prior()
+        run, engine = timed_prior(), "OpenCV"
+    elif system in OTHERS:
+        run, engine = timed_network(system), "torch"
     else:
         from fairweather.restoring import load
 
@@ -139,19 +205,44 @@ def measure(system: str, source: Path, runs: int, engine: str) -> dict[str, Any]
         name, run = restorer.card.name, timed_restorer(restorer)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "restored.jpg"
-        file_to_file(run, source, target)
+        taken = [file_to_file(run, source, target)]
         first = time.perf_counter() - STARTED
-        for _ in range(WARM_UP - 1):
-            file_to_file(run, source, target)
-        taken = [file_to_file(run, source, target) for _ in range(runs)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
+        if not once:
+            for _ in range(WARM_UP - 1):
+                file_to_file(run, source, target)
+            taken = [file_to_file(run, source, target) for _ in range(runs)]
+    found: dict[str, Any] = {
         "system": name,
+        "engine": engine,
+        "once": once,
         "times": {stage: statistics.median(times[stage] for times in taken) for stage in STAGES},
         "total": statistics.median(sum(times.values()) for times in taken),
         "first": first,
-        "peak": peak if sys.platform == "darwin" else peak * 1024,
+        "bare": None,
     }
+    if restorer is not None:
+        found["bare"] = unguarded(restorer, source, runs)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found["peak"] = peak if sys.platform == "darwin" else peak * 1024
+    if restorer is not None and engine == "torch":
+        from fairweather import cards
+        from fairweather.images import read
+
+        found["macs"] = work_of(restorer, cards.find(system), read(source).pixels)
+    return found
+
+
+def unguarded(restorer: Restorer, source: Path, runs: int) -> float:
+    """Median seconds of a warm call without the guards."""
+    from fairweather.images import read
+
+    photo = read(source).pixels
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        restorer(photo, guard=False)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
 
 
 def mosaic(sources: Sequence[Path], width: int, height: int) -> NDArray[np.uint8]:
@@ -183,20 +274,6 @@ def make(target: Path, sources: Sequence[Path], width: int, height: int) -> None
     from PIL import Image
 
     Image.fromarray(mosaic(sources, width, height)).save(target, quality=92, subsampling=2)
-
-
-def markdown(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """One line for each (size, what was measured)."""
-    lines = [
-        "| system | photo | " + " | ".join(f"{stage} ms" for stage in STAGES) + " | whole s | first s | peak MiB |",
-        "|---|--:|" + "--:|" * (len(STAGES) + 3),
-    ]
-    for size, found in rows:
-        total = sum(found["times"].values())
-        parts = [f"{found['times'][stage] * 1000:.0f} ({found['times'][stage] / total:.0%})" for stage in STAGES]
-        ends = [f"{found['total']:.2f}", f"{found['first']:.2f}", f"{found['peak'] / 2**20:.0f}"]
-        lines.append("| " + " | ".join([found["system"], size.replace("x", " x "), *parts, *ends]) + " |")
-    return "\n".join(lines)
 
 
 def child(*arguments: str) -> str:
@@ -233,30 +310,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", nargs="*", default=list(SIZES), metavar="WIDTHxHEIGHT")
     parser.add_argument("--photo", type=Path, help="build the photo from this one rather than from examples/")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--engine", nargs="*", default=[], help="openvino, onnxruntime, torch; all that are installed")
+    parser.add_argument("--others", nargs="*", default=list(OTHERS), choices=OTHERS, help="other networks")
+    parser.add_argument("--slow", action="store_true", help="slow networks on large photos, too")
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--limits", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=2, metavar=("SYSTEM", "PHOTO"), help=argparse.SUPPRESS)
     parser.add_argument("--make", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
-        print(json.dumps(measure(options.measure[0], Path(options.measure[1]), options.runs, options.engine)))
+        engine = (options.engine or ["auto"])[0]
+        print(json.dumps(measure(options.measure[0], Path(options.measure[1]), options.runs, engine, options.once)))
+        return 0
+    if options.limits:
+        import limits
+
+        print(json.dumps(limits.measure(max(3, options.runs))))
         return 0
     sources = [options.photo] if options.photo else sorted(EXAMPLES.glob("*.jpg"))
     if options.make:
         make(Path(options.make), sources, *map(int, options.size[0].split("x")))
         return 0
-    print(f"{processor()}, {cores()} cores; medians of {options.runs} warm runs; engine {options.engine}\n")
+    engines = options.engine or [name for name, package in ENGINES.items() if importlib.util.find_spec(package)]
+    others = options.others if importlib.util.find_spec("torch") else []
+    print(f"{processor()}, {cores()} cores; medians of {options.runs} warm runs\n")
     if (busy := os.getloadavg()[0]) > 0.5:
         print(f"The machine was busy when this began (load average {busy:.1f}): times are too long.\n")
-    rows = []
+    most = json.loads(child("--limits", "--runs", str(options.runs)).splitlines()[-1])
+    rows, left_out = [], []
     with tempfile.TemporaryDirectory() as folder:
         for size in options.size:
             path = str(Path(folder) / f"{size}.jpg")
             child("--make", path, "--size", size, *(["--photo", str(options.photo)] if options.photo else []))
             print(f"{size} photo: {Path(path).stat().st_size / 1e6:.1f} MB", file=sys.stderr)
-            for system in [*(options.model or shipped()), PRIOR]:
-                asked = ("--measure", system, path, "--runs", str(options.runs), "--engine", options.engine)
+            systems = [(model, engine) for model in options.model or shipped() for engine in engines]
+            for system, engine in [*systems, *((name, "torch") for name in others), (PRIOR, "auto")]:
+                if system in SLOW and pixels(size) > SLOW_ABOVE and not options.slow:
+                    left_out.append(f"{system} at {size}")
+                    continue
+                once = ["--once"] if system in SLOW and pixels(size) > ONCE_ABOVE else []
+                print(f"{size}: {system}, {engine}", file=sys.stderr)
+                asked = ("--measure", system, path, "--runs", str(options.runs), "--engine", engine, *once)
                 rows.append((size, json.loads(child(*asked).splitlines()[-1])))
-    print(markdown(rows))
+    print(markdown(rows, most))
+    if left_out:
+        print(f"\nLeft out ({', '.join(left_out)}): --slow measures them once.")
+    from limits import markdown as limits_markdown
+
+    print(f"\n{limits_markdown(most)}\n\n{bars_markdown(rows)}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 # A background job of a shell has Ctrl-C switched off, and hands that on to the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Which engine is faster on a busy machine is chance, and nothing of a test belongs into the user's cache folder.
+os.environ["FAIRWEATHER_ENGINE_MEASURE"] = "0"
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -23,7 +23,7 @@ fairweather takes the weather out of pictures: haze and rain, on a machine with 
 Clear pictures
   fairweather restore IN... [-o OUT] [--weather auto|haze|rain|both|none | --model NAME|PATH]
                             [--strength S] [--no-guard] [--overwrite]
-                            [--engine auto|openvino|onnxruntime|torch] [--memory 2GB] [--cluster local|ray://HOST:PORT]
+                            [--engine auto|openvino|onnxruntime|torch|...] [--memory 2GB] [--cluster local|ray://HOST:PORT]
       IN is a photo, a folder (searched through, its structure kept) or a pattern. OUT is a folder, or a
       picture if there is one IN; without it results go to restored/. Inputs are never written over.
       Each photo is looked at first: what is clear is copied, the rest loses the weather seen in it.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fairweather.cards import MapsSpec
-from fairweather.restoring.apply import apply_maps, reduce_photo, reduced_size
+from fairweather.restoring.apply import _guided_gain, add_change, apply_maps, reduce_photo, reduced_size
 
 SPEC = MapsSpec(size=64, radius=2, eps=1e-3)
 
@@ -120,3 +120,40 @@ def test_numpy_does_what_torch_does(size: tuple[int, int], rng: np.random.Genera
         expected = network(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     assert maps[:, 0].std() > 0.003  # the maps are not flat, or the comparison would be of nothing
     np.testing.assert_allclose(apply_maps(picture, reduced, maps, spec), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (70, 1), (97, 131), (330, 210)])
+def test_strips_give_the_plain_formula(size: tuple[int, int], strength: float, rng: np.random.Generator) -> None:
+    """All maps vary, and the answer is the equation of the docstring, written down once more in float64."""
+    photo = rng.integers(0, 256, (*size, 3), np.uint8)
+    reduced = reduce_photo(photo, SPEC, 32)
+    maps = rng.random((1, 7, reduced.shape[2] // 2, reduced.shape[3] // 2), dtype=np.float32)
+    maps[:, 0] = 0.1 + 0.9 * maps[:, 0]
+    maps[:, 4:] -= 0.5
+    slope, intercept = (enlarged(part, size) for part in _guided_gain(reduced, maps, SPEC))
+    picture = photo / 255.0
+    gain = (slope * (picture @ [0.299, 0.587, 0.114]) + intercept).clip(1, 10)[..., None]
+    airlight, offset = (np.stack([enlarged(part, size) for part in maps[0, k : k + 3]], -1) for k in (1, 4))
+    whole = airlight + gain * (picture - airlight) + offset
+    expected = (picture + strength * (whole - picture)).clip(0, 1) * 255
+    restored = apply_maps(photo, reduced, maps, SPEC, strength)
+    assert np.abs(restored - expected).max() <= 0.51
+
+
+def test_a_change_is_enlarged_and_added(rng: np.random.Generator) -> None:
+    photo = rng.integers(0, 256, (150, 240, 3), np.uint8)
+    change = rng.uniform(-0.4, 0.4, (60, 77, 3)).astype(np.float32)
+    wide = np.stack([enlarged(change[..., k], (150, 240)) for k in range(3)], -1)
+    expected = (photo + 0.5 * 255 * wide).clip(0, 255)
+    assert np.abs(add_change(photo, change, 0.5) - expected).max() <= 0.51
+
+
+def enlarged(small: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear, centres aligned, the border repeated: one axis after the other, as a matrix product."""
+
+    def weights(many: int, few: int) -> np.ndarray:
+        at = ((np.arange(many) + 0.5) * few / many - 0.5).clip(0, few - 1)
+        return (1 - np.abs(at[:, None] - np.arange(few))).clip(0)
+
+    return weights(size[0], small.shape[0]) @ small.astype(float) @ weights(size[1], small.shape[1]).T

@@ -6,7 +6,9 @@ import builtins
 import dataclasses
 import importlib.util
 import logging
+import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +22,10 @@ import pytest
 from fairweather import cards
 from fairweather.errors import BadCard, BadSettings, MissingExtra, UnknownName
 from fairweather.restoring import Restorer, load
-from fairweather.restoring.engines import ENGINES, open_engine
+from fairweather.restoring.engines import NAMES, open_engine
+
+ENGINES = ("openvino", "onnxruntime", "torch")
+"""Those that need no compiler."""
 
 
 def open_tiny(folder: Path, name: str, **settings: Any) -> Any:
@@ -181,3 +186,74 @@ def test_restoring_with_openvino_imports_no_torch(tiny_model: Path) -> None:
         "assert 'openvino' in sys.modules and not {'torch', 'onnxruntime'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_compiled_network_gives_the_same(
+    tiny_model: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiling for real takes half a minute and more: it is done with FAIRWEATHER_COMPILE=1, else traced alone."""
+    import torch
+
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("there is no C++ compiler")
+    compile_, calls = torch.compile, []
+
+    def traced(network: Any) -> Any:
+        calls.append(network)
+        return compile_(network) if os.environ.get("FAIRWEATHER_COMPILE") else compile_(network, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    expected = open_tiny(tiny_model, "torch", precision="f32")(picture)
+    assert not calls
+    assert np.abs(open_tiny(tiny_model, "torch-compiled", precision="f32")(picture) - expected).max() < 1e-5
+    assert len(calls) == 1
+
+
+def test_compiling_without_a_compiler_is_refused_at_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(BadSettings, match="take torch"):
+        open_tiny(tiny_model, "torch-compiled")
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "precision", "expected"),
+    [
+        ("onnxruntime", ["CPU"], "auto", [("CPU", {})]),
+        ("onnxruntime", ["Tensorrt", "CUDA", "CPU"], "auto", [("CUDA", {}), ("CPU", {})]),
+        ("onnxruntime", ["CUDA", "CPU"], "f32", [("CUDA", {"use_tf32": 0}), ("CPU", {})]),
+        ("onnxruntime", ["CoreML", "CPU"], "auto", [("CoreML", {}), ("CPU", {})]),
+        ("onnxruntime", ["Dml", "CPU"], "auto", [("Dml", {}), ("CPU", {})]),
+        ("onnxruntime-cpu", ["CUDA", "CPU"], "auto", [("CPU", {})]),
+    ],
+)
+def test_onnxruntime_takes_the_device_that_is_there(
+    tiny_model: Path, name: str, present: list[str], precision: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    given: dict[str, Any] = {}
+
+    class Session:
+        def __init__(self, path: str, options: Any, providers: Any) -> None:
+            given.update(options=options, providers=providers)
+
+        def get_inputs(self) -> list[Any]:
+            return [type("Input", (), {"name": "picture"})]
+
+    names = [f"{short}ExecutionProvider" for short in present]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    open_tiny(tiny_model, name, precision=precision)
+    assert given["providers"] == [(f"{short}ExecutionProvider", settings) for short, settings in expected]
+    assert given["options"].enable_mem_pattern is ("Dml" not in present)
+
+
+def test_a_device_that_is_not_there_is_refused(tiny_model: Path, picture: np.ndarray) -> None:
+    import onnxruntime
+
+    assert "onnxruntime-cuda" in NAMES
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(BadSettings, match="installed has cpu"):
+            open_tiny(tiny_model, "onnxruntime-cuda")
+    exact = open_tiny(tiny_model, "onnxruntime-cpu")(picture)
+    assert np.abs(open_tiny(tiny_model, "openvino", precision="f32")(picture) - exact).max() < 1e-5

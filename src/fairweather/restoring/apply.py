@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from bisect import bisect_right
 from typing import Any
 
 import cv2
@@ -14,14 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairweather.cards import MapsSpec
+from fairweather.restoring.strips import Scratch, in_strips
 
 MIN_TRANSMISSION = 0.1
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
-
-# With its intermediate results in float32 a strip of this many pixels takes some 2.5 MB: it stays in the processor's
-# caches, and is still large beside what a call of NumPy costs.
-_STRIP_PIXELS = 1 << 16
 
 
 def reduced_size(height: int, width: int, spec: MapsSpec, multiple_of: int) -> tuple[int, int]:
@@ -55,36 +51,36 @@ def apply_maps(photo: Array, reduced: Floats, maps: Floats, spec: MapsSpec, stre
     `strength` s gives I + s (J - I). The gain is a guided filter's answer (He, Sun & Tang, TPAMI 2013) whose
     coefficients are found on the maps' grid and enlarged (He & Sun, arXiv:1505.00996).
     """
+    height, width = photo.shape[:2]
     slope, intercept = _guided_gain(reduced, maps, spec)
-    airlight = np.ascontiguousarray(maps[0, 1:4].transpose(1, 2, 0))
-    level = airlight + maps[0, 4:7].transpose(1, 2, 0)
+    airlight = maps[0, 1:4].transpose(1, 2, 0)
     # I + s (A + K (I - A) + O - I) = K' (I - A) + P' with K' = 1 + s (K - 1) and P' = A + s O.
-    level = np.ascontiguousarray(airlight + strength * (level - airlight), dtype=np.float32)
+    level = airlight + np.float32(strength) * maps[0, 4:7].transpose(1, 2, 0)
     unit = _unit(photo.dtype)
-    gain = np.stack([slope / unit, intercept], axis=-1)
-    enlarge = _enlarger(photo.shape[0], photo.shape[1], gain.shape[0], gain.shape[1])
-    out = np.empty_like(photo, order="C")
-    rows = max(1, _STRIP_PIXELS // photo.shape[1])
+    # The slope is for code values, as luma is, and the two levels are code values themselves.
+    enlarged = _Enlarged(height, width, slope / unit, intercept, airlight * unit, level * unit)
+    out, scratch = np.empty_like(photo, order="C"), Scratch()
 
-    def strip(top: int) -> None:
-        picture = photo[top : top + rows].astype(np.float32)
-        count = len(picture)
-        coefficients = enlarge(gain, top, count)
-        k = _luma(picture)
-        k *= coefficients[..., 0]
-        k += coefficients[..., 1]
+    def strip(top: int, bottom: int) -> None:
+        shape = (bottom - top, width)
+        picture, k, gain = scratch("picture", (*shape, 3)), scratch("k", shape), scratch("gain", (*shape, 3))
+        slope, intercept, airlight, level = enlarged.rows(top, bottom, scratch)
+        np.copyto(picture, photo[top:bottom])
+        cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY, dst=k)
+        k *= slope
+        k += intercept
         np.clip(k, 1, 1 / MIN_TRANSMISSION, out=k)
         if strength != 1:
             k -= 1
-            k *= strength
+            k *= np.float32(strength)
             k += 1
-        picture -= enlarge(airlight * unit, top, count)
-        picture *= k[..., None]
-        picture += enlarge(level * unit, top, count)
-        _store(picture, out[top : top + rows])
+        # NumPy would walk a gain that it has to spread over the colours in steps of three values: slow.
+        cv2.cvtColor(k, cv2.COLOR_GRAY2RGB, dst=gain)
+        picture -= airlight
+        picture *= gain
+        _add(picture, level, out[top:bottom])
 
-    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
-        list(pool.map(strip, range(0, photo.shape[0], rows)))
+    in_strips(height, width, strip)
     return out
 
 
@@ -102,18 +98,17 @@ def reduced_to(photo: Array, most_pixels: int) -> Floats | None:
 def add_change(photo: Array, change: Floats, strength: float) -> Array:
     """The photo plus `strength` times a change (h x w x 3 float32, of pictures in [0, 1]) that was found on the reduced
     photo, enlarged bilinearly; same size and dtype as `photo`."""
-    change = np.ascontiguousarray(change * (np.float32(strength) * _unit(photo.dtype)))
-    enlarge = _enlarger(photo.shape[0], photo.shape[1], change.shape[0], change.shape[1])
-    out = np.empty_like(photo, order="C")
-    rows = max(1, _STRIP_PIXELS // photo.shape[1])
+    height, width = photo.shape[:2]
+    enlarged = _Enlarged(height, width, change * (np.float32(strength) * _unit(photo.dtype)))
+    out, scratch = np.empty_like(photo, order="C"), Scratch()
 
-    def strip(top: int) -> None:
-        picture = photo[top : top + rows].astype(np.float32)
-        picture += enlarge(change, top, len(picture))
-        _store(picture, out[top : top + rows])
+    def strip(top: int, bottom: int) -> None:
+        picture = scratch("picture", (bottom - top, width, 3))
+        np.copyto(picture, photo[top:bottom])
+        (change,) = enlarged.rows(top, bottom, scratch)
+        _add(picture, change, out[top:bottom])
 
-    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
-        list(pool.map(strip, range(0, photo.shape[0], rows)))
+    in_strips(height, width, strip)
     return out
 
 
@@ -137,25 +132,51 @@ def _guided_gain(reduced: Floats, maps: Floats, spec: MapsSpec) -> tuple[Floats,
     return total(slope) / count, total(mean_gain - slope * mean_guide) / count
 
 
-def _enlarger(height: int, width: int, small_height: int, small_width: int) -> Callable[[Floats, int, int], Floats]:
-    """Bilinear enlargement of h x w x C maps to rows [top, top + count) of the full size, pixel centres aligned."""
-    at = (np.arange(height, dtype=np.float32) + 0.5) * (small_height / height) - 0.5
-    at = at.clip(0, small_height - 1)
-    above = np.minimum(at.astype(np.int64), max(0, small_height - 2))
-    below = np.minimum(above + 1, small_height - 1)
-    share = (at - above).astype(np.float32)[:, None, None]
+class _Enlarged:
+    """Maps of one h x w (x C each) enlarged bilinearly to height x width, centres aligned, some rows at a time."""
 
-    def enlarge(maps: Floats, top: int, count: int) -> Floats:
-        rows = slice(top, top + count)
-        upper, lower = maps[above[rows]], maps[below[rows]]
-        lower -= upper
-        lower *= share[rows]
-        lower += upper
-        if width != small_width:
-            lower = cv2.resize(lower, (width, count), interpolation=cv2.INTER_LINEAR)
-        return np.asarray(lower, np.float32).reshape(count, width, -1)
+    def __init__(self, height: int, width: int, *maps: Floats) -> None:
+        self._maps = [np.ascontiguousarray(map_, np.float32) for map_ in maps]
+        self._width = width
+        self._values = width * sum(map_.shape[2] if map_.ndim == 3 else 1 for map_ in maps)
+        small = len(maps[0])
+        at = ((np.arange(height, dtype=np.float32) + 0.5) * (small / height) - 0.5).clip(0, small - 1)
+        above = np.minimum(at.astype(np.int64), max(0, small - 2))
+        self._share = (at - above).astype(np.float32)[:, None]
+        self._above, self._below = above.tolist(), np.minimum(above + 1, small - 1).tolist()
 
-    return enlarge
+    def rows(self, top: int, bottom: int, scratch: Scratch) -> list[Floats]:
+        """The rows [top, bottom) of every map at full size, in the thread's scratch: bottom - top x width (x C) each.
+
+        The few rows of the maps that they lie between are made as wide as the photo first, side by side; from there on
+        all is sums of those long rows, which cost little whatever they hold.
+        """
+        first, last = self._above[top], self._below[bottom - 1]
+        wide = scratch("wide", (last + 1 - first, self._values))
+        for map_, part in zip(self._maps, self._parts(wide), strict=True):
+            if map_.shape[1] == self._width:
+                part[...] = map_[first : last + 1]
+            else:
+                cv2.resize(map_[first : last + 1], part.shape[1::-1], dst=part, interpolation=cv2.INTER_LINEAR)
+        out, step = scratch("rows", (bottom - top, self._values)), scratch("step", (self._values,))
+        start = top
+        while start < bottom:  # rows between the same two of the maps
+            end = bisect_right(self._above, self._above[start], start, bottom)
+            upper, part = wide[self._above[start] - first], out[start - top : end - top]
+            np.subtract(wide[self._below[start] - first], upper, out=step)
+            np.multiply(self._share[start:end], step, out=part)
+            part += upper
+            start = end
+        return self._parts(out)
+
+    def _parts(self, rows: Floats) -> list[Floats]:
+        """Rows that hold all maps side by side, map by map."""
+        parts, start = [], 0
+        for map_ in self._maps:
+            values = self._width * (1 if map_.ndim == 2 else map_.shape[2])
+            parts.append(rows[:, start : start + values].reshape(len(rows), self._width, *map_.shape[2:]))
+            start += values
+        return parts
 
 
 def _luma(picture: Floats) -> Floats:
@@ -171,11 +192,9 @@ def _to_float(picture: Array) -> Floats:
     return picture.astype(np.float32) / _unit(picture.dtype) if picture.dtype != np.float32 else picture
 
 
-def _store(picture: Floats, out: Array) -> None:
-    """Round and clip float code values into `out`."""
+def _add(picture: Floats, change: Floats, out: Array) -> None:
+    """The sum of two arrays of code values, rounded and clipped, into `out`."""
     if out.dtype == np.float32:
-        np.clip(picture, 0, 1, out=out)
-        return
-    np.clip(picture, 0, _unit(out.dtype), out=picture)
-    np.rint(picture, out=picture)
-    np.copyto(out, picture, casting="unsafe")
+        np.clip(np.add(picture, change, out=picture), 0, 1, out=out)
+    else:
+        cv2.add(picture, change, dst=out, dtype=cv2.CV_8U if out.dtype == np.uint8 else cv2.CV_16U)

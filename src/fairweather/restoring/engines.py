@@ -8,18 +8,20 @@ asked for, not before.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairweather import cards
 from fairweather.errors import BadCard, BadSettings, MissingExtra, UnknownName
+from fairweather.restoring.choosing import choose
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,25 +37,34 @@ def open_engine(
 ) -> Engine:
     """An engine for a model folder.
 
-    `name` is one of ENGINES, or "auto": the first of them that is installed; a log line says which and why.
+    `name` is one of NAMES, or "auto": the fastest here, measured once (`fairweather.restoring.choosing`); a log line
+    says which and why. "onnxruntime" takes the first of PROVIDERS that is present, "onnxruntime-cpu" the one named.
+    "torch-compiled" compiles the network for each new size of picture, which takes up to a minute.
     `threads` of None leaves the number to the engine. `precision`: "f32" computes in float32; "bf16" may round inside
     the network (OpenVINO only); "auto" is bf16 where the processor has it in hardware, about three times as fast.
     Raises UnknownName, MissingExtra, BadSettings, and BadCard where the network cannot be read.
     """
-    if name not in (*ENGINES, "auto"):
-        raise UnknownName("engine", name, (*ENGINES, "auto"))
+    if name not in (*NAMES, "auto"):
+        raise UnknownName("engine", name, (*NAMES, "auto"))
     if precision not in PRECISIONS:
         raise BadSettings(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if threads is not None and threads < 1:
         raise BadSettings(f"threads must be at least 1, not {threads}; leave it out for the engine's own choice")
-    why = "asked for"
+    why, engine = "asked for", None
     if name == "auto":
-        name, why = _first_installed()
+        name, why, engine = choose(card, threads, precision, lambda one: _open(one, folder, card, threads, precision))
     if precision == "bf16" and name != "openvino":
         raise BadSettings(f"precision bf16 is for the openvino engine, not {name}: leave it out")
-    engine = ENGINES[name](folder, card, threads, precision)
+    engine = engine or _open(name, folder, card, threads, precision)
     _log.info("engine: %s (%s), model %s", name, why, card.name)
     return engine
+
+
+def _open(name: str, folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:
+    library, _, provider = name.partition("-")
+    if library == "onnxruntime":
+        return _onnxruntime(folder, card, threads, precision, provider)
+    return ENGINES[name](folder, card, threads, precision)
 
 
 def rebuilt(folder: Path, card: cards.Card) -> nn.Module:
@@ -74,15 +85,6 @@ def rebuilt(folder: Path, card: cards.Card) -> nn.Module:
     except RuntimeError as error:
         raise BadCard(f"{folder / cards.WEIGHTS} does not fit generator {card.generator} of {path}: {error}") from None
     return generator.eval()
-
-
-def _first_installed() -> tuple[str, str]:
-    missing: list[str] = []
-    for name in ENGINES:
-        if importlib.util.find_spec(name) is not None:
-            return name, "auto: " + (f"{' and '.join(missing)} not installed" if missing else "the default on a CPU")
-        missing.append(name)
-    raise MissingExtra("onnxruntime", "onnxruntime", "restoring without OpenVINO")
 
 
 def _openvino(folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:
@@ -113,7 +115,7 @@ def _openvino(folder: Path, card: cards.Card, threads: int | None, precision: st
     return run
 
 
-def _onnxruntime(folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:
+def _onnxruntime(folder: Path, card: cards.Card, threads: int | None, precision: str, provider: str = "") -> Engine:
     try:
         import onnxruntime
     except ImportError:
@@ -122,9 +124,22 @@ def _onnxruntime(folder: Path, card: cards.Card, threads: int | None, precision:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    present = [short for short, full in PROVIDERS.items() if full in onnxruntime.get_available_providers()]
+    if provider and provider not in present:
+        raise BadSettings(
+            f"engine onnxruntime-{provider}: the ONNX Runtime that is installed has {', '.join(present) or 'no'} "
+            "providers that are known here; take onnxruntime, or install the build for that device"
+        )
+    taken = [provider] if provider else present
+    if taken[:1] == ["directml"]:  # it allows neither
+        options.enable_mem_pattern = False
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     path = folder / cards.ONNX
+    # "f32" means it: CUDA's convolutions would otherwise round to 10 bits of mantissa (TF32)
+    exact = {"use_tf32": 0} if precision == "f32" else {}
+    providers = [(PROVIDERS[short], exact if short == "cuda" else {}) for short in dict.fromkeys([*taken, "cpu"])]
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime raises classes of its own, derived from Exception alone
         raise BadCard(f"{path} cannot be read by ONNX Runtime ({_last_line(error)}): export the model again") from None
     name = session.get_inputs()[0].name
@@ -135,7 +150,7 @@ def _onnxruntime(folder: Path, card: cards.Card, threads: int | None, precision:
     return run
 
 
-def _torch(folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:
+def _torch(folder: Path, card: cards.Card, threads: int | None, precision: str, compiled: bool = False) -> Engine:
     try:
         import torch
     except ImportError:
@@ -146,6 +161,10 @@ def _torch(folder: Path, card: cards.Card, threads: int | None, precision: str) 
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     network = exported(rebuilt(folder, card)).to(device).eval()
+    if compiled:
+        if device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))):
+            raise BadSettings("engine torch-compiled needs a C++ compiler and finds none: install one, or take torch")
+        network = cast("nn.Module", torch.compile(network))
 
     def run(picture: NDArray[np.float32]) -> NDArray[np.float32]:
         # "f32" means it: cuDNN's convolutions would otherwise round to 10 bits of mantissa (TF32)
@@ -154,6 +173,10 @@ def _torch(folder: Path, card: cards.Card, threads: int | None, precision: str) 
         return np.asarray(answer.numpy(), np.float32)
 
     return run
+
+
+def _compiled(folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:
+    return _torch(folder, card, threads, precision, compiled=True)
 
 
 def _last_line(error: Exception) -> str:
@@ -165,5 +188,13 @@ ENGINES: dict[str, Callable[[Path, cards.Card, int | None, str], Engine]] = {
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
     "torch": _torch,
+    "torch-compiled": _compiled,
 }
-"""In the order in which "auto" tries them."""
+PROVIDERS = {
+    "cuda": "CUDAExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+"""ONNX Runtime's, in the order in which "onnxruntime" takes them where they are present."""
+NAMES = (*ENGINES, *(f"onnxruntime-{provider}" for provider in PROVIDERS))

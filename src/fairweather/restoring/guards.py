@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairweather.restoring import halos
+from fairweather.restoring.strips import STRIP_PIXELS, Scratch, in_strips
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -41,7 +42,7 @@ NOISE = 2.5
 TAKEN = 2.0
 """Detail of up to this many times the noise's excess is taken off: the rest of a normal distribution is rare."""
 
-_STRIP_PIXELS = 1 << 16
+_STRIP_PIXELS = STRIP_PIXELS
 _BAND_PIXELS = 1 << 22
 _SAMPLE_PIXELS = 1 << 15
 _PATCH, _PATCHES = 32, 12
@@ -52,16 +53,19 @@ _MARGIN = 2
 def guard(photo: Array, restored: Array) -> Array:
     """`restored`, made harmless, in place: both are H x W x 3 of one type (uint8, uint16, or float32 in [0,1])."""
     unit = float(np.iinfo(photo.dtype).max) if photo.dtype != np.float32 else 1.0
-    halo, threshold, tint = (find(photo, restored, unit) for find in (halos.find, _noise, _tint))
+    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
+        halo, threshold, tint = pool.map(lambda find: find(photo, restored, unit), (halos.find, _noise, _tint))
+    scratch = Scratch()
 
     def smooth(top: int, after: Array) -> None:
         if halo is not None:
-            halos.take_off(halo, top, len(photo), after, unit)
+            halos.take_off(halo, top, len(photo), after, unit, scratch)
 
     def rest(top: int, after: Array) -> None:
         if tint is not None:
             _recolour(after, tint, unit)
-        (_unclip_bytes if unit == 255 else _unclip)(photo[top : top + len(after)], after, unit)
+        before = photo[top : top + len(after)]
+        _unclip_bytes(before, after, scratch) if unit == 255 else _unclip(before, after, unit)
 
     if threshold is None:
         _in_strips(restored, smooth, rest)
@@ -93,21 +97,24 @@ def _in_strips(picture: Array, *steps: Callable[[int, Array], None], above: int 
     """Call the steps, one after the other, with each strip's first row and the strip; strips on all cores. Rows are
     counted from `above` on."""
 
-    def strip(top: int) -> None:
+    def strip(top: int, bottom: int) -> None:
         for step in steps:
-            step(above + top, picture[top : top + rows])
+            step(above + top, picture[top:bottom])
 
-    rows = max(1, _STRIP_PIXELS // picture.shape[1])
-    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
-        list(pool.map(strip, range(0, len(picture), rows)))
+    in_strips(len(picture), picture.shape[1], strip, _STRIP_PIXELS)
 
 
-def _unclip_bytes(before: Array, after: Array, unit: float) -> None:
+def _unclip_bytes(before: Array, after: Array, scratch: Scratch) -> None:
     """The fourth guard on 8 bits, in place: as `_unclip`, in saturating byte arithmetic, which costs little."""
     old, new = (np.ascontiguousarray(side).reshape(len(side), -1) for side in (before, after))
-    near = cv2.max(cv2.subtract(new, 255 - KNEE), cv2.subtract(KNEE, new))
-    most = cv2.multiply(cv2.add(cv2.absdiff(new, old), round(LEVEL / RETURNED)), near, scale=RETURNED / KNEE)
-    after[:] = cv2.max(cv2.subtract(new, most), cv2.min(cv2.add(new, most), old)).reshape(after.shape)
+    near, most, low = (scratch(name, new.shape, np.uint8) for name in ("near", "most", "low"))
+    cv2.subtract(new, 255 - KNEE, dst=near)
+    cv2.max(near, cv2.subtract(KNEE, new, dst=low), dst=near)
+    cv2.add(cv2.absdiff(new, old, dst=most), round(LEVEL / RETURNED), dst=most)
+    cv2.multiply(most, near, dst=most, scale=RETURNED / KNEE)
+    cv2.subtract(new, most, dst=low)
+    cv2.min(cv2.add(new, most, dst=most), old, dst=most)
+    after[...] = cv2.max(low, most, dst=low).reshape(after.shape)
 
 
 def _unclip(before: Array, after: Array, unit: float) -> None:
@@ -122,10 +129,7 @@ def _unclip(before: Array, after: Array, unit: float) -> None:
 def _tint(photo: Array, restored: Array, unit: float) -> Floats | None:
     """What to take off R, G and B in the middle of the range, as shares of it; None where there is no cast."""
     step = max(1, int((photo.shape[0] * photo.shape[1] / _SAMPLE_PIXELS) ** 0.5))
-    before, after = (
-        picture[step // 2 :: step, step // 2 :: step].astype(np.float32) / np.float32(unit)
-        for picture in (photo, restored)
-    )
+    before, after = (halos.every(step, picture).astype(np.float32) / np.float32(unit) for picture in (photo, restored))
     a, b = _chroma(after) - _chroma(before)
     length, free = float(np.hypot(a, b)), CAST / 2
     if length <= free:
@@ -167,10 +171,7 @@ def _noise(photo: Array, restored: Array, unit: float) -> Floats | None:
         return None
     tops = np.linspace(0, height - _PATCH, min(_PATCHES, height // _PATCH)).astype(int)
     lefts = np.linspace(0, width - _PATCH, min(_PATCHES, width // _PATCH)).astype(int)
-    before, after = (
-        np.array([[_grain(picture[t : t + _PATCH, x : x + _PATCH], unit) for x in lefts] for t in tops], np.float32)
-        for picture in (photo, restored)
-    )
+    before, after = (_grain(picture, tops, lefts, unit) for picture in (photo, restored))
     # Noise is what the flattest places have: elsewhere the mask answers to texture, which is to be amplified.
     sigma = float(np.quantile(before, 0.1))
     amplified = np.minimum(after, sigma * after / np.maximum(before, 1e-3))
@@ -180,12 +181,17 @@ def _noise(photo: Array, restored: Array, unit: float) -> Floats | None:
     return np.asarray(TAKEN * cv2.GaussianBlur(excess, (3, 3), 0), np.float32)[..., None]
 
 
-def _grain(patch: Array, unit: float) -> float:
-    """Noise of a patch in levels (Immerkaer, CVIU 1996), the median of its quarters' quarters."""
-    light = cv2.cvtColor(patch.astype(np.float32), cv2.COLOR_RGB2GRAY) * np.float32(255 / unit)
-    mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
-    answer = cv2.filter2D(light, -1, mask)
-    return float(np.median(np.abs(answer)) / 0.6745)
+def _grain(picture: Array, tops: NDArray[np.int_], lefts: NDArray[np.int_], unit: float) -> Floats:
+    """Noise in levels (Immerkaer, CVIU 1996) of the patches with these first rows and columns: one value a patch."""
+    patches = np.array([[picture[t : t + _PATCH, x : x + _PATCH] for x in lefts] for t in tops], picture.dtype)
+    light = cv2.cvtColor(patches.reshape(-1, _PATCH, 3).astype(np.float32), cv2.COLOR_RGB2GRAY)
+    # One tall picture for all patches: each brings its own mirrored border, and the answers on the borders are left.
+    framed = np.pad(light.reshape(-1, _PATCH, _PATCH), ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) * np.float32(255 / unit / 6)
+    answer = cv2.filter2D(framed.reshape(-1, _PATCH + 2), -1, mask).reshape(framed.shape)[:, 1:-1, 1:-1]
+    sizes = np.sort(np.abs(answer).reshape(len(answer), -1), axis=1)
+    middle = sizes[:, sizes.shape[1] // 2 - 1 : sizes.shape[1] // 2 + 1].mean(axis=1)
+    return np.asarray(middle / np.float32(0.6745), np.float32).reshape(len(tops), len(lefts))
 
 
 def _core(source: Array, threshold: Floats, top: int, band: int, height: int, after: Array, unit: float) -> None:

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fairweather.restoring.strips import Scratch
+
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
@@ -65,11 +67,20 @@ def _small(picture: Array, unit: float) -> Floats:
     """The picture with at most SIDE pixels a side, float32 in [0,1]: by area, of every k-th pixel."""
     longer = max(picture.shape[:2])
     step = max(1, longer // (4 * SIDE))
-    sample = np.ascontiguousarray(picture[step // 2 :: step, step // 2 :: step])
+    sample = every(step, picture)
     scale = min(1.0, SIDE / longer)
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     small = cv2.resize(sample, size, interpolation=cv2.INTER_AREA)
     return np.asarray(small.astype(np.float32) / np.float32(unit), np.float32)
+
+
+def every(step: int, picture: Array) -> Array:
+    """Every `step`-th pixel of every `step`-th row, from the middle of the first such square on, H x W x 3."""
+    seen = picture[step // 2 :: step, step // 2 :: step]
+    sample = np.empty(seen.shape, seen.dtype)
+    for channel in range(seen.shape[2]):  # pixel by pixel NumPy would copy three values at a time: six times slower
+        sample[..., channel] = seen[..., channel]
+    return sample
 
 
 def _box(values: Array, radius: int) -> Floats:
@@ -77,7 +88,7 @@ def _box(values: Array, radius: int) -> Floats:
     return np.asarray(cv2.blur(values, (2 * radius + 1, 2 * radius + 1)), np.float32)
 
 
-def take_off(halo: Floats, top: int, height: int, after: Array, unit: float) -> None:
+def take_off(halo: Floats, top: int, height: int, after: Array, unit: float, scratch: Scratch) -> None:
     """Take off a strip of the full size, in place, its part of `halo`; the strip begins at row `top` of `height`."""
     width, count = after.shape[1], len(after)
     if after.dtype != np.uint8:
@@ -91,10 +102,12 @@ def take_off(halo: Floats, top: int, height: int, after: Array, unit: float) -> 
     if np.abs(thin).max() < 0.5:
         return
     shifted = columns(np.rint(thin + 128).astype(np.uint8), width).reshape(len(thin), -1)
-    shifted = np.repeat(shifted, step, axis=0)[:count]
     flat = np.ascontiguousarray(after).reshape(count, -1)
-    flat = cv2.add(cv2.subtract(flat, cv2.subtract(shifted, 128)), cv2.subtract(128, shifted))
-    after[:] = flat.reshape(after.shape)
+    field = scratch("halo", (len(thin), step, 3 * width), np.uint8)
+    for change, part in ((cv2.subtract, cv2.subtract(shifted, 128)), (cv2.add, cv2.subtract(128, shifted))):
+        field[...] = part[:, None]
+        change(flat, field.reshape(-1, 3 * width)[:count], dst=flat)
+    after[...] = flat.reshape(after.shape)
 
 
 def rows(grid: Floats, which: range, height: int) -> Floats:

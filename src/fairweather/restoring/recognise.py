@@ -156,7 +156,7 @@ def load_recognizer(
         cards.checked(folder, alike, name)
     if opened is None:
         opened = _loader(engine, threads)
-    if engine == "torch":
+    if engine in ("torch", "torch-compiled"):  # so small a network gains nothing from being compiled
         return Recognizer(card, _torch(folder, card), opened)
     return Recognizer(card, open_engine(engine, folder, alike, threads=threads), opened)
 

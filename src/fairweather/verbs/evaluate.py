@@ -24,7 +24,7 @@ def evaluate(
     unpaired: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "rgb",
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = None,
-    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
+    engine: Literal["auto", "openvino", "onnxruntime", "torch", "torch-compiled"] = "auto",
     sheet: Annotated[int | Literal["all"] | None, tyro.conf.arg(metavar="N|all", help_behavior_hint="")] = None,
     photos: bool = False,
     themselves: bool = False,

@@ -41,7 +41,7 @@ def restore(
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH", help_behavior_hint="")] = None,
     strength: Annotated[float, tyro.conf.arg(metavar="S")] = 1.0,
     guard: bool = True,
-    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
+    engine: Literal["auto", "openvino", "onnxruntime", "torch", "torch-compiled"] = "auto",
     overwrite: bool = False,
     max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 200_000_000,
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: as is free)")] = None,
@@ -60,7 +60,7 @@ def restore(
             of a model folder or run folder.
         strength: from 0 (the photo as it was) to 1 (all that the model does).
         guard: without (--no-guard) casts, noise and clipped pixels that a model makes are left in.
-        engine: what runs the network; auto takes openvino, else onnxruntime, else torch.
+        engine: what runs the network; auto is the fastest here, measured once (FAIRWEATHER_ENGINE_MEASURE=0: openvino).
         overwrite: restore what is there already once more.
         max_pixels: refuse larger photos before decoding them.
         memory: 2GB, 1.5GiB, 500MB: the whole process stays below this. Photos are read as there is room for them,

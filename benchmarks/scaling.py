@@ -1,0 +1,195 @@
+"""Do time and memory grow as they should? Against a photo's pixels and against the number of photos: straight lines.
+
+    python benchmarks/scaling.py [--model dehaze] [--engine openvino] [--megapixels 1 4 12 24 48] [--photos 4 16 32 64]
+                                 [--runs 5] [--out docs/scaling.png]
+
+Each point is a process of its own. For a size: one photo from file to file, the median of the warm runs, and the most
+memory that the operating system has seen the process hold. For a number: so many photos of SHARED megapixels through
+the folder's pipeline, cold start left out. A line is fitted to each by least squares; the table says how well it fits
+(R^2, and the point furthest from it as a share of the line there). Memory must not grow with the number of photos: its
+line is flat, R^2 says nothing there, and the furthest point says all.
+The photos are mosaics of examples/, as in speed.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SHARED = 2.0
+"""Megapixels of each photo where their number varies."""
+Point = tuple[float, float, float]
+"""Megapixels or photos; seconds; MiB."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """y = base + slope x by least squares."""
+
+    base: float
+    slope: float
+    fit: float
+    """R^2: the share of the variance that the line explains; 1 where all values are the same."""
+    furthest: float
+    """The largest distance of a point from the line, as a share of the line there."""
+
+
+def line(points: Sequence[tuple[float, float]]) -> Line:
+    """The straight line through at least two points of different x."""
+    mean_x, mean_y = (statistics.fmean(values) for values in zip(*points, strict=True))
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    base = mean_y - slope * mean_x
+    left = sum((y - base - slope * x) ** 2 for x, y in points)
+    whole = sum((y - mean_y) ** 2 for _, y in points)
+    furthest = max(abs(y / (base + slope * x) - 1) for x, y in points)
+    return Line(base, slope, 1 - left / whole if whole else 1.0, furthest)
+
+
+def sides(megapixels: float) -> tuple[int, int]:
+    """Width and height of 4 to 3 with about so many pixels."""
+    height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
+    return round(height * 4 / 3), height
+
+
+def measure_size(model: str, engine: str, source: Path, runs: int) -> Point:
+    """In the child: one photo again and again, from file to file."""
+    import speed
+
+    found = speed.measure(model, source, runs, engine)
+    return 0.0, found["total"], found["peak"] / 2**20
+
+
+def measure_number(model: str, engine: str, source: Path, number: int) -> Point:
+    """In the child: so many copies of a photo through the folder's pipeline, after one that does not count."""
+    from fairweather.restoring import folder, load
+
+    restorer = load(model, engine=engine)
+    with tempfile.TemporaryDirectory() as place:
+        photos, out = Path(place) / "photos", Path(place) / "out"
+        photos.mkdir()
+        for index in range(number):
+            (photos / f"{index:04}.jpg").write_bytes(source.read_bytes())
+        folder.run(folder.plan([source], Path(place) / "warm"), restorer, progress=False)
+        jobs = folder.plan([photos], out)
+        start = time.perf_counter()
+        folder.run(jobs, restorer, progress=False)
+        seconds = time.perf_counter() - start
+        assert len(list(out.glob("*.jpg"))) == number, "all photos are there"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(number), seconds, peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def child(*arguments: str) -> list[Any]:
+    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"scaling.py: {' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
+    found: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def markdown(series: dict[str, Sequence[Point]]) -> str:
+    """Points and lines: `series` by what grows, "megapixels" or "photos"."""
+    lines = []
+    for what, points in series.items():
+        lines += [f"| {what} | seconds | MiB |", "|--:|--:|--:|"]
+        lines += [f"| {x:g} | {seconds:.2f} | {memory:.0f} |" for x, seconds, memory in points] + [""]
+    lines += ["| line | at 0 | for each | R^2 | furthest point |", "|---|--:|--:|--:|--:|"]
+    for what, points in series.items():
+        for name, unit, which in (("time", "s", 1), ("memory", "MiB", 2)):
+            found = line([(point[0], point[which]) for point in points])
+            parts = [
+                f"{found.base:.2f} {unit}",
+                f"{found.slope:.3f} {unit}",
+                f"{found.fit:.4f}",
+                f"{found.furthest:.1%}",
+            ]
+            lines.append(f"| {name} against {what} | " + " | ".join(parts) + " |")
+    return "\n".join(lines)
+
+
+def draw(series: dict[str, Sequence[Point]], title: str, out: Path) -> None:
+    """Four small plots with their lines, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, len(series), figsize=(4.2 * len(series), 6), squeeze=False, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for column, (what, points) in enumerate(series.items()):
+        for row, (name, which) in enumerate((("seconds", 1), ("MiB", 2))):
+            axis, pairs = axes[row][column], [(point[0], point[which]) for point in points]
+            found, last = line(pairs), max(x for x, _ in pairs)
+            axis.plot([0, last], [found.base, found.base + found.slope * last], color="0.6", linewidth=1)
+            axis.plot(*zip(*pairs, strict=True), "o", markersize=5)
+            axis.set(xlabel=what, ylabel=name, xlim=(0, None), ylim=(0, 1.15 * max(y for _, y in pairs)))
+            axis.set_title(f"R² {found.fit:.4f}, furthest {found.furthest:.1%}", fontsize=9)
+    from fairweather.images import atomic
+
+    with atomic(out) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    pyplot.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="dehaze")
+    parser.add_argument("--engine", default="openvino")
+    parser.add_argument("--megapixels", nargs="*", type=float, default=[1.0, 4.0, 12.0, 24.0, 48.0])
+    parser.add_argument("--photos", nargs="*", type=int, default=[4, 16, 32, 64])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "scaling.png")
+    parser.add_argument("--measure", nargs=2, metavar=("PHOTO", "NUMBER"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.measure:
+        source, number = Path(options.measure[0]), int(options.measure[1])
+        system = (options.model, options.engine, source)
+        print(json.dumps(measure_number(*system, number) if number else measure_size(*system, options.runs)))
+        return 0
+    if min(len(set(options.megapixels)), len(set(options.photos))) < 3:
+        parser.error("--megapixels and --photos: two points lie on a line always, give at least three")
+    import speed
+
+    print(f"{speed.processor()}, {speed.cores()} cores; {options.model}, {options.engine}\n")
+    if (busy := os.getloadavg()[0]) > 0.5:
+        print(f"The machine was busy when this began (load average {busy:.1f}): times are too long and uneven.\n")
+    series: dict[str, Sequence[Point]] = {}
+    shared = ("--model", options.model, "--engine", options.engine, "--runs", str(options.runs))
+    with tempfile.TemporaryDirectory() as place:
+
+        def photo(megapixels: float) -> str:
+            path = str(Path(place) / f"{megapixels:g}.jpg")
+            if not Path(path).exists():
+                speed.child("--make", path, "--size", "x".join(map(str, sides(megapixels))))
+            return path
+
+        for megapixels in options.megapixels:
+            found = child("--measure", photo(megapixels), "0", *shared)
+            series.setdefault("megapixels", [])
+            series["megapixels"] = [*series["megapixels"], (megapixels, found[1], found[2])]
+            print(f"{megapixels:g} megapixels: {found[1]:.2f} s, {found[2]:.0f} MiB", file=sys.stderr)
+        for number in options.photos:
+            found = child("--measure", photo(SHARED), str(number), *shared)
+            series["photos"] = [*series.get("photos", []), (float(number), found[1], found[2])]
+            print(f"{number} photos: {found[1]:.2f} s, {found[2]:.0f} MiB", file=sys.stderr)
+    print(markdown(series))
+    draw(series, f"{options.model}, {options.engine}, {speed.processor()}, {speed.cores()} cores", options.out)
+    print(f"\n{options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""A photo's full-size work in strips of rows, on all cores, with arrays that are made once per core."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+STRIP_PIXELS = 1 << 16
+"""A strip of so many pixels stays in the processor's outer cache with its intermediate results, and is still large
+beside what a call of NumPy or OpenCV costs."""
+
+
+class Scratch(threading.local):
+    """Arrays by name, each thread its own; asked for again, a name gives the same memory.
+
+    Fresh memory is not free: the system maps it page by page and fills it with zeros, which takes as long as an
+    addition does over the same array.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """An array of this shape with anything in it."""
+        size = prod(shape)
+        held = self._held.get(name)
+        if held is None or held.size < size or held.dtype != dtype:
+            held = self._held[name] = np.empty(size, dtype)
+        return held[:size].reshape(shape)
+
+
+def in_strips(height: int, width: int, work: Callable[[int, int], None], pixels: int = STRIP_PIXELS) -> None:
+    """Call `work` with (first row, row after the last) of strips of about `pixels` pixels, on all cores.
+
+    What a strip raises is raised here.
+    """
+    rows = max(1, pixels // width)
+    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
+        list(pool.map(lambda top: work(top, min(top + rows, height)), range(0, height, rows)))
