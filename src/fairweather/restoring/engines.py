@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Engine: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-PRECISIONS = ("auto", "f32", "bf16")
+PRECISIONS = ("auto", "f32", "bf16", "int8")
 _log = logging.getLogger("fairweather")
 
 
@@ -37,7 +37,8 @@ def open_engine(
 
     `name` is one of ENGINES, or "auto": the first of them that is installed; a log line says which and why.
     `threads` of None leaves the number to the engine. `precision`: "f32" computes in float32; "bf16" may round inside
-    the network (OpenVINO only); "auto" is bf16 where the processor has it in hardware, about three times as fast.
+    the network (OpenVINO only); "int8" takes the network that `fairweather quantize` put beside the other (OpenVINO and
+    ONNX Runtime); "auto" is bf16 where the processor has it in hardware, about three times as fast, and never int8.
     Raises UnknownName, MissingExtra, BadSettings, and BadCard where the network cannot be read.
     """
     if name not in (*ENGINES, "auto"):
@@ -51,9 +52,22 @@ def open_engine(
         name, why = _first_installed()
     if precision == "bf16" and name != "openvino":
         raise BadSettings(f"precision bf16 is for the openvino engine, not {name}: leave it out")
+    if precision == "int8":
+        _check_quantized(name, folder, card)
     engine = ENGINES[name](folder, card, threads, precision)
     _log.info("engine: %s (%s), model %s", name, why, card.name)
     return engine
+
+
+def _check_quantized(engine: str, folder: Path, card: cards.Card) -> None:
+    """Raises BadSettings unless this engine can run this model in int8."""
+    if engine not in ("openvino", "onnxruntime"):
+        raise BadSettings(f"precision int8 is for the openvino and onnxruntime engines, not {engine}: leave it out")
+    if card.quantized is None:
+        raise BadSettings(
+            f"precision int8: model {card.name} has no {cards.INT8}; make it one that has, with fairweather quantize "
+            f"{folder} --method static --data PHOTOS -o DIR, or leave the precision out"
+        )
 
 
 def rebuilt(folder: Path, card: cards.Card) -> nn.Module:
@@ -97,8 +111,9 @@ def _openvino(folder: Path, card: cards.Card, threads: int | None, precision: st
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     if precision != "auto":
-        config["INFERENCE_PRECISION_HINT"] = precision
-    path = folder / cards.ONNX
+        # what is left in float in a quantized network was left so because it needs it
+        config["INFERENCE_PRECISION_HINT"] = "f32" if precision == "int8" else precision
+    path = folder / _network(precision)
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", config)
     except RuntimeError as error:
@@ -122,7 +137,7 @@ def _onnxruntime(folder: Path, card: cards.Card, threads: int | None, precision:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    path = folder / cards.ONNX
+    path = folder / _network(precision)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own, derived from Exception alone
@@ -154,6 +169,10 @@ def _torch(folder: Path, card: cards.Card, threads: int | None, precision: str) 
         return np.asarray(answer.numpy(), np.float32)
 
     return run
+
+
+def _network(precision: str) -> str:
+    return cards.INT8 if precision == "int8" else cards.ONNX
 
 
 def _last_line(error: Exception) -> str:

@@ -66,8 +66,8 @@ def load(
     """The restorer of a shipped model, or of a model folder (or run folder) of your own; "auto" is one that looks at
     each photo, and takes out the weather that it finds there.
 
-    `engine`: "auto", "openvino", "onnxruntime" or "torch"; `threads` and `precision` are the engine's (see
-    `fairweather.restoring.engines.open_engine`), `tile` and `memory` the restorer's.
+    `engine`: "auto", "openvino", "onnxruntime" or "torch"; `precision`: "auto", "f32", "bf16" or "int8"; `threads` and
+    `precision` are the engine's (see `fairweather.restoring.engines.open_engine`), `tile` and `memory` the restorer's.
     Raises UnknownName, BadFolder, BadCard, MissingExtra, BadSettings.
     """
     if name_or_path == "auto":

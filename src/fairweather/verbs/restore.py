@@ -37,6 +37,7 @@ def restore(
     strength: Annotated[float, tyro.conf.arg(metavar="S")] = 1.0,
     guard: bool = True,
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto",
+    precision: Literal["auto", "f32", "bf16", "int8"] = "auto",
     overwrite: bool = False,
     max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 200_000_000,
 ) -> int:
@@ -54,6 +55,8 @@ def restore(
         strength: from 0 (the photo as it was) to 1 (all that the model does).
         guard: without (--no-guard) casts, noise and clipped pixels that a model makes are left in.
         engine: what runs the network; auto takes openvino, else onnxruntime, else torch.
+        precision: f32 computes in float32; bf16 rounds inside the network (openvino); int8 takes the network that
+            `fairweather quantize` made; auto is bf16 where the processor has it, else f32.
         overwrite: restore what is there already once more.
         max_pixels: refuse larger photos before decoding them.
     """
@@ -71,7 +74,7 @@ def restore(
     degrades = model is not None and cards.read_card(cards.find(model), verify=False).direction == "degrade"
     jobs = folder.plan(inputs, Path("degraded") if degrades and out is None else out)
     if model is not None:
-        restorer = load(model, engine=engine)
+        restorer = load(model, engine=engine, precision=precision)
         done = f"given {restorer.card.weather}" if degrades else "restored"
         report = folder.run(
             jobs,
@@ -82,7 +85,7 @@ def restore(
         )
     else:
         done = "restored"
-        judge = _Judge(load("auto", engine=engine), weather or "auto", strength, guard)
+        judge = _Judge(load("auto", engine=engine, precision=precision), weather or "auto", strength, guard)
         report = folder.run(
             jobs,
             judge,
