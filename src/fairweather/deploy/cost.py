@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
@@ -27,7 +28,8 @@ INT8_WORDS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp",
 def network_cost(
     folder: Path, card: cards.Card, *, engine: str = "openvino", runs: int = 5, size: tuple[int, int] = SIZE
 ) -> dict[str, Any]:
-    """{"engine", "photo": height x width, "ms": {"f32", "int8"}, "speedup", "megabytes", "processor", "instructions"}.
+    """{"engine", "photo": width x height, "ms": {"f32", "int8"}, "speedup", "megabytes", "processor", "instructions",
+    "load"}, the last the machine's load average, by which to tell how much the milliseconds are worth.
 
     The network alone, on what it is fed of a photo of that size (reduced where it sees a reduced one); medians of runs
     in turn, after one to warm up.
@@ -58,6 +60,7 @@ def network_cost(
         "megabytes": {name: round((folder / name).stat().st_size / 1e6, 3) for name in (cards.ONNX, cards.INT8)},
         "processor": _processor(),
         "instructions": _instructions(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
 
 
