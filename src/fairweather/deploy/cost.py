@@ -26,15 +26,21 @@ INT8_WORDS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp",
 
 
 def network_cost(
-    folder: Path, card: cards.Card, *, engine: str = "openvino", runs: int = 5, size: tuple[int, int] = SIZE
+    folder: Path,
+    card: cards.Card,
+    *,
+    engine: str = "openvino",
+    runs: int = 5,
+    size: tuple[int, int] = SIZE,
+    precisions: Sequence[str] = ("f32", "int8"),
 ) -> dict[str, Any]:
-    """{"engine", "photo": width x height, "ms": {"f32", "int8"}, "speedup", "megabytes", "processor", "instructions",
+    """{"engine", "photo": width x height, "ms": by precision, "speedup", "megabytes", "processor", "instructions",
     "load"}, the last the machine's load average, by which to tell how much the milliseconds are worth.
 
     The network alone, on what it is fed of a photo of that size (reduced where it sees a reduced one); medians of runs
     in turn, after one to warm up.
     """
-    networks = {precision: ENGINES[engine](folder, card, None, precision) for precision in ("f32", "int8")}
+    networks = {precision: ENGINES[engine](folder, card, None, precision) for precision in precisions}
     fed = fed_for(card, *SMALLER)
     networks["f32"](fed)
     start = time.perf_counter()

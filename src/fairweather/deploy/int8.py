@@ -20,6 +20,9 @@ from fairweather.errors import MissingExtra
 Ranges = dict[str, tuple[float, float]]
 """Tensor's name -> least and greatest value that int8 has to hold."""
 
+HALF = 0.55
+"""Steps that rounding may move a weight by: a half, and what float32 does at its edge."""
+
 
 def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     """The convolutions with constant weights, by name, in the order in which they run."""
@@ -134,6 +137,31 @@ def static(
 def fed_to(model: onnx.ModelProto, learned: Mapping[str, tuple[float, float]]) -> Ranges:
     """From the range of what flows into each layer to ranges by tensor."""
     return {node.input[0]: learned[name] for name, node in layers(model).items() if name in learned}
+
+
+def strayed(made: onnx.ModelProto, source: onnx.ModelProto) -> list[str]:
+    """Layers whose weights in `made` are not those of `source` rounded to int8 (or, where they are float, the same).
+
+    One wrong weight may change a picture by less than rounding all of them does; it is seen here all the same.
+    """
+    found, own = constants(made.graph), constants(source.graph)
+    decoded = {node.output[0]: node for node in made.graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = {layer_name(node): node for node in made.graph.node if node.op_type == "Conv"}
+    wrong = []
+    for name, node in layers(source).items():
+        wanted = numpy_helper.to_array(own[node.input[1]])
+        step = np.float32(0)
+        stored = convolutions[name].input[1]
+        if stored in decoded:
+            values, scale, zero = (numpy_helper.to_array(found[part]) for part in decoded[stored].input)
+            shape = (-1, *[1] * (wanted.ndim - 1))
+            step = scale.reshape(shape)
+            weights = (values.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * step
+        else:
+            weights = numpy_helper.to_array(found[stored])
+        if weights.shape != wanted.shape or not (np.abs(weights - wanted) <= HALF * step + 1e-7).all():
+            wrong.append(name)
+    return wrong
 
 
 def _flowing(model: onnx.ModelProto) -> list[str]:

@@ -36,7 +36,7 @@ from fairweather.deploy.export import replace_folder, write_onnx
 from fairweather.deploy.likeness import Bar, Likeness
 from fairweather.deploy.samples import Sample, Samples
 from fairweather.errors import BadFolder, BadSettings, ParityFailed, UnknownName
-from fairweather.restoring.engines import ENGINES, rebuilt
+from fairweather.restoring.engines import rebuilt
 from fairweather.restoring.restorer import Restorer
 
 METHODS = tuple(likeness.DROP)
@@ -150,6 +150,10 @@ class Making:
         for artefact, said in found.items():
             _log.info("parity: %s: %s", artefact, said)
         failures = parity.failures(found, self.bar)
+        failures += [
+            f"layer {layer}: its weights in {cards.INT8} are not the network's, rounded"
+            for layer in int8.strayed(onnx.load(self.building / cards.INT8), self.source)
+        ]
         if failures and not force:
             raise ParityFailed(
                 f"{self.card.name} by {self.method} is not the float model: {'; '.join(failures)}: give more or fitter "
@@ -183,12 +187,13 @@ class Making:
         return int8.static(self.source, self.ranges, chosen)
 
     def _fed(self, photos: Sequence[Sample]) -> list[NDArray[np.float32]]:
-        """What the network is fed of these photos."""
-        engine, fed = ENGINES["onnxruntime"](self.building, self.card, None, "f32"), []
+        """What the network is fed of these photos; it is not run: some answer of the right shape is enough."""
+        fed = []
 
         def watched(picture: NDArray[np.float32]) -> NDArray[np.float32]:
             fed.append(picture.copy())
-            return engine(picture)
+            height, width = picture.shape[2:]
+            return picture if self.card.output == "image" else np.ones((1, 7, height, width), np.float32)
 
         likeness.pictures_of(Restorer(self.card, watched), photos)
         return fed
