@@ -33,7 +33,10 @@ CROP = 128
 """Side of what an image network trains on, to the next multiple that it takes."""
 FROZEN = 0.25
 """Share of the steps, the last ones, in which the ranges no longer move."""
-RATE = 5e-5
+RATE = 5e-6
+"""Adam moves each weight by about this a step, whatever the gradient: what is trained already needs no more."""
+CHECKS, VALIDATED = 5, 4
+"""How often it is asked whether what was learned is kept, and on how many batches."""
 _log = logging.getLogger("fairweather")
 
 
@@ -45,6 +48,9 @@ class Tuned:
     """The float network with the weights that it learned, batch norm folded; what is exported of it."""
     learned: dict[str, tuple[float, float]]
     """Layer -> the range of what flows into it."""
+    kept: int
+    """The step whose weights these are: the best by squared error on fixed crops; 0 where no step was better than none.
+    """
 
 
 def fine_tune(
@@ -87,14 +93,16 @@ def fine_tune(
         whole.maps_module = prepared
     optimizer = torch.optim.Adam([p for p in prepared.parameters() if p.requires_grad], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    watched = [(one, clear, _answer(teacher, one)) for (one, clear), _ in zip(batches, range(VALIDATED), strict=False)]
+    for one, _, _ in watched:  # ranges to begin with, measured and not learned
+        _answer(whole, one)
+    best, kept, state = _error(whole, watched), 0, copy.deepcopy(prepared.state_dict())
     for step in range(steps):
         if step == math.ceil(steps * (1 - FROZEN)):
             prepared.apply(off)
         degraded, clear = next(batches)
-        with torch.no_grad():
-            wanted = teacher(degraded)
         answer = whole(degraded)
-        loss = _charbonnier(answer, wanted)
+        loss = _charbonnier(answer, _answer(teacher, degraded))
         if clear is not None:
             loss = loss + _charbonnier(answer, clear)
         optimizer.zero_grad()
@@ -102,14 +110,18 @@ def fine_tune(
         nn.utils.clip_grad_norm_(prepared.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % max(1, steps // 5) == 0 or step == steps - 1:
-            _log.info("qat: step %d of %d, loss %.4f", step + 1, steps, float(loss.detach()))
+        if (step + 1) % max(1, steps // CHECKS) == 0 or step == steps - 1:
+            error = _error(whole, watched)
+            _log.info("qat: step %d of %d, squared error %.3e (%.3e before)", step + 1, steps, error, best)
+            if error < best:
+                best, kept, state = error, step + 1, copy.deepcopy(prepared.state_dict())
+    prepared.load_state_dict(state)
     tuned = fold(copy.deepcopy(teacher))
     own = exported(tuned)
     with torch.no_grad():
         for name, parameter in own.named_parameters():
             parameter.copy_(prepared.get_parameter(name))
-    return Tuned(own.eval(), _learned(prepared))
+    return Tuned(own.eval(), _learned(prepared), kept)
 
 
 def fold(network: nn.Module) -> nn.Module:
@@ -209,6 +221,21 @@ def _learned(prepared: torch.fx.GraphModule) -> dict[str, tuple[float, float]]:
         scale, zero = (float(value) for value in module.calculate_qparams())
         found[layer] = ((0 - zero) * scale, (255 - zero) * scale)
     return found
+
+
+def _answer(network: nn.Module, degraded: Tensor) -> Tensor:
+    with torch.no_grad():
+        answer: Tensor = network(degraded)
+    return answer
+
+
+def _error(network: nn.Module, watched: Sequence[tuple[Tensor, Tensor | None, Tensor]]) -> float:
+    """Mean squared error, as rounded, to the truths where there are some, and to the float model's answers."""
+    errors = []
+    for degraded, clear, wanted in watched:
+        answer = _answer(network, degraded)
+        errors += [float(F.mse_loss(answer, one)) for one in (wanted, clear) if one is not None]
+    return float(np.mean(errors))
 
 
 def _charbonnier(a: Tensor, b: Tensor) -> Tensor:

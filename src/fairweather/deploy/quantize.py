@@ -3,7 +3,8 @@
 What the card says of it, under "quantized":
 
     method         dynamic (weights), static (calibrated) or qat (fine-tuned)
-    calibration    data, photos: what ranges were measured on; qat: steps and how many photos it trained on
+    calibration    data, photos: what ranges were measured on; qat: steps, the one kept (0: none was
+                   better than calibration alone) and how many photos it trained on
     layers         how many could be int8
     float_layers   layer -> why it stays in float, as measured
     data           what parity was measured on, and whether there were truths
@@ -40,8 +41,9 @@ from fairweather.restoring.engines import rebuilt
 from fairweather.restoring.restorer import Restorer
 
 METHODS = tuple(likeness.DROP)
-SEARCHED_ON = 4
-"""Photos on which layers are measured in the search for those that stay in float; they are calibrated on, too."""
+SEARCHED_ON, SEARCHED_SIDE = 4, 256
+"""Photos on which layers are measured one by one in the search for those that stay in float, and how much of their
+middle is looked at; they are calibrated on, too."""
 _log = logging.getLogger("fairweather")
 
 
@@ -83,7 +85,7 @@ def quantize(
         measured = searched = samples.invented(parity.pictures((), card))
     else:
         measured = samples.read(found.measuring)
-        searched = samples.read(samples.spread(found.calibrating, SEARCHED_ON))
+        searched = samples.read(samples.spread(found.calibrating, SEARCHED_ON), SEARCHED_SIDE)
     building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
         building.mkdir(parents=True)
@@ -210,4 +212,4 @@ class Making:
         fed = self._fed(samples.read(self.found.calibrating))
         # learned where it was learned; what else int8 has to hold (sums, outputs) is measured on the tuned network
         self.ranges = int8.measured_ranges(self.source, fed) | int8.fed_to(self.source, tuned.learned)
-        return {"steps": steps, "trained_on": len(self.found.training)}
+        return {"steps": steps, "kept_step": tuned.kept, "trained_on": len(self.found.training)}

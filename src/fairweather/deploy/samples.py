@@ -63,12 +63,12 @@ def find(folder: Path, *, calibrating: int = 32, measuring: int = 8) -> Samples:
     return Samples(folder.resolve().name, spread(rest, calibrating), spread(measured, measuring), rest)
 
 
-def read(paths: Sequence[tuple[Path, Path | None]]) -> list[Sample]:
-    """The photos themselves, the middle of large ones. Raises BadImage, and BadFolder where sizes differ."""
+def read(paths: Sequence[tuple[Path, Path | None]], largest: int = LARGEST) -> list[Sample]:
+    """The photos, the middle of those with longer sides. Raises BadImage, and BadFolder where sizes differ."""
     samples = []
     for degraded, clear in paths:
-        photo = _middle(images.read(degraded).pixels)
-        truth = None if clear is None else _middle(images.read(clear).pixels)
+        photo = _middle(images.read(degraded).pixels, largest)
+        truth = None if clear is None else _middle(images.read(clear).pixels, largest)
         if truth is not None and truth.shape != photo.shape:
             raise BadFolder(f"{degraded} and {clear} differ in size: crop one of them, or take the pair out")
         samples.append(Sample(degraded.name, photo, truth))
@@ -87,6 +87,6 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def _middle(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    top, left = (max(0, side - LARGEST) // 2 for side in pixels.shape[:2])
-    return images.to_float(np.ascontiguousarray(pixels[top : top + LARGEST, left : left + LARGEST]))
+def _middle(pixels: NDArray[Any], largest: int) -> NDArray[np.float32]:
+    top, left = (max(0, side - largest) // 2 for side in pixels.shape[:2])
+    return images.to_float(np.ascontiguousarray(pixels[top : top + largest, left : left + largest]))
