@@ -95,6 +95,28 @@ def test_why_it_was_chosen(folder: Path) -> None:
         cards.read_card(folder)
 
 
+def test_a_quantized_model_says_so(folder: Path) -> None:
+    """An older card does not, and is read as ever; the file and what is said of it belong together."""
+    assert "quantized" not in json.loads((folder / "card.json").read_text())
+    assert cards.read_card(folder).quantized is None
+    said = {"method": "static", "passed": True, "float_layers": {"stem": "alone 27 dB"}}
+    with pytest.raises(BadCard, match=r"model\.int8\.onnx is missing"):
+        cards.write_card(folder, dataclasses.replace(CARD, quantized=said))
+    (folder / "model.int8.onnx").write_bytes(b"small")
+    card = cards.write_card(folder, dataclasses.replace(CARD, quantized=said))
+    assert set(card.checksums) == {*cards.SUMMED, cards.INT8}
+    assert cards.read_card(folder).quantized == said
+    (folder / "model.int8.onnx").write_bytes(b"smull")
+    with pytest.raises(BadCard, match=r"model\.int8\.onnx is not the file"):
+        cards.read_card(folder)
+    change(folder, lambda fields: fields["checksums"].pop("model.int8.onnx"))
+    with pytest.raises(BadCard, match="belong together"):
+        cards.read_card(folder)
+    change(folder, lambda fields: fields.update(quantized={"method": "static"}))
+    with pytest.raises(BadCard, match=r"card\.json.*quantized"):
+        cards.read_card(folder)
+
+
 def test_weights_are_read_as_they_were_saved(folder: Path) -> None:
     weights = cards.read_weights(folder)
     assert list(weights) == ["layer.weight"]

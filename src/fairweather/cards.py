@@ -3,6 +3,7 @@
     card.json             what the model is, where it came from, on which terms, how well it scores
     weights.safetensors   the generator's tensors, float32 (nothing is ever unpickled)
     model.onnx            the same network with free height and width
+    model.int8.onnx       the same again, quantized: only where `fairweather quantize` made it
 
 `card.json` is read strictly: a card that this release does not fully understand is refused, because a model
 that runs with a setting misread gives a wrong picture without a word.
@@ -35,8 +36,9 @@ GENERATOR_NAMES: tuple[str, ...] = (
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 ONNX = "model.onnx"
+INT8 = "model.int8.onnx"
 SUMMED = (WEIGHTS, ONNX)
-"""The files whose SHA-256 stands in the card."""
+"""The files whose SHA-256 stands in every card; that of INT8 stands in the card of a model that is quantized."""
 
 MODELS = Path(__file__).resolve().parent / "models"
 
@@ -91,6 +93,9 @@ class Card:
     most_pixels: int = 0
     """Of a network that gives a picture: it sees larger photos reduced to about so many pixels, and what it changes is
     enlarged; 0 = it sees them as they are. Stands in the file only where it is not 0."""
+    quantized: dict[str, Any] | None = None
+    """How model.int8.onnx was made and how it compares with the float model: method, calibration, which layers stay in
+    float and why, parity, cost (see deploy/quantize.py). Stands in the file only where there is such a network."""
     picture_range: tuple[float, float] = (0.0, 1.0)
     checksums: dict[str, str] = field(default_factory=dict)
     """File name -> SHA-256, filled in by write_card."""
@@ -116,9 +121,14 @@ def read_card(folder: str | os.PathLike[str], *, verify: bool = True) -> Card:
         raise BadCard(f"{path} is not valid JSON ({error}): copy or export the model again") from None
     card = _parse(fields, path)
     if verify:
-        for name in SUMMED:
+        for name in summed(card):
             checked(folder, card, name)
     return card
+
+
+def summed(card: Card) -> tuple[str, ...]:
+    """The files whose SHA-256 stands in this card."""
+    return SUMMED if card.quantized is None else (*SUMMED, INT8)
 
 
 def write_card(folder: str | os.PathLike[str], card: Card) -> Card:
@@ -129,7 +139,7 @@ def write_card(folder: str | os.PathLike[str], card: Card) -> Card:
     from fairweather.images import atomic  # here: reading a card needs no imaging library
 
     folder = Path(folder)
-    card = dataclasses.replace(card, checksums={name: _sha256(folder / name) for name in SUMMED})
+    card = dataclasses.replace(card, checksums={name: _sha256(folder / name) for name in summed(card)})
     path = folder / CARD
     try:
         text = json.dumps(_fields(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -271,14 +281,18 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "direction": (lambda v: v in ("restore", "degrade"), '"restore" or "degrade"'),
     "choice": (_text, "a text"),
     "most_pixels": (lambda v: _integer(v) and v >= 0, "a whole number from 0"),
+    "quantized": (
+        lambda v: v is None or (isinstance(v, dict) and _text(v.get("method")) and isinstance(v.get("passed"), bool)),
+        "an object with method and passed, among others",
+    ),
     "picture_range": (lambda v: isinstance(v, list) and v == [0, 1], "[0, 1]"),
     "checksums": (
-        lambda v: isinstance(v, dict) and set(v) == set(SUMMED) and all(map(_text, v.values())),
-        f"an object with the SHA-256 of {' and '.join(SUMMED)}",
+        lambda v: isinstance(v, dict) and set(v) - {INT8} == set(SUMMED) and all(map(_text, v.values())),
+        f"an object with the SHA-256 of {' and '.join(SUMMED)} (and of {INT8} where the model is quantized)",
     ),
     "format_version": (_integer, "a whole number"),
 }
-_OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": "", "most_pixels": 0}
+_OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": "", "most_pixels": 0, "quantized": None}
 """Fields that came after the first release, with what a card means that does not have them."""
 _MAPS_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "size": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),
@@ -306,6 +320,11 @@ def _parse(fields: Any, path: Path) -> Card:
         )
     if (fields["output"] == "maps") != (fields["maps"] is not None):
         raise BadCard(f'{path}: field "maps" belongs to output "maps" and to no other: export the model again')
+    if (fields["quantized"] is not None) != (INT8 in fields["checksums"]):
+        raise BadCard(
+            f'{path}: field "quantized" and the checksum of {INT8} belong together: quantize the model again, or copy '
+            "it again"
+        )
     maps = None
     if fields["maps"] is not None:
         _check(fields["maps"], _MAPS_KINDS, path, "maps.")

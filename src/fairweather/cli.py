@@ -23,7 +23,8 @@ fairweather takes the weather out of pictures: haze and rain, on a machine with 
 Clear pictures
   fairweather restore IN... [-o OUT] [--weather auto|haze|rain|both|none | --model NAME|PATH]
                             [--strength S] [--no-guard] [--overwrite]
-                            [--engine auto|openvino|onnxruntime|torch|...] [--memory 2GB] [--cluster local|ray://HOST:PORT]
+                            [--engine auto|openvino|onnxruntime|torch|...] [--precision auto|f32|bf16|int8]
+                            [--memory 2GB] [--cluster local|ray://HOST:PORT]
       IN is a photo, a folder (searched through, its structure kept) or a pattern. OUT is a folder, or a
       picture if there is one IN; without it results go to restored/. Inputs are never written over.
       Each photo is looked at first: what is clear is copied, the rest loses the weather seen in it.
@@ -49,6 +50,10 @@ Make the model that clears them
       Turn a run, ended or not, into a model folder for `restore`, checked against the network it came from.
       To degrade is what unpaired recipes learn as well: weather for clear photos.
 
+  fairweather quantize MODEL --method dynamic|static|qat [--data DIR] -o DIR [--force]
+      The same model with a network in int8 beside the other, compared with it on your photos; the card says
+      what it costs. `restore --precision int8` runs it.
+
 See what there is
   fairweather check-data DIR [--against DIR2] [--fast] [--all] [--json FILE]
       What is wrong with training data: broken files, pairs that do not fit, copies, frames, leaks.
@@ -65,6 +70,7 @@ VERBS = {
     "synthesize": "synthesize",
     "evaluate": "evaluate",
     "export": "export",
+    "quantize": "quantize",
     "check-data": "check_data",
     "models": "models",
     "info": "models",
@@ -164,6 +170,7 @@ EXTRAS = {
     "matplotlib": "train",
     "onnx": "train",
     "onnxscript": "train",
+    "torchao": "quantize",
     "onnxruntime": "onnxruntime",
     "skimage": "evaluate",
     "ray": "cluster",

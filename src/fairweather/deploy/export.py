@@ -99,7 +99,7 @@ def export(
             halve_onnx(building / cards.ONNX)
         card = cards.write_card(building, card)
         parity.check(frozen, building, parity.pictures(photos, card), engines=engines)
-        _replace(folder, building)
+        replace_folder(folder, building)
     except OSError as error:
         raise BadFolder(
             f"{folder} cannot be written ({error.strerror or error}): choose another, or free space"
@@ -268,7 +268,7 @@ def bytes_per_pixel(path: Path, multiple_of: int) -> float:
     return float(round(peak / (side * side), 1))
 
 
-def _replace(folder: Path, building: Path) -> None:
+def replace_folder(folder: Path, building: Path) -> None:
     """Put `building` at `folder`; what is there is moved aside first and removed last."""
     if not folder.exists():
         building.rename(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fairweather import cards
+from fairweather.deploy.likeness import Bar, Likeness, compare, pictures_of
+from fairweather.deploy.samples import Sample
 from fairweather.errors import BadSettings, ParityFailed
 from fairweather.images import to_float
+from fairweather.restoring.engines import ENGINES as ENGINE
 from fairweather.restoring.engines import open_engine
 from fairweather.restoring.restorer import Restorer
 
 TOLERANCE = 1e-4
 """Largest difference allowed anywhere in the final pictures, in [0,1]: a fortieth of an 8-bit step."""
 ENGINES = ("onnxruntime", "openvino", "torch")
+EXPORTED = ("openvino", "onnxruntime")
+"""Those that run the exported files."""
 
 _log = logging.getLogger("fairweather")
 
@@ -48,7 +53,7 @@ def check(
     folder = Path(folder)
     card = cards.read_card(folder)
     photos = [picture if picture.dtype == np.float32 else to_float(picture) for picture in pictures]
-    expected = _by_generator(generator, card, photos)
+    expected = by_generator(generator, card, photos)
     worst: dict[str, float] = {}
     for name in engines:
         restorer = Restorer(card, open_engine(name, folder, card, precision="f32"))
@@ -65,7 +70,41 @@ def check(
     return worst
 
 
-def _by_generator(
+def compared(
+    generator: nn.Module,
+    folder: str | os.PathLike[str],
+    card: cards.Card,
+    samples: Sequence[Sample],
+    *,
+    precisions: Sequence[str] = ("f32", "int8"),
+    engines: Sequence[str] = EXPORTED,
+    expected: Sequence[NDArray[np.float32]] | None = None,
+) -> dict[str, Likeness]:
+    """Artefact ("openvino int8", ...) -> how its pictures of `samples` compare with the generator's. Nothing is refused
+    here: see `failures`. The card's files need no checksums yet. `expected`: the generator's pictures, where known."""
+    if expected is None:
+        expected = by_generator(generator, card, [sample.degraded for sample in samples])
+    found = {}
+    for precision in precisions:
+        for name in engines:
+            restorer = Restorer(card, ENGINE[name](Path(folder), card, None, precision))
+            found[f"{name} {precision}"] = compare(expected, pictures_of(restorer, samples), samples)
+    return found
+
+
+def failures(found: Mapping[str, Likeness], bar: Bar) -> list[str]:
+    """Which artefacts are refused, and why: float32 beyond TOLERANCE anywhere, int8 below its bar."""
+    said = []
+    for artefact, one in found.items():
+        missed = bar.missed(one)
+        if artefact.endswith(" f32"):
+            missed = None if one.worst <= TOLERANCE else f"it differs by {one.worst:.1e} ({TOLERANCE:.0e} is allowed)"
+        if missed is not None:
+            said.append(f"{artefact}: {missed}")
+    return said
+
+
+def by_generator(
     generator: nn.Module, card: cards.Card, photos: Sequence[NDArray[np.float32]]
 ) -> list[NDArray[np.float32]]:
     """The final pictures by PyTorch on the CPU in float32: what `forward` gives, padded as the restorer pads."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Engine: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-PRECISIONS = ("auto", "f32", "bf16")
+PRECISIONS = ("auto", "f32", "bf16", "int8")
 _log = logging.getLogger("fairweather")
 
 
@@ -41,7 +41,8 @@ def open_engine(
     says which and why. "onnxruntime" takes the first of PROVIDERS that is present, "onnxruntime-cpu" the one named.
     "torch-compiled" compiles the network for each new size of picture, which takes up to a minute.
     `threads` of None leaves the number to the engine. `precision`: "f32" computes in float32; "bf16" may round inside
-    the network (OpenVINO only); "auto" is bf16 where the processor has it in hardware, about three times as fast.
+    the network (OpenVINO only); "int8" takes the network that `fairweather quantize` put beside the other (OpenVINO and
+    ONNX Runtime); "auto" is bf16 where the processor has it in hardware, about three times as fast, and never int8.
     Raises UnknownName, MissingExtra, BadSettings, and BadCard where the network cannot be read.
     """
     if name not in (*NAMES, "auto"):
@@ -50,6 +51,8 @@ def open_engine(
         raise BadSettings(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if threads is not None and threads < 1:
         raise BadSettings(f"threads must be at least 1, not {threads}; leave it out for the engine's own choice")
+    if precision == "int8":
+        _check_quantized(name, folder, card)
     why, engine = "asked for", None
     if name == "auto":
         name, why, engine = choose(card, threads, precision, lambda one: _open(one, folder, card, threads, precision))
@@ -65,6 +68,17 @@ def _open(name: str, folder: Path, card: cards.Card, threads: int | None, precis
     if library == "onnxruntime":
         return _onnxruntime(folder, card, threads, precision, provider)
     return ENGINES[name](folder, card, threads, precision)
+
+
+def _check_quantized(engine: str, folder: Path, card: cards.Card) -> None:
+    """Raises BadSettings unless this engine can run this model in int8."""
+    if engine.startswith("torch"):
+        raise BadSettings(f"precision int8 is for the openvino and onnxruntime engines, not {engine}: leave it out")
+    if card.quantized is None:
+        raise BadSettings(
+            f"precision int8: model {card.name} has no {cards.INT8}; make it one that has, with fairweather quantize "
+            f"{folder} --method static --data PHOTOS -o DIR, or leave the precision out"
+        )
 
 
 def rebuilt(folder: Path, card: cards.Card) -> nn.Module:
@@ -99,8 +113,9 @@ def _openvino(folder: Path, card: cards.Card, threads: int | None, precision: st
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     if precision != "auto":
-        config["INFERENCE_PRECISION_HINT"] = precision
-    path = folder / cards.ONNX
+        # what is left in float in a quantized network was left so because it needs it
+        config["INFERENCE_PRECISION_HINT"] = "f32" if precision == "int8" else precision
+    path = folder / _network(precision)
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", config)
     except RuntimeError as error:
@@ -134,7 +149,7 @@ def _onnxruntime(folder: Path, card: cards.Card, threads: int | None, precision:
     if taken[:1] == ["directml"]:  # it allows neither
         options.enable_mem_pattern = False
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    path = folder / cards.ONNX
+    path = folder / _network(precision)
     # "f32" means it: CUDA's convolutions would otherwise round to 10 bits of mantissa (TF32)
     exact = {"use_tf32": 0} if precision == "f32" else {}
     providers = [(PROVIDERS[short], exact if short == "cuda" else {}) for short in dict.fromkeys([*taken, "cpu"])]
@@ -177,6 +192,10 @@ def _torch(folder: Path, card: cards.Card, threads: int | None, precision: str, 
 
 def _compiled(folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:
     return _torch(folder, card, threads, precision, compiled=True)
+
+
+def _network(precision: str) -> str:
+    return cards.INT8 if precision == "int8" else cards.ONNX
 
 
 def _last_line(error: Exception) -> str:

@@ -74,9 +74,10 @@ def load(
     """The restorer of a shipped model, or of a model folder (or run folder) of your own; "auto" is one that looks at
     each photo, and takes out the weather that it finds there.
 
-    `engine`: "auto", "openvino", "onnxruntime", "torch" or "torch-compiled"; it, `threads` and `precision` are as in
-    `fairweather.restoring.engines.open_engine`, `tile` and `memory` the restorer's: `memory` is what the network's
-    windows may take in bytes (half of the free RAM), or a function that is asked before each photo.
+    `engine`: "auto", "openvino", "onnxruntime", "torch" or "torch-compiled"; `precision`: "auto", "f32", "bf16" or
+    "int8"; they and `threads` are as in `fairweather.restoring.engines.open_engine`. `tile` and `memory` are the
+    restorer's: `memory` is what the network's windows may take in bytes (half of the free RAM), or a function that is
+    asked before each photo.
     Raises UnknownName, BadFolder, BadCard, MissingExtra, BadSettings.
     """
     if name_or_path == "auto":

@@ -39,6 +39,8 @@ def info(
     if model == "weather":
         _recognizer()
         return
+    from fairweather.verbs.quantize import lines
+
     folder = cards.find(model)
     card = cards.read_card(folder)
     console = _console()
@@ -50,6 +52,7 @@ def info(
         ("network", f"{card.generator}({', '.join(f'{key}={value!r}' for key, value in card.arguments.items())})"),
         ("gives", _gives(card)),
         ("sees", _sees(card)),
+        *([("int8", "\n".join(lines(card)))] if card.quantized is not None else []),
         ("trained", "\n".join(_flat(card.training)) or "not noted"),
         ("scores", "\n".join(score_line(score) for score in card.scores) or "none noted"),
         *([("chosen", card.choice)] if card.choice else []),

@@ -42,6 +42,7 @@ def restore(
     strength: Annotated[float, tyro.conf.arg(metavar="S")] = 1.0,
     guard: bool = True,
     engine: Literal["auto", "openvino", "onnxruntime", "torch", "torch-compiled"] = "auto",
+    precision: Literal["auto", "f32", "bf16", "int8"] = "auto",
     overwrite: bool = False,
     max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 200_000_000,
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: as is free)")] = None,
@@ -61,6 +62,8 @@ def restore(
         strength: from 0 (the photo as it was) to 1 (all that the model does).
         guard: without (--no-guard) casts, noise and clipped pixels that a model makes are left in.
         engine: what runs the network; auto is the fastest here, measured once (FAIRWEATHER_ENGINE_MEASURE=0: openvino).
+        precision: f32 computes in float32; bf16 rounds inside the network (openvino); int8 takes the network that
+            `fairweather quantize` made; auto is bf16 where the processor has it, else f32.
         overwrite: restore what is there already once more.
         max_pixels: refuse larger photos before decoding them.
         memory: 2GB, 1.5GiB, 500MB: the whole process stays below this. Photos are read as there is room for them,
@@ -87,7 +90,7 @@ def restore(
     if model is not None and degrades:
         done = f"given {cards.read_card(cards.find(model), verify=False).weather}"
     strength_of_run = 0 if model is None and weather == "none" else strength
-    make = partial(_work, model, weather or "auto", strength, guard, engine, size)
+    make = partial(_work, model, weather or "auto", strength, guard, engine, precision, size)
     if cluster is not None:
         from fairweather.restoring import cluster as machines
 
@@ -123,6 +126,7 @@ def _work(
     strength: float,
     guard: bool,
     engine: str,
+    precision: str,
     memory: int | None,
     threads: int | None = None,
 ) -> Work:
@@ -134,12 +138,13 @@ def _work(
     budget = Budget(memory, allowance=ALLOWANCE if model else ALLOWANCE_AUTO, copies=1 if model else 2)
     windows = None if memory is None else budget.windows
     if model is not None:
-        restorer = load(model, engine=engine, memory=windows, threads=threads)
+        restorer = load(model, engine=engine, memory=windows, threads=threads, precision=precision)
         if restorer.card.output == "image":
             budget.at_ease = int(AT_EASE * restorer.bytes_per_pixel)
         return Work(lambda pixels: restorer(pixels, strength, guard), budget=budget)
     budget.at_ease = AT_EASE_AUTO
-    judge = _Judge(load("auto", engine=engine, memory=windows, threads=threads), weather, strength, guard)
+    auto = load("auto", engine=engine, memory=windows, threads=threads, precision=precision)
+    judge = _Judge(auto, weather, strength, guard)
     return Work(judge, judge.said, budget)
 
 

@@ -1,0 +1,160 @@
+"""What does int8 cost, and what does it save? Each model by each method, in one table: milliseconds, megabytes, dB.
+
+    python benchmarks/quantized.py --out DIR [--model dehaze ...|PATH ...] [--method dynamic static qat]
+                                   [--data ../shared/data] [--steps 200] [--photos N] [--size 1920x1080] [--runs 9]
+
+Every line is `fairweather quantize` on the training photos of the model's weather (below `train/` of --data, several
+folders side by side), then measured on its test sets: PSNR in dB (protocol rgb, guards on, at full size) of the float
+model in float32 and how much int8 changes it, by OpenVINO. What is in DIR already is not quantized again. Milliseconds
+are of the network alone on a photo of --size, medians of --runs runs of all precisions in turn, in OpenVINO. bf16 gains
+where the processor has it; where it has not, OpenVINO computes in float32.
+A model that misses its bar is kept by force here, and its line says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fairweather import cards
+from fairweather.deploy import cost, samples
+from fairweather.deploy.quantize import METHODS, quantize
+from fairweather.errors import FairweatherError
+from fairweather.evaluation import PROTOCOLS, score_set
+from fairweather.evaluation.sets import restored
+from fairweather.pairs import find_sets
+from fairweather.restoring import load
+
+PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+TRAIN = {"haze": ("sots_outdoor", "sots_indoor", "o_haze", "nh_haze"), "rain": ("rain100",)}
+TEST = {"haze": ("sots_outdoor", "sots_indoor", "i_haze", "nh_haze2"), "rain": ("rain100",)}
+PRECISIONS = ("f32", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model by one method."""
+
+    model: str
+    method: str
+    floats: str
+    """How many of how many layers stay in float."""
+    passed: bool
+    ms: Mapping[str, float]
+    megabytes: tuple[float, float]
+    """Of the float network and of the int8 one."""
+    decibels: Mapping[str, tuple[int, float, float]] = field(default_factory=dict)
+    """Test set -> photos, PSNR of the float model, PSNR of int8."""
+
+
+def linked(data: Path, names: Sequence[str], target: Path) -> Path:
+    """A folder with links to some folders of `data`: what `--data` of one command is."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        link = target / name
+        if not link.exists():
+            link.symlink_to((data / name).resolve(), target_is_directory=True)
+    return target
+
+
+def measure(model: str, method: str, options: argparse.Namespace) -> Line:
+    """Quantize, unless that is there, and measure."""
+    float_folder = cards.find(model)
+    card = cards.read_card(float_folder)
+    folder = options.out / f"{card.name}-{method}"
+    if not (folder / cards.CARD).is_file():
+        data = linked(options.data / "train", TRAIN[card.weather], options.out / f"photos-{card.weather}")
+        quantize(model, folder, method=method, data=data, steps=options.steps, force=True)
+    card = cards.read_card(folder)
+    said = card.quantized
+    assert said is not None, f"{folder} holds no int8"
+    size = cost.network_cost(folder, card, size=options.size, runs=options.runs, precisions=PRECISIONS)
+    restorers = [load(folder, engine="openvino", precision=precision) for precision in ("f32", "int8")]
+    found = {}
+    for set_name, pairs in sets(options.data / "test", TEST[card.weather]).items():
+        asked = samples.spread(pairs, options.photos or len(pairs))
+        before, after = (score_set(set_name, asked, restored(one), PROTOCOLS["rgb"]) for one in restorers)
+        if not (before.failed or after.failed):
+            found[set_name] = (len(asked), before.scores[0].value, after.scores[0].value)
+    megabytes = size["megabytes"]
+    return Line(
+        model=card.name,
+        method=method,
+        floats=f"{len(said['float_layers'])} of {said['layers']}",
+        passed=said["passed"],
+        ms=size["ms"],
+        megabytes=(megabytes[cards.ONNX], megabytes[cards.INT8]),
+        decibels=found,
+    )
+
+
+def sets(data: Path, names: Sequence[str]) -> dict[str, list]:  # type: ignore[type-arg]
+    return {name: pairs for one in names for name, pairs in find_sets(data / one).items()}
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The table; a change of PSNR beyond the bar is bold."""
+    heads = ["model", "method", "layers in float", *(f"{name} ms" for name in PRECISIONS), "x f32", "x bf16"]
+    heads += ["float MB", "int8 MB", "PSNR float -> int8, dB"]
+    rows = ["| " + " | ".join(heads) + " |", "|---|---" + "|--:" * (len(heads) - 3) + "|---|"]
+    for line in lines:
+        ms = line.ms
+        changes = [
+            f"{name} ({n}) {before:.2f} {_change(after - before, line.method)}"
+            for name, (n, before, after) in line.decibels.items()
+        ]
+        cells = [line.model, line.method + ("" if line.passed else " (below the bar, forced)"), line.floats]
+        cells += [f"{ms[name]:.1f}" for name in PRECISIONS]
+        cells += [f"{ms['f32'] / ms['int8']:.2f}", f"{ms['bf16'] / ms['int8']:.2f}"]
+        cells += [*(f"{size:.2f}" for size in line.megabytes), ", ".join(changes)]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _change(change: float, method: str) -> str:
+    from fairweather.deploy.likeness import DROP
+
+    return f"{change:+.2f}" if -change <= DROP[method] else f"**{change:+.2f}**"
+
+
+def parser() -> argparse.ArgumentParser:
+    """What may be said on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", nargs="+", default=["dehaze-fast", "dehaze", "derain"], metavar="NAME|PATH")
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--data", type=Path, default=PHOTOS)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--photos", type=int, default=0, help="at most so many of each test set (default: all)")
+    parser.add_argument("--size", type=_size, default=cost.SIZE, metavar="WIDTHxHEIGHT")
+    parser.add_argument("--runs", type=int, default=9)
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = map(int, text.split("x"))
+    return height, width
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    if (busy := os.getloadavg()[0]) > 0.5:
+        print(f"The machine was busy when this began (load average {busy:.1f}): times are too long.\n")
+    lines = []
+    for model in options.model:
+        for method in options.method:
+            try:
+                lines.append(measure(model, method, options))
+            except FairweatherError as error:
+                print(f"quantized.py: {model} by {method}: {error}", file=sys.stderr)
+    if lines:
+        print(markdown(lines))
+    return 0 if len(lines) == len(options.model) * len(options.method) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
