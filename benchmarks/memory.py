@@ -57,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 bounded = watch([*words, str(results[0]), "--memory", options.memory])
                 free = watch([*words, str(results[1])])
                 if bounded.code or free.code:
-                    print(f"| {model} | {name} | {(bounded.said + free.said).splitlines()[-1]} | | |", flush=True)
+                    print(
+                        f"| {model} | {name} | {(bounded if bounded.code else free).said.splitlines()[-1]} | | |",
+                        flush=True,
+                    )
                     failed += 1
                     continue
                 most = difference(*results)

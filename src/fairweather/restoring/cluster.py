@@ -155,6 +155,7 @@ class _Pool:
         except self.ray.exceptions.RayError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             if isinstance(error, self.ray.exceptions.RayTaskError) or "creation task" in str(error):
+                self.idle.append(actor)  # to be closed with the others
                 raise BadSettings(
                     f"--cluster: a worker cannot work ({lines[-1][:200]}): every machine needs this fairweather, with "
                     "the same engines, and the photos under the same paths"
