@@ -16,8 +16,9 @@ encode    pixels -> file, with the source's quantization
 "memory ms" is prepare, network and apply: a photo that is decoded already; "bare ms" is the same without the guards.
 "first" is the first photo with all that comes before it: imports, loading the model. "peak" is the most memory that
 the operating system has seen the process hold (getrusage), for whichever run took most.
-"of limit" is the network's MACs a second as a share of the most that `limits.py` measured in the same run on this
-machine, "of copy" the bytes of the photo and of its answer a second in apply as a share of a plain copy's.
+"of limit" is the network's MACs a second (known where torch is among the engines, whose line counts them) as a share
+of the most that `limits.py` measured in the same run on this machine; "of copy" is the bytes of the photo and of its
+answer a second in apply, as a share of a plain copy's.
 Other networks (`opponents.py`) run in PyTorch, eager, on the whole photo. gUNet-T and ResNet-9 are measured once, cold,
 on more than a megapixel (marked 1x), and on more than three only with --slow: they take minutes and many gigabytes.
 The photo is a mosaic of examples/ (or of --photo), the same on every machine. `speed_table.py` says which aims
