@@ -41,7 +41,7 @@ from fairweather.restoring.engines import rebuilt
 from fairweather.restoring.restorer import Restorer
 
 METHODS = tuple(likeness.DROP)
-SEARCHED_ON, SEARCHED_SIDE = 4, 256
+SEARCHED_ON, SEARCHED_SIDE = 8, 256
 """Photos on which layers are measured one by one in the search for those that stay in float, and how much of their
 middle is looked at; they are calibrated on, too."""
 _log = logging.getLogger("fairweather")
