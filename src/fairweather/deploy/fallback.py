@@ -14,15 +14,17 @@ SLACK = 0.2
 _log = logging.getLogger("fairweather")
 
 
-def search(layers: Sequence[str], measure: Measure, bar: Bar) -> dict[str, str]:
+def search(layers: Sequence[str], measure: Measure, bar: Bar, decide: Measure | None = None) -> dict[str, str]:
     """Layer -> why it stays in float; empty where all can be int8, all layers where nothing helps.
 
     All at once are tried first. Where that misses the bar, each layer is measured alone in int8, and the worst are made
-    float, their number doubled until the bar is reached and then halved back to the fewest that reach it.
+    float, their number doubled until the bar is reached and then halved back to the fewest that reach it. `decide`
+    measures in place of `measure` where it is about the bar: on more photos, as that is asked less often.
     """
+    decide = decide or measure
 
     def reached(chosen: Collection[str]) -> bool:
-        return all(bar.missed(found, SLACK) is None for found in measure(chosen).values())
+        return all(bar.missed(found, SLACK) is None for found in decide(chosen).values())
 
     if reached(layers):
         return {}

@@ -41,9 +41,9 @@ from fairweather.restoring.engines import rebuilt
 from fairweather.restoring.restorer import Restorer
 
 METHODS = tuple(likeness.DROP)
-SEARCHED_ON, SEARCHED_SIDE = 4, 256
+SEARCHED_ON, SEARCHED_SIDE = 8, 256
 """Photos on which layers are measured one by one in the search for those that stay in float, and how much of their
-middle is looked at; they are calibrated on, too."""
+middle is looked at. They are calibrated on, too; whether the bar is reached is asked on all of those."""
 _log = logging.getLogger("fairweather")
 
 
@@ -85,7 +85,7 @@ def quantize(
         measured = searched = samples.invented(parity.pictures((), card))
     else:
         measured = samples.read(found.measuring)
-        searched = samples.read(samples.spread(found.calibrating, SEARCHED_ON), SEARCHED_SIDE)
+        searched = samples.read(found.calibrating, SEARCHED_SIDE)
     building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
         building.mkdir(parents=True)
@@ -175,13 +175,17 @@ class Making:
         expected = parity.by_generator(self.generator, self.card, [one.degraded for one in searched])
         with tempfile.TemporaryDirectory() as folder:
 
-            def measure(chosen: Collection[str]) -> dict[str, Likeness]:
-                onnx.save(self._quantized(chosen), Path(folder) / cards.INT8)
-                return parity.compared(
-                    *(self.generator, folder, self.card, searched), precisions=["int8"], expected=expected
-                )
+            def on(count: int) -> fallback.Measure:
+                asked, wanted = samples.spread(searched, count), samples.spread(expected, count)
 
-            return fallback.search(self.layers, measure, self.bar)
+                def measure(chosen: Collection[str]) -> dict[str, Likeness]:
+                    onnx.save(self._quantized(chosen), Path(folder) / cards.INT8)
+                    given = (self.generator, folder, self.card, asked)
+                    return parity.compared(*given, precisions=["int8"], expected=wanted)
+
+                return measure
+
+            return fallback.search(self.layers, on(SEARCHED_ON), self.bar, on(len(searched)))
 
     def _quantized(self, chosen: Collection[str]) -> onnx.ModelProto:
         if self.method == "dynamic":
