@@ -89,7 +89,8 @@ def first_installed() -> tuple[str, str]:
 def identity(card: cards.Card, threads: int | None, precision: str, names: Sequence[str]) -> str:
     """All that the answer depends on, as one line."""
     versions = [f"{name} {_version(name)}" for name in names]
-    model = card.checksums.get(cards.ONNX, card.name)[:16]
+    file = cards.INT8 if precision == "int8" else cards.ONNX
+    model = card.checksums.get(file, card.name)[:16]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return "; ".join([_processor(), f"{cores} cores", *versions, f"model {model}", f"threads {threads}", precision])
 
