@@ -37,11 +37,12 @@ def test_the_folder_has_every_kind_and_the_broken_are_broken(small: None, tmp_pa
 
 
 def test_a_process_is_watched_and_killed(tmp_path: Path) -> None:
-    told = folder.watch(["--version"])
-    assert (told.code, told.said.split()[0]) == (0, "fairweather")
+    told = folder.watch(["models"])  # long enough to be looked at more than once
+    assert told.code == 0
+    assert "dehaze" in told.said
     assert told.cpu > 0
     assert 0 < told.busy < 1.5
-    assert 3 < told.peak < 400
+    assert 3 < told.peak < 1000
     assert told.level(0, 1) > 0
     (tmp_path / "there.png").write_bytes(b"")
     assert folder.watch(["restore", str(tmp_path / "absent")], tmp_path, 1).code == -signal.SIGKILL
