@@ -99,7 +99,9 @@ def test_a_decision_is_as_sure_as_its_less_certain_half(
     assert str(weather) == said
 
 
-@pytest.mark.parametrize(("number", "amount"), [(0.0, 0.0), (0.5, 0.0), (0.6, 0.2), (0.75, 0.5), (1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("number", "amount"), [(0.0, 0.0), (0.5, 0.0), (0.6, 0.0625), (0.7, 0.25), (0.9, 1.0), (1.0, 1.0)]
+)
 def test_what_is_doubtful_is_taken_out_in_part(number: float, amount: float) -> None:
     assert Weather(number, 0.2).amount("haze") == pytest.approx(amount)
     assert Weather(0.2, number).amount("rain") == pytest.approx(amount)

@@ -31,7 +31,7 @@ def ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[str]:
 
     def look(photo: np.ndarray) -> Weather:
         level = photo.mean()
-        return Weather(1.0 if level > 150 else 0.04, 0.875 if 50 < level < 150 or level > 200 else 0.1)
+        return Weather(1.0 if level > 150 else 0.04, 0.7 if 50 < level < 150 or level > 200 else 0.1)
 
     names = {"dehaze", "derain"}
 
@@ -57,14 +57,14 @@ def lines(text: str) -> set[str]:
 @pytest.mark.usefixtures("ships")
 def test_each_photo_gets_what_it_needs_and_a_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["restore", "in"]) == 0
-    assert made(here) == {"dark.jpg": 20, "bright.png": 130, "grey.png": 106, "white.png": 196}
+    assert made(here) == {"dark.jpg": 20, "bright.png": 130, "grey.png": 102, "white.png": 192}
     assert (here / "restored" / "dark.jpg").read_bytes() == (here / "in" / "dark.jpg").read_bytes()
     said = capsys.readouterr()
     assert lines(said.err) == {
         "in/dark.jpg: no weather (90 % sure): left as it is",
         "in/bright.png: haze (90 % sure)",
-        "in/grey.png: rain (88 % sure): 75 % of the rain taken out (all: --weather rain)",
-        "in/white.png: haze and rain (88 % sure): 75 % of the rain taken out (all: --weather both)",
+        "in/grey.png: rain (70 % sure): 25 % of the rain taken out (all: --weather rain)",
+        "in/white.png: haze and rain (70 % sure): 25 % of the rain taken out (all: --weather both)",
     }
     assert "3 of 4 photos restored" in said.out
     assert "1 left as they were" in said.out
@@ -77,8 +77,8 @@ def test_without_a_model_for_rain_photos_are_left_and_told(
     assert cli.main(["restore", "in"]) == 0
     assert made(here) == {"dark.jpg": 20, "bright.png": 130, "grey.png": 100, "white.png": 190}
     assert {
-        "in/grey.png: rain (88 % sure), but no model for rain ships: left as it is",
-        "in/white.png: haze and rain (88 % sure), but no model for rain ships",
+        "in/grey.png: rain (70 % sure), but no model for rain ships: left as it is",
+        "in/white.png: haze and rain (70 % sure), but no model for rain ships",
     } <= lines(capsys.readouterr().err)
     assert cli.main(["restore", "in", "--weather", "both", "-o", "again"]) == 1
     said = capsys.readouterr().err

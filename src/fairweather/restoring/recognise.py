@@ -40,6 +40,8 @@ SCALES = (480, 960)
 of the two, whatever camera took them. A photo of up to one and a half times the first is taken as it is."""
 ACROSS, DOWN = 3, 2
 """Windows along the longer and the shorter side."""
+SURE = 0.9
+"""From this number on all of a weather is taken out."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class Weather:
         return min(max(self.haze, 1 - self.haze), max(self.rain, 1 - self.rain))
 
     def amount(self, weather: str) -> float:
-        """How much of "haze" or "rain" to take out: nothing up to the number 0.5, all at 1, between them in proportion.
-        A doubtful find can so do little harm, and a film does not jump where a decision turns."""
+        """How much of "haze" or "rain" to take out: nothing up to the number 0.5, all from SURE on, the square of the
+        way between them. A doubtful find can so do little harm, and a film does not jump where a decision turns."""
         number: float = getattr(self, weather)
-        return max(0.0, 2 * number - 1)
+        return min(1.0, max(0.0, (number - 0.5) / (SURE - 0.5))) ** 2
 
     def __str__(self) -> str:
         words = {"both": "haze and rain", "none": "no weather"}
