@@ -89,7 +89,7 @@ class Samples:
         dear: Sequence[Path] = (),
     ) -> None:
         self.found, self.photos, self.seed, self.behind = found, photos, seed, behind
-        self.costly, self.dear = costly, dear
+        self.costly, self.dear = (costly if dear else 0.0), dear
         layers = []
         for pair in found.rainy:
             layer = streak_layer(*photos.pair(pair.degraded, pair.clear))
