@@ -1,7 +1,8 @@
 """Trains models/weather, the recognizer behind `restore --weather auto`, and weighs it against what the models say.
 
     python runs/ship/weather.py --data DATA [--out src/fairweather/models/weather] [--steps 1000] [--seed 1]
-                                  [--start FOLDER] [--only haze|rain] [--rate 4e-3] [--behind 0.15] [--costly 0.3] [--again]
+                                  [--start FOLDER] [--only haze|rain] [--rate 4e-3] [--behind 0.15] [--costly 0.3]
+                                  [--again]
 
 command    python runs/ship/weather.py --data DATA
 hardware   one core of an AMD EPYC (AVX2, no bf16)
