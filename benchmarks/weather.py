@@ -23,8 +23,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from measuring import weather_of
 
 from fairweather.errors import FairweatherError
 from fairweather.evaluation.metrics import psnr
@@ -37,7 +39,6 @@ from fairweather.restoring.restorer import load
 
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 DECISIONS = ("none", "haze", "rain", "both")
-RAINY = ("light", "heavy", "rain", "rainy")
 NEAR, FAR = 36.0, 28.0
 """dB: what nobody sees side by side, and what everybody does."""
 
@@ -140,7 +141,7 @@ def rows_of(auto: Auto, data: Path, clear: Path | None, real: Path | None, tell:
     rows, sides = [], {}
     for name, pairs in find_sets(data).items():
         tell(name)
-        truth: Decision = "rain" if pairs[0].degraded.parent.name in RAINY else "haze"
+        truth = cast("Decision", weather_of(pairs))
         rows.append(weather_row(auto, name, truth, pairs))
         sides[f"{pairs[0].clear.parent.parent.name}, clear"] = sorted({pair.clear for pair in pairs})
     rows.sort(key=lambda row: row.truth)

@@ -45,9 +45,8 @@ from fairweather.data.photos import Photos
 from fairweather.data.rainy import streak_layer
 from fairweather.data.source import stream, to_tensor, torch_generator
 from fairweather.recognizer import WeatherNet
-from fairweather.restoring import estimates
-from fairweather.restoring.recognise import CARD, RecognizerCard, Rule, Weather, views, windows_of
-from fairweather.restoring.restorer import Restorer, load
+from fairweather.restoring.recognise import CARD, Recognizer, RecognizerCard, Rule, Weather
+from fairweather.restoring.restorer import load
 from fairweather.training.engine import choose_precision
 from fairweather.weather.haze import haze
 from fairweather.weather.rain import added, recorded_streaks
@@ -63,6 +62,7 @@ PARTED = ", behind"
 """Kinds of held-back photos whose foreground was made clear: in the weights of the estimates they count PARTLY, and
 they have no say in where a decision turns."""
 PARTLY = 0.3
+DESCRIPTION = "Sees whether a photo shows haze, rain, both or neither; asks the models how much of it they find."
 TERMS = (
     "Trained on research data (RESIDE/SOTS, O-HAZE, NH-HAZE, Rain100, BSDS500, ImageNet, CamVid, Middlebury): "
     "non-commercial research use."
@@ -120,9 +120,7 @@ class Judged(NamedTuple):
     estimates: tuple[float, float]
 
 
-def judged(
-    network: WeatherNet, held: Sources, photos: Photos, seed: int, opened: Callable[[str], Restorer]
-) -> list[Judged]:
+def judged(look: Recognizer, held: Sources, photos: Photos, seed: int) -> list[Judged]:
     """Every held-back photo whole, as it is restored: as recorded, and clear ones with weather made over them."""
     rng, apart = stream(seed, 2 << 32), stream(seed, 3 << 32)
     bank = [streak_layer(*photos.pair(pair.degraded, pair.clear)) for pair in held.rainy]
@@ -156,13 +154,8 @@ def judged(
 
     found = []
     for kind, hazy, rainy, photo in all_of():
-        shown = views(photo, network.side)
-        with torch.inference_mode():
-            answer = network(torch.from_numpy(shown))[0]
-        asks = [above is None or logit > above for (_, above), logit in zip(ASKED, answer, strict=True)]
-        veil = estimates.veil(opened(ASKED[0][0]), photo) if asks[0] else estimates.NO_VEIL
-        streaks = estimates.streaks(opened(ASKED[1][0]), windows_of(shown)) if asks[1] else estimates.NO_STREAKS
-        found.append(Judged(kind, hazy, rainy, (float(answer[0]), float(answer[1])), (veil, streaks)))
+        haze_said, rain_said = look.witnesses(photo)
+        found.append(Judged(kind, hazy, rainy, *zip(haze_said, rain_said, strict=True)))
     return found
 
 
@@ -317,7 +310,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         said += f" --behind {options.behind:g}" if options.behind else ""
         said += f" --costly {options.costly:g}" if options.costly else ""
         command = f"{command}; then --start with it {said}" if options.start else f"runs/ship/weather.py {said}"
-    found = judged(network, held, photos, options.seed, restorers.__getitem__)
+
+    def engine(shown: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(shown)).numpy())
+
+    open_rules = [Rule(0.0, 1.0, 0.0, model, above) for model, above in ASKED]  # whom to ask is known, the rest is not
+    card = RecognizerCard("weather", network.side, *open_rules, {}, "CC-BY-NC-4.0", TERMS, DESCRIPTION)
+    found = judged(Recognizer(card, engine, restorers.__getitem__), held, photos, options.seed)
     rules = ruled(found)
     table = report(found, rules)
     training = {
@@ -328,14 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "asks": {name: restorer.card.checksums[cards.WEIGHTS] for name, restorer in restorers.items()},
         "on_held_back_scenes": table,
     }
-    ship(
-        network,
-        options.out,
-        lambda sums: RecognizerCard(
-            "weather", network.side, *rules, training, "CC-BY-NC-4.0", TERMS,
-            "Sees whether a photo shows haze, rain, both or neither; asks the models how much of it they find.", sums,
-        ),
-    )  # fmt: skip
+    whole = dataclasses.replace(card, haze=rules[0], rain=rules[1], training=training)
+    ship(network, options.out, lambda sums: dataclasses.replace(whole, checksums=sums))
     print(f"haze {rules[0]}\nrain {rules[1]}\nheld back (rows: what they are):")
     for kind, row in table.items():
         print(f"{kind:22} " + "  ".join(f"{name} {count:3}" for name, count in row.items()))

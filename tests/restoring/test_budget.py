@@ -7,9 +7,7 @@ import mmap
 import resource
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,11 +16,11 @@ from PIL import Image
 
 from fairweather import images
 from fairweather.errors import BadImage, BadSettings
-from fairweather.restoring import budget, folder
+from fairweather.restoring import budget
 from fairweather.restoring.budget import Budget, parse, said
 from fairweather.restoring.folder import plan, run
 from tests.conftest import ROOT
-from tests.restoring.places import negative, put
+from tests.restoring.places import InMemory, negative, put
 
 
 @pytest.mark.parametrize(
@@ -125,26 +123,9 @@ def test_a_damaged_header_reserves_nothing_and_reading_says_why(here: Path, monk
 def test_no_more_photos_are_in_memory_than_fit(fitting: int, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(*(here / f"{i:02}.png" for i in range(12)))
     made = begun(fitting * need_of(Path("00.png"), monkeypatch), monkeypatch)
-    lock, held, most = threading.Lock(), 0, 0
-    read, write = folder.read, folder.write
-
-    def counted_read(*a: Any, **k: Any) -> Any:
-        nonlocal held, most
-        with lock:
-            held += 1
-            most = max(most, held)
-        return read(*a, **k)
-
-    def counted_write(*a: Any) -> None:
-        nonlocal held
-        write(*a)
-        with lock:
-            held -= 1
-
-    monkeypatch.setattr(folder, "read", counted_read)
-    monkeypatch.setattr(folder, "write", counted_write)
+    held = InMemory(monkeypatch)
     assert run(plan(["*.png"]), negative, budget=made).done == 12
-    assert 1 <= most <= fitting
+    assert 1 <= held.most <= fitting
     assert not made.reserved
 
 

@@ -20,7 +20,7 @@ from fairweather import images
 from fairweather.errors import BadCard, BadFolder, BadImage
 from fairweather.restoring import folder
 from fairweather.restoring.folder import Job, plan, run
-from tests.restoring.places import negative, put
+from tests.restoring.places import InMemory, negative, put
 
 
 def test_a_run_restores_and_reports(here: Path) -> None:
@@ -211,32 +211,15 @@ def test_reading_restoring_and_writing_overlap(here: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("slow", ["restore", "write"])
 def test_few_photos_are_in_memory_at_once(slow: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(*(here / f"{i:02}.png" for i in range(24)))
-    lock, held, most = threading.Lock(), 0, 0
-    read, write = folder.read, folder.write
-
-    def counted_read(*a: Any, **k: Any) -> Any:
-        nonlocal held, most
-        with lock:
-            held += 1
-            most = max(most, held)
-        return read(*a, **k)
-
-    def counted_write(*a: Any) -> None:
-        nonlocal held
-        time.sleep(0.02 if slow == "write" else 0)
-        write(*a)
-        with lock:
-            held -= 1
+    held = InMemory(monkeypatch, 0.02 if slow == "write" else 0)
 
     def restore(pixels: np.ndarray) -> np.ndarray:
         time.sleep(0.02 if slow == "restore" else 0)
         return pixels
 
-    monkeypatch.setattr(folder, "read", counted_read)
-    monkeypatch.setattr(folder, "write", counted_write)
     monkeypatch.setattr(folder, "_threads", lambda: 2)
     assert run(plan(["*.png"]), restore).done == 24
-    assert 2 <= most <= 3
+    assert 2 <= held.most <= 3
 
 
 def test_interruption_waits_for_what_is_being_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

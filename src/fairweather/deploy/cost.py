@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from fairweather import cards
 from fairweather.restoring import apply
+from fairweather.restoring.choosing import processor
 from fairweather.restoring.engines import ENGINES
 
 SIZE = (1080, 1920)
@@ -64,7 +64,7 @@ def network_cost(
         "ms": ms,
         "speedup": round(ms["f32"] / ms["int8"], 2),
         "megabytes": {name: round((folder / name).stat().st_size / 1e6, 3) for name in (cards.ONNX, cards.INT8)},
-        "processor": _processor(),
+        "processor": processor(),
         "instructions": _instructions(),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
@@ -95,16 +95,6 @@ def why_not_faster(cost: dict[str, Any], floats: Sequence[str], layers: int, met
         reasons.append(f"{len(floats)} of {layers} layers stay in float")
     reasons.append("what lies between the convolutions (norms, resizing, activations) is float")
     return f"{cost['speedup']:.2f} x as fast as f32: {'; '.join(reasons)}"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _instructions() -> list[str]:

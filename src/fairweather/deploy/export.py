@@ -9,7 +9,8 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,9 +72,7 @@ def export(
     maps = None
     if frozen.output == "maps":
         maps = cards.MapsSpec(size=int(frozen.size), radius=int(frozen.radius), eps=float(frozen.eps))  # type: ignore[arg-type]
-    building = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
-    try:
-        building.mkdir(parents=True)
+    with made_whole(folder) as building:
         write_weights(frozen, building / cards.WEIGHTS, half=half)
         write_onnx(network, building / cards.ONNX, multiple_of)
         card = cards.Card(
@@ -99,13 +98,6 @@ def export(
             halve_onnx(building / cards.ONNX)
         card = cards.write_card(building, card)
         parity.check(frozen, building, parity.pictures(photos, card), engines=engines)
-        replace_folder(folder, building)
-    except OSError as error:
-        raise BadFolder(
-            f"{folder} cannot be written ({error.strerror or error}): choose another, or free space"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return card
 
 
@@ -268,7 +260,26 @@ def bytes_per_pixel(path: Path, multiple_of: int) -> float:
     return float(round(peak / (side * side), 1))
 
 
-def replace_folder(folder: Path, building: Path) -> None:
+@contextmanager
+def made_whole(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` to write into, which takes its place at the end, or is gone without a trace.
+
+    Raises BadFolder where it cannot be written.
+    """
+    building = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        building.mkdir(parents=True)
+        yield building
+        _replace(folder, building)
+    except OSError as error:
+        raise BadFolder(
+            f"{folder} cannot be written ({error.strerror or error}): choose another, or free space"
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _replace(folder: Path, building: Path) -> None:
     """Put `building` at `folder`; what is there is moved aside first and removed last."""
     if not folder.exists():
         building.rename(folder)

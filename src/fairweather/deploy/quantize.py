@@ -21,7 +21,6 @@ import logging
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from torch import nn
 
 from fairweather import cards
 from fairweather.deploy import cost, fallback, int8, likeness, parity, rewriting, samples
-from fairweather.deploy.export import replace_folder, write_onnx
+from fairweather.deploy.export import made_whole, write_onnx
 from fairweather.deploy.likeness import Bar, Likeness
 from fairweather.deploy.samples import Sample, Samples
 from fairweather.errors import BadFolder, BadSettings, ParityFailed, UnknownName
@@ -86,9 +85,7 @@ def quantize(
     else:
         measured = samples.read(found.measuring)
         searched = samples.read(found.calibrating, SEARCHED_SIDE)
-    building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
-    try:
-        building.mkdir(parents=True)
+    with made_whole(out) as building:
         for name in cards.SUMMED:
             shutil.copyfile(folder / name, building / name)
         making = Making(building, card, generator, method, found)
@@ -99,13 +96,6 @@ def quantize(
         if slow := cost.why_not_faster(record["cost"], floats, record["layers"], method):
             record["cost"]["slow"] = slow
         card = cards.write_card(building, dataclasses.replace(card, quantized=record))
-        replace_folder(out, building)
-    except OSError as error:
-        raise BadFolder(
-            f"{out} cannot be written ({error.strerror or error}): choose another, or free space"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return card
 
 

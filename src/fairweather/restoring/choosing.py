@@ -92,7 +92,7 @@ def identity(card: cards.Card, threads: int | None, precision: str, names: Seque
     file = cards.INT8 if precision == "int8" else cards.ONNX
     model = card.checksums.get(file, card.name)[:16]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return "; ".join([_processor(), f"{cores} cores", *versions, f"model {model}", f"threads {threads}", precision])
+    return "; ".join([processor(), f"{cores} cores", *versions, f"model {model}", f"threads {threads}", precision])
 
 
 def cache_file() -> Path:
@@ -159,7 +159,8 @@ def _version(name: str) -> str:
         return "unknown"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

@@ -127,11 +127,17 @@ class Recognizer:
 
     def __call__(self, photo: NDArray[Any]) -> Weather:
         """The weather in a photo, H x W x 3 uint8, uint16 or float32 in [0,1]. Raises BadCard for a broken model."""
+        of_haze, of_rain = self.witnesses(photo)
+        return Weather(self.card.haze(*of_haze), self.card.rain(*of_rain))
+
+    def witnesses(self, photo: NDArray[Any]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """For haze and for rain: the network's logit, and the model's estimate or, where it is not asked, the least
+        that there is. Raises BadCard as a call does."""
         haze, rain = self.card.haze, self.card.rain
         (of_haze, of_rain), windows = self._logits(photo)
         veil = estimates.veil(self._opened(haze.model), photo) if haze.asks(of_haze) else estimates.NO_VEIL
         streaks = estimates.streaks(self._opened(rain.model), windows) if rain.asks(of_rain) else estimates.NO_STREAKS
-        return Weather(haze(of_haze, veil), rain(of_rain, streaks))
+        return (of_haze, veil), (of_rain, streaks)
 
     def _logits(self, photo: NDArray[Any]) -> tuple[tuple[float, float], NDArray[np.float32]]:
         """What the network says of haze and of rain, and the first windows that it was shown."""

@@ -83,12 +83,11 @@ def restore(
         raise BadSettings(f"--strength must be from 0 (untouched) to 1, not {strength:g}")
     if model is not None and weather is not None:
         raise BadSettings(f"--model {model} and --weather {weather} both say what to take out: give one of them")
-    degrades = model is not None and cards.read_card(cards.find(model), verify=False).direction == "degrade"
+    card = None if model is None else cards.read_card(cards.find(model), verify=False)
+    degrades = card is not None and card.direction == "degrade"
     size = None if memory is None else parse(memory)
     jobs = folder.plan(inputs, Path("degraded") if degrades and out is None else out)
-    done = "restored"
-    if model is not None and degrades:
-        done = f"given {cards.read_card(cards.find(model), verify=False).weather}"
+    done = f"given {card.weather}" if card is not None and degrades else "restored"
     strength_of_run = 0 if model is None and weather == "none" else strength
     make = partial(_work, model, weather or "auto", strength, guard, engine, precision, size)
     if cluster is not None:
