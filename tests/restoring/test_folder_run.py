@@ -184,6 +184,7 @@ def test_reading_restoring_and_writing_overlap(here: Path, monkeypatch: pytest.M
     reads, restores = threading.Semaphore(0), threading.Semaphore(0)
     waited: list[bool] = []
     threads: set[int] = set()
+    first = threading.Lock()  # never given back: of two writers that begin together one waits
 
     def counted_read(*a: Any, **k: Any) -> Any:
         reads.release()
@@ -197,7 +198,7 @@ def test_reading_restoring_and_writing_overlap(here: Path, monkeypatch: pytest.M
         return pixels
 
     def waiting_write(*a: Any) -> None:
-        if len(waited) == 1:
+        if first.acquire(blocking=False):
             waited.append(restores.acquire(timeout=5) and restores.acquire(timeout=5))
         write(*a)
 
