@@ -85,6 +85,19 @@ def test_reduced_sides_are_multiples_and_about_the_size() -> None:
     assert reduced_size(1000, 1000, MapsSpec(256, 2, 1e-3), 32) == (256, 256)
 
 
+def test_halving_first_changes_little(rng: np.random.Generator) -> None:
+    """Beside one reduction by area: 8 bits round twice, and cells at the edge of a pixel of the target lie in one."""
+    coarse = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    photo = cv2.resize(coarse, (1920, 1080), interpolation=cv2.INTER_CUBIC)
+    reduced = reduce_photo(photo, SPEC, 32)
+    height, width = reduced.shape[2:]
+    once = cv2.resize(photo.astype(np.float32) / 255, (width, height), interpolation=cv2.INTER_AREA)
+    difference = np.abs(reduced[0].transpose(1, 2, 0) - once)
+    assert difference.max() > 0, "nothing was halved"
+    assert difference.max() < 3 / 255
+    assert difference.mean() < 0.7 / 255
+
+
 def test_strips_leave_no_seam(rng: np.random.Generator) -> None:
     """A picture of many strips equals the same rows of a transposed one, whose strips lie across."""
     picture = rng.random((700, 900, 3), dtype=np.float32)
@@ -101,7 +114,7 @@ def test_strips_leave_no_seam(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(turned.transpose(1, 0, 2), upright, atol=2e-5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 300), (97, 131), (512, 384), (33, 17)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (97, 131), (512, 384), (33, 17), (390, 514)])
 def test_numpy_does_what_torch_does(size: tuple[int, int], rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
     from fairweather.generators import Swift

@@ -74,8 +74,13 @@ def test_a_photo_waits_until_there_is_room(here: Path, monkeypatch: pytest.Monke
     assert [made.admit(Path(name), Path(name)) for name in ("a.png", "b.png", "c.png")] == [True, True, False]
     assert made.windows() == budget.WINDOWS
     made.release(Path("a.png"))
-    assert made.windows() == budget.WINDOWS + need
     assert made.admit(Path("c.png"), Path("c.png"))
+    assert made.windows() == budget.WINDOWS
+    made.release(Path("b.png"))
+    assert made.windows() == budget.WINDOWS + need
+    assert not made.admit(Path("b.png"), Path("b.png")), "all that is left was given away"
+    made.release(Path("c.png"))
+    assert made.admit(Path("b.png"), Path("b.png"))
 
 
 def test_a_wide_network_has_room_for_its_windows_while_several_photos_are_there(

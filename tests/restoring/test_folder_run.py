@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from PIL import Image
 
 from fairweather import images
 from fairweather.errors import BadCard, BadFolder, BadImage
-from fairweather.restoring import folder
+from fairweather.restoring import folder, stopping
 from fairweather.restoring.folder import Job, plan, run
 from tests.restoring.places import InMemory, negative, put
 
@@ -74,15 +75,14 @@ def test_max_pixels_reaches_the_reader(strength: float, here: Path) -> None:
     ],
 )
 def test_a_photo_that_the_network_refuses_is_one_failure(error: Exception, told: str, here: Path) -> None:
-    put(here / "a.png", here / "b.png", here / "c.png")
+    put(here / "a.png", here / "c.png")
+    put(here / "b.png", value=1)
 
     def restore(pixels: np.ndarray) -> np.ndarray:
-        restore.calls += 1  # type: ignore[attr-defined]
-        if restore.calls == 2:  # type: ignore[attr-defined]
+        if pixels[0, 0, 0] == 1:
             raise error
         return pixels
 
-    restore.calls = 0  # type: ignore[attr-defined]
     report = run(plan(["*.png"]), restore)
     assert report.done == 2
     ((path, message),) = report.failed
@@ -178,35 +178,65 @@ def test_an_unknown_suffix_keeps_its_format(here: Path) -> None:
 
 
 def test_reading_restoring_and_writing_overlap(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first restoring ends only when a second reading has begun; the first writing, when a second restoring has."""
-    put(*(here / f"{i}.png" for i in range(4)))
+    """One photo is read, one restored and one written at the same time: each waits for the other two."""
+    put(*(here / f"{i}.png" for i in range(3)))
     read, write = folder.read, folder.write
-    reads, restores = threading.Semaphore(0), threading.Semaphore(0)
-    waited: list[bool] = []
-    threads: set[int] = set()
-    first = threading.Lock()  # never given back: of two writers that begin together one waits
+    written, restored = threading.Event(), threading.Event()
+    together = threading.Barrier(3)
 
-    def counted_read(*a: Any, **k: Any) -> Any:
-        reads.release()
-        return read(*a, **k)
+    def meeting_read(path: Path, **k: Any) -> Any:
+        if path.name == "2.png":
+            assert written.wait(10)
+            assert restored.wait(10)
+            together.wait(10)
+        return read(path, **k)
 
     def restore(pixels: np.ndarray) -> np.ndarray:
-        threads.add(threading.get_ident())
-        restores.release()
-        if not waited:
-            waited.append(reads.acquire(timeout=5) and reads.acquire(timeout=5))
+        if pixels[0, 0, 0] == 41:
+            restored.set()
+            together.wait(10)
         return pixels
 
-    def waiting_write(*a: Any) -> None:
-        if first.acquire(blocking=False):
-            waited.append(restores.acquire(timeout=5) and restores.acquire(timeout=5))
-        write(*a)
+    def meeting_write(path: Path, photo: Any) -> None:
+        if path.name == "0.png":
+            written.set()
+            together.wait(10)
+        write(path, photo)
 
-    monkeypatch.setattr(folder, "read", counted_read)
-    monkeypatch.setattr(folder, "write", waiting_write)
-    assert run(plan(["*.png"]), restore).done == 4
-    assert waited == [True, True]
-    assert threads == {threading.get_ident()}
+    put(here / "1.png", value=41)
+    monkeypatch.setattr(folder, "read", meeting_read)
+    monkeypatch.setattr(folder, "write", meeting_write)
+    monkeypatch.setattr(folder, "_at_once", lambda: 3)
+    report = run(plan(["*.png"]), restore)
+    assert (report.done, report.failed) == (3, [])
+
+
+def test_lines_come_in_the_order_of_the_photos(here: Path) -> None:
+    """The first photo is the last one done; what is said of a photo is said in the thread that restored it."""
+    put(*(here / f"{i}.png" for i in range(4)))
+    put(here / "0.png", value=1)
+    ended, last = [], threading.local()
+
+    def restore(pixels: np.ndarray) -> np.ndarray:
+        last.seen = int(pixels[0, 0, 0])
+        if last.seen == 1:
+            deadline = time.monotonic() + 10
+            while len(ended) < 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        ended.append(last.seen)
+        return pixels
+
+    lines: list[tuple[str, str, int]] = []
+    report = run(
+        plan(["*.png"]),
+        restore,
+        said=lambda job: str(last.seen),
+        tell=lambda job, line: lines.append((job.source.name, line, threading.get_ident())),
+    )
+    assert report.done == 4
+    assert ended == [40, 40, 40, 1]
+    here_thread = threading.get_ident()
+    assert lines == [(f"{i}.png", "1" if i == 0 else "40", here_thread) for i in range(4)]
 
 
 @pytest.mark.parametrize("slow", ["restore", "write"])
@@ -218,9 +248,32 @@ def test_few_photos_are_in_memory_at_once(slow: str, here: Path, monkeypatch: py
         time.sleep(0.02 if slow == "restore" else 0)
         return pixels
 
-    monkeypatch.setattr(folder, "_threads", lambda: 2)
+    monkeypatch.setattr(folder, "_at_once", lambda: 3)
     assert run(plan(["*.png"]), restore).done == 24
     assert 2 <= held.most <= 3
+
+
+def test_a_photo_under_way_stops_between_two_steps(here: Path) -> None:
+    """An error about the model ends the run: another photo, in the middle of its restoring, is not waited for."""
+    put(here / "a.png", here / "b.png")
+    put(here / "b.png", value=1)
+    steps, begun = [], threading.Event()
+
+    def restore(pixels: np.ndarray) -> np.ndarray:
+        if pixels[0, 0, 0] == 1:
+            assert begun.wait(10)
+            raise BadCard("weights are gone")
+        begun.set()
+        for step in range(200):
+            stopping.check()
+            steps.append(step)
+            time.sleep(0.05)
+        return pixels
+
+    with pytest.raises(BadCard, match="weights are gone"):
+        run(plan(["b.png", "a.png"]), restore)
+    assert len(steps) < 100
+    assert not Path("restored/a.png").exists()
 
 
 def test_interruption_waits_for_what_is_being_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,13 +286,13 @@ def test_interruption_waits_for_what_is_being_written(here: Path, monkeypatch: p
         write(path, photo)
         ended.append(path)
 
+    calls = itertools.count(1)
+
     def restore(pixels: np.ndarray) -> np.ndarray:
-        restore.calls += 1  # type: ignore[attr-defined]
-        if restore.calls == 3:  # type: ignore[attr-defined]
+        if next(calls) == 3:
             raise KeyboardInterrupt
         return pixels
 
-    restore.calls = 0  # type: ignore[attr-defined]
     monkeypatch.setattr(folder, "write", slow_write)
     with pytest.raises(KeyboardInterrupt):
         run(plan(["*.png"]), restore)
@@ -354,7 +407,7 @@ def test_what_is_to_stay_is_copied_byte_for_byte(here: Path) -> None:
     report = run(
         plan(["in"]),
         lambda pixels: None if pixels.mean() < 100 else negative(pixels),
-        tell=lambda job: told.append(job.source.name),
+        tell=lambda job, line: told.append(job.source.name),
     )
     assert (report.done, report.unchanged, report.pixels) == (2, 1, 48)
     assert (here / "restored" / "dark.png").read_bytes() == (here / "in" / "dark.png").read_bytes()

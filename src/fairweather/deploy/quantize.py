@@ -6,7 +6,7 @@ What the card says of it, under "quantized":
     calibration    data, photos: what ranges were measured on; qat: steps, the one kept (0: none was
                    better than calibration alone) and how many photos it trained on
     layers         how many could be int8
-    float_layers   layer -> why it stays in float, as measured
+    float_layers   layer -> why it stays in float: it is one of the network's ends, or as measured
     data           what parity was measured on, and whether there were truths
     bar            what was asked for
     parity         artefact ("openvino f32", "openvino int8", ...) -> dB alike, worst pixel, change to the truth, photos
@@ -124,10 +124,13 @@ class Making:
             calibrated = samples.read(self.found.calibrating)
             self.ranges = int8.measured_ranges(self.source, self._fed(calibrated))
             record["calibration"] = {"data": self.found.folder, "photos": len(calibrated)}
-        floats = self._floats(searched)
-        if len(floats) == len(self.layers):
+        ends = {} if self.method == "dynamic" else int8.ends(self.source)
+        inner = [layer for layer in self.layers if layer not in ends]
+        lossy = self._lossy(inner, searched)
+        if len(lossy) == len(inner):
             _log.warning("no choice of layers reaches the bar: all of them are made int8")
-            floats = {}
+            lossy = {}
+        floats = ends | lossy
         chosen = [layer for layer in self.layers if layer not in floats]
         if self.method == "qat":
             record["calibration"] |= self._fine_tune(list(floats), steps)
@@ -161,7 +164,7 @@ class Making:
         }
         return record | ({"failures": failures} if failures else {})
 
-    def _floats(self, searched: Sequence[Sample]) -> dict[str, str]:
+    def _lossy(self, layers: Sequence[str], searched: Sequence[Sample]) -> dict[str, str]:
         expected = parity.by_generator(self.generator, self.card, [one.degraded for one in searched])
         with tempfile.TemporaryDirectory() as folder:
 
@@ -175,7 +178,7 @@ class Making:
 
                 return measure
 
-            return fallback.search(self.layers, on(SEARCHED_ON), self.bar, on(len(searched)))
+            return fallback.search(layers, on(SEARCHED_ON), self.bar, on(len(searched)))
 
     def _quantized(self, chosen: Collection[str]) -> onnx.ModelProto:
         if self.method == "dynamic":

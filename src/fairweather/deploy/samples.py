@@ -44,7 +44,7 @@ class Samples:
         return self.measuring[0][1] is not None
 
 
-def find(folder: Path, *, calibrating: int = 32, measuring: int = 8) -> Samples:
+def find(folder: Path, *, calibrating: int = 64, measuring: int = 16) -> Samples:
     """The photos of a folder. Scenes (photos with one truth) are kept whole: none is in both parts.
 
     Raises BadFolder where there is nothing, or where photos and truths do not fit.

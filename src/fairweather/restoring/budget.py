@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+import threading
 from pathlib import Path
 
 from fairweather.errors import BadImage, BadSettings, FairweatherError
@@ -71,6 +72,9 @@ class Budget:
         self.total = total if total is not None else resident() + 3 * tiles.available_memory() // 4
         self.base = 0
         self.reserved: dict[Path, int] = {}
+        self._alone: Path | None = None
+        """The photo whose windows were given all that was left: until it is done no other one is read."""
+        self._lock = threading.Lock()
 
     def begin(self) -> None:
         """Measure what the process holds before its first photo, once. Raises BadSettings where that is too much."""
@@ -92,26 +96,42 @@ class Budget:
         Raises BadImage where there would not be room for it alone, if the budget is a strict one.
         """
         need, size = self._need(source, destination, max_pixels)
-        room = self.total - self.base - WINDOWS
-        eased = self.total - self.base - max(WINDOWS, min(self.at_ease, (self.total - self.base) // 2))
-        if self.reserved and sum(self.reserved.values()) + need > eased:
-            return False
-        if self.strict and need > room:
-            raise BadImage(
-                f"{source}: {size} pixels take about {said(need)} beside the {said(self.base + WINDOWS)} of "
-                f"fairweather and its models, more than --memory {said(self.total)}: give --memory "
-                f"{said(self.base + WINDOWS + need)}, or make the photo smaller"
-            )
-        self.reserved[source] = need
+        with self._lock:
+            taken = sum(self.reserved.values())
+            if self.reserved and (self._alone in self.reserved or taken + need > self._all() - self._kept()):
+                return False
+            if self.strict and need > self._all() - WINDOWS:
+                least = self.base + WINDOWS
+                raise BadImage(
+                    f"{source}: {size} pixels take about {said(need)} beside the {said(least)} of fairweather and its "
+                    f"models, more than --memory {said(self.total)}: give --memory {said(least + need)}, or make the "
+                    "photo smaller"
+                )
+            self.reserved[source] = need
         return True
 
     def release(self, source: Path) -> None:
         """The photo is written, or has failed."""
-        self.reserved.pop(source, None)
+        with self._lock:
+            self.reserved.pop(source, None)
 
     def windows(self) -> int:
-        """What a network may take now, beside the photos that are in memory."""
-        return max(WINDOWS, self.total - self.base - sum(self.reserved.values()))
+        """What a network may take now, beside the photos that are in memory: all that is left where there is but one,
+        else what is kept free for windows whatever photos come."""
+        with self._lock:
+            left = self._all() - sum(self.reserved.values())
+            if len(self.reserved) > 1:
+                left = min(left, self._kept())
+            else:
+                self._alone = next(iter(self.reserved), None)
+        return max(WINDOWS, left)
+
+    def _all(self) -> int:
+        """For photos and windows together."""
+        return self.total - self.base
+
+    def _kept(self) -> int:
+        return max(WINDOWS, min(self.at_ease, self._all() // 2))
 
     def _need(self, source: Path, destination: Path, max_pixels: int) -> tuple[int, str]:
         try:

@@ -38,11 +38,11 @@ _log = logging.getLogger("fairweather")
 
 
 class Work(NamedTuple):
-    """What a worker does with each photo, made on the worker."""
+    """What a worker does with each photo, in several threads; made on the worker."""
 
     restore: Callable[[NDArray[Any]], NDArray[Any] | None]
     said: Callable[[Job], str] = lambda job: ""
-    """The line about a photo that was just restored; empty where there is nothing to say."""
+    """The line about the photo that was just restored in this thread; empty where there is nothing to say."""
     budget: Budget | None = None
 
 
@@ -83,7 +83,8 @@ class Worker:
                 overwrite=overwrite,
                 max_pixels=max_pixels,
                 progress=False,
-                tell=lambda job: lines.append((job.source, work.said(job))),
+                said=work.said,
+                tell=lambda job, line: lines.append((job.source, line)),
                 budget=work.budget,
             )
         except FairweatherError as error:  # as words: not every error can be pickled

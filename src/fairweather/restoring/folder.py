@@ -1,8 +1,8 @@
 """Many photos: which file becomes which (`plan`), and the work on them, overlapped (`run`).
 
-Reading, restoring and writing overlap: threads decode ahead and encode behind (the codecs release Python's lock),
-the caller's thread restores. At most `2 * _threads() - 1` photos are in memory, fewer where they are large
-(`fairweather.restoring.budget`).
+A few photos are in the works at once, each in a thread of its own from file to file: while the network runs for one (it
+takes all cores, one photo at a time), others are decoded, finished at full size and encoded, in libraries that release
+Python's lock. At most `_at_once()` photos are in memory, fewer where they are large (`fairweather.restoring.budget`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import glob
 import logging
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherErro
 from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, atomic, contents, read, sweep, write
 from fairweather.images.formats import FORMATS
 from fairweather.restoring.budget import Budget
+from fairweather.restoring.stopping import check, heeding
 
 DEFAULT_OUT = "restored"
 _log = logging.getLogger("fairweather")
@@ -91,11 +93,13 @@ def run(
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
-    tell: Callable[[Job], None] = lambda job: None,
+    said: Callable[[Job], str] = lambda job: "",
+    tell: Callable[[Job, str], None] = lambda job, line: None,
     budget: Budget | None = None,
 ) -> Report:
-    """Do the jobs. `restore` takes and gives H x W x 3 pixels, uint8 or uint16, and is called from this thread only.
-    Where it gives None the file is copied byte for byte. `tell` is called after it.
+    """Do the jobs. `restore` takes and gives H x W x 3 pixels, uint8 or uint16, and is called from several threads.
+    Where it gives None the file is copied byte for byte. `said` is called after it in the same thread, and gives a line
+    about the photo; `tell` gets the lines in the order of the jobs, in the caller's thread.
 
     `strength` 0 copies files byte for byte (other strengths are `restore`'s own business). What exists is skipped
     unless `overwrite`. A photo that fails is reported and the others are done; BadFolder (disk full, folder not
@@ -120,7 +124,7 @@ def run(
             else:
                 budget = Budget() if budget is None else budget
                 budget.begin()
-                _overlapped(todo, restore, max_pixels, report, show, tell, budget)
+                _overlapped(todo, _Work(restore, said, max_pixels, budget), report, show, tell)
         except BadFolder as error:
             raise BadFolder(f"{error} [stopped; {report.done} of {len(todo)} photos are done]") from error
     report.seconds = time.monotonic() - began
@@ -129,52 +133,84 @@ def run(
 
 def _overlapped(
     todo: Sequence[Job],
-    restore: Callable[[NDArray[Any]], NDArray[Any] | None],
-    max_pixels: int,
+    work: _Work,
     report: Report,
     show: Callable[[], None],
-    tell: Callable[[Job], None],
-    budget: Budget,
+    tell: Callable[[Job, str], None],
 ) -> None:
-    threads, waiting = _threads(), deque(todo)
-    reading: deque[tuple[Job, Future[Photo]]] = deque()
-    writing: deque[tuple[Job, bool, Future[int]]] = deque()
-    readers, writers = ThreadPoolExecutor(threads, "read"), ThreadPoolExecutor(threads, "write")
+    waiting, under_way = deque(todo), deque[tuple[Job, Future[_Done]]]()
+    pool = ThreadPoolExecutor(most := _at_once(), "photo")
     try:
-        while True:
-            while len(reading) < threads and waiting:
+        while waiting or under_way:
+            while waiting and sum(not future.done() for _, future in under_way) < most:
                 job = waiting[0]
                 with _counted(report, job.source):
-                    if not budget.admit(job.source, job.destination, max_pixels):
+                    if not work.budget.admit(job.source, job.destination, work.max_pixels):
                         break
-                    reading.append((job, readers.submit(read, job.source, max_pixels=max_pixels)))
+                    under_way.append((job, pool.submit(work, job)))
                 waiting.popleft()
-            if reading:
-                job, photo = reading.popleft()
-                with _counted(report, job.source, budget):
-                    given = photo.result()
-                    pixels = restore(given.pixels)
-                    tell(job)
-                    if pixels is None:
-                        writing.append((job, True, writers.submit(_copy, job, max_pixels)))
-                    else:
-                        writing.append((job, False, writers.submit(_save, job.destination, given.replaced(pixels))))
-                photo = given = pixels = None  # type: ignore[assignment]  # let go of them before the next ones come
-            elif not writing and not waiting:
-                break
-            while writing and (not reading or len(writing) >= threads or writing[0][2].done()):
-                job, copied, written = writing.popleft()
-                with _counted(report, job.source):
-                    report.pixels += written.result()
-                    report.done += 1
-                    report.unchanged += copied
-                budget.release(job.source)
+            if under_way:
+                wait([future for _, future in under_way if not future.done()], return_when=FIRST_COMPLETED)
+            for _, future in under_way:
+                if future.done() and _ends_the_run(error := future.exception()):
+                    raise error  # at once, whatever is under way before it
+            while under_way and under_way[0][1].done():
+                _count(*under_way.popleft(), report, tell)
                 show()
             show()
     finally:
         # After an error or Ctrl-C: what has not begun is dropped; what is being written is finished, not cut.
-        readers.shutdown(cancel_futures=True)
-        writers.shutdown(cancel_futures=True)
+        work.stop.set()
+        pool.shutdown(cancel_futures=True)
+        for _, future in under_way:
+            report.done += not future.cancelled() and future.exception() is None
+
+
+class _Done(NamedTuple):
+    pixels: int
+    copied: bool
+    line: str
+
+
+@dataclass
+class _Work:
+    """What is done with one photo, from file to file, in a thread of its own."""
+
+    restore: Callable[[NDArray[Any]], NDArray[Any] | None]
+    said: Callable[[Job], str]
+    max_pixels: int
+    budget: Budget
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, job: Job) -> _Done:
+        try:
+            with heeding(self.stop):
+                return self._do(job)
+        finally:  # here and not where it is counted: the photos behind a slow one may be done long before it
+            self.budget.release(job.source)
+
+    def _do(self, job: Job) -> _Done:
+        photo = read(job.source, max_pixels=self.max_pixels)
+        check()
+        pixels = self.restore(photo.pixels)
+        line = self.said(job)
+        check()
+        if pixels is None:
+            return _Done(_copy(job, self.max_pixels), True, line)
+        photo, pixels = photo.replaced(pixels), None  # lets go of the pixels that were read
+        return _Done(_save(job.destination, photo), False, line)
+
+
+def _count(job: Job, future: Future[_Done], report: Report, tell: Callable[[Job, str], None]) -> None:
+    line = None
+    with _counted(report, job.source):
+        done = future.result()
+        line = done.line
+        report.pixels += done.pixels
+        report.done += 1
+        report.unchanged += done.copied
+    if line is not None:
+        tell(job, line)
 
 
 def _save(destination: Path, photo: Photo) -> int:
@@ -202,31 +238,35 @@ def _make(folder: Path) -> None:
         raise BadFolder(f"{folder}: cannot be made ({error.strerror}); choose another folder with -o") from error
 
 
-def _threads() -> int:
-    """Readers, and as many writers: enough to keep up, few enough to bound the photos in memory."""
-    return min(4, max(2, (os.cpu_count() or 2) // 2))
+def _at_once() -> int:
+    """Photos in the works: one more than there are cores, since now and then one waits for the disk or for the network;
+    on large machines few enough to bound the memory that they take."""
+    return min(8, (os.cpu_count() or 2) + 1)
+
+
+def _ends_the_run(error: BaseException | None) -> TypeGuard[BaseException]:
+    """Whether what is wrong with this photo would be wrong with every one."""
+    if isinstance(error, FairweatherError):
+        return not isinstance(error, BadImage | MissingExtra)
+    return error is not None and not isinstance(error, Exception)
 
 
 @contextmanager
-def _counted(report: Report, source: Path, budget: Budget | None = None) -> Iterator[None]:
-    """What is wrong with one photo goes into the report, and its room in the budget is free again; what would be wrong
-    with every one goes on."""
+def _counted(report: Report, source: Path) -> Iterator[None]:
+    """What is wrong with one photo goes into the report; what would be wrong with every one goes on."""
     try:
         yield
-    except (BadImage, MissingExtra) as error:
-        message = str(error)
-    except FairweatherError:
-        raise
-    except MemoryError:
-        message = "there is not enough memory for it; close other programs, or make the photo smaller"
-    except Exception as error:  # a network's runtime raises types of its own; hours of work are not lost to one photo
-        _log.debug("%s", source, exc_info=True)
-        message = f"{type(error).__name__}: {error}"
-    else:
-        return
-    if budget is not None:
-        budget.release(source)
-    report.failed.append((source, message if str(source) in message else f"{source}: {message}"))
+    except BaseException as error:
+        if _ends_the_run(error):
+            raise
+        if isinstance(error, MemoryError):
+            message = "there is not enough memory for it; close other programs, or make the photo smaller"
+        elif isinstance(error, FairweatherError):
+            message = str(error)
+        else:  # a network's runtime raises types of its own; hours of work are not lost to one photo
+            _log.debug("%s", source, exc_info=True)
+            message = f"{type(error).__name__}: {error}"
+        report.failed.append((source, message if str(source) in message else f"{source}: {message}"))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from fairweather import cards
 from fairweather.errors import BadCard, BadImage, BadSettings, FairweatherError
 from fairweather.images import from_float, to_float
-from fairweather.restoring import apply, guards, tiles
+from fairweather.restoring import apply, guards, stopping, tiles
 from fairweather.restoring.engines import Engine, open_engine
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ OWN_BYTES_PER_PIXEL = 60.0
 
 Memory: TypeAlias = int | Callable[[], int]
 """Bytes, or a function that gives them."""
+_TURN = threading.RLock()
+"""Held while a network works, for windows of one photo from the first to the last: each takes all cores, and as much of
+the memory as may be taken."""
 _log = logging.getLogger("fairweather")
 _ALLOCATION = re.compile(r"alloc|(out of|not enough|insufficient) memory", re.IGNORECASE)
 
@@ -95,15 +99,26 @@ def _auto(*, engine: str, memory: Memory | None, threads: int | None, precision:
     from fairweather.restoring.auto import Auto
     from fairweather.restoring.recognise import load_recognizer
 
+    opening = threading.RLock()  # photos come from several threads, and each model is to be opened once
+
     @cache
-    def opened(name: str) -> Restorer:
+    def restorer(name: str) -> Restorer:
         return load(name, engine=engine, memory=memory, threads=threads, precision=precision)
+
+    def opened(name: str) -> Restorer:
+        with opening:
+            return restorer(name)
 
     @cache
     def recognizer() -> Callable[[NDArray[Any]], Weather]:
         return load_recognizer(engine=engine, threads=threads, opened=opened)
 
-    return Auto(lambda photo: recognizer()(photo), opened)
+    def look(photo: NDArray[Any]) -> Weather:
+        with opening:
+            found = recognizer()
+        return found(photo)
+
+    return Auto(look, opened)
 
 
 class Restorer:
@@ -208,12 +223,13 @@ class Restorer:
         return apply.add_change(photo, self._by_windows(reduced, 1.0) - reduced, strength)
 
     def _by_windows(self, photo: NDArray[Any], strength: float) -> NDArray[Any]:
-        while True:
-            grid = self._grid(*photo.shape[:2])
-            try:
-                return self._over(grid, photo, strength)
-            except MemoryError as error:
-                self._refused = self._back_off(grid, error)
+        with _TURN:
+            while True:
+                grid = self._grid(*photo.shape[:2])
+                try:
+                    return self._over(grid, photo, strength)
+                except MemoryError as error:
+                    self._refused = self._back_off(grid, error)
 
     def _back_off(self, grid: tiles.Grid, error: MemoryError) -> int:
         """Half the pixels of windows that the engine found no memory for. Raises BadImage where none are smaller."""
@@ -232,6 +248,7 @@ class Restorer:
     def _over(self, grid: tiles.Grid, photo: NDArray[Any], strength: float) -> NDArray[Any]:
         result = np.empty(photo.shape, photo.dtype)
         for row, column in grid:
+            stopping.check()
             window = to_float(tiles.read(photo, row, column))
             answer = self._run(np.ascontiguousarray(window.transpose(2, 0, 1))[None])
             inner = (_inside(row), _inside(column))
@@ -276,7 +293,8 @@ class Restorer:
         """
         name = self.card.name
         try:
-            answer = self.engine(picture)
+            with _TURN:
+                answer = self.engine(picture)
         except FairweatherError:
             raise
         except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone

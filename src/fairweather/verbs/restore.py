@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -110,7 +111,8 @@ def restore(
             strength=strength_of_run,
             overwrite=overwrite,
             max_pixels=max_pixels,
-            tell=lambda job: _tell(work.said(job)),
+            said=work.said,
+            tell=lambda job, line: _tell(line),
             budget=work.budget,
         )
     for _, message in report.failed:
@@ -161,7 +163,7 @@ class _Judge:
 
         self.auto, self.strength, self.guard = auto, strength, guard
         self.wanted = None if wanted == "auto" else cast("Decision", wanted)
-        self.seen: Weather | None = None
+        self._last = threading.local()
         if self.wanted is not None and (lacking := auto.missing(self.wanted)):
             raise BadSettings(
                 f"--weather {wanted} needs the model {auto.models[lacking[0]]}, which does not ship with this "
@@ -172,24 +174,25 @@ class _Judge:
         """The restored pixels, or None where the photo is to stay as it is."""
         if self.wanted is not None:  # the models for it are there: that was seen to at the start
             return self.auto.restore(pixels, self.wanted, self.strength, self.guard) if self.wanted != "none" else None
-        self.seen = self.auto.recognise(pixels)
-        lacking = self.auto.missing(self.seen.decided)
-        found = replace(self.seen, **dict.fromkeys(lacking, 0.0))
+        seen = self._last.seen = self.auto.recognise(pixels)
+        lacking = self.auto.missing(seen.decided)
+        found = replace(seen, **dict.fromkeys(lacking, 0.0))
         return self.auto.restore(pixels, found, self.strength, self.guard) if found.decided != "none" else None
 
     def said(self, job: folder.Job) -> str:
-        """The line about the photo that was restored last; empty where nothing was looked for."""
-        if self.seen is None:
+        """The line about the photo that this thread restored last; empty where nothing was looked for."""
+        seen: Weather | None = getattr(self._last, "seen", None)
+        if seen is None:
             return ""
-        parts, lacking = self.auto.parts(self.seen.decided), self.auto.missing(self.seen.decided)
+        parts, lacking = self.auto.parts(seen.decided), self.auto.missing(seen.decided)
         end = f", but no model for {lacking[0]} ships" if lacking else ""
         if lacking == parts:  # both are empty for a clear photo
             end += ": left as it is"
-        amounts = {part: self.seen.amount(part) for part in sorted(set(parts) - set(lacking))}
+        amounts = {part: seen.amount(part) for part in sorted(set(parts) - set(lacking))}
         doubtful = [f"{amount:.0%} of the {part}" for part, amount in amounts.items() if amount < NEARLY]
         if doubtful:
-            end += f": {' and '.join(doubtful)} taken out (all: --weather {self.seen.decided})".replace("%", " %")
-        return f"{job.source}: {self.seen}{end}"
+            end += f": {' and '.join(doubtful)} taken out (all: --weather {seen.decided})".replace("%", " %")
+        return f"{job.source}: {seen}{end}"
 
 
 def _summary(report: folder.Report, jobs: list[folder.Job], done: str) -> str:

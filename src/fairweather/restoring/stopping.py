@@ -1,0 +1,31 @@
+"""Work in a thread that can be told to stop between two of its steps: Ctrl-C reaches the main thread alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_current = threading.local()
+
+
+class Stopped(Exception):
+    """What was being done is not wanted any more."""
+
+
+@contextmanager
+def heeding(event: threading.Event) -> Iterator[None]:
+    """Inside, `check` in this thread asks this event."""
+    before = getattr(_current, "event", None)
+    _current.event = event
+    try:
+        yield
+    finally:
+        _current.event = before
+
+
+def check() -> None:
+    """Raises Stopped where the event that this thread heeds is set; to be called between steps that take long."""
+    event: threading.Event | None = getattr(_current, "event", None)
+    if event is not None and event.is_set():
+        raise Stopped
