@@ -341,7 +341,7 @@ from fairweather.restoring import folder
 def slow(path, photo):
     with images.atomic(path) as temporary:
         temporary.write_bytes(b"half of it")
-        time.sleep(0.05)
+        time.sleep(0.1)
         images.write(temporary, photo)
 
 folder.write = slow
@@ -349,8 +349,10 @@ folder.run(folder.plan(["in"], "out"), lambda pixels: 255 - pixels)
 """
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(list(Path("out").glob("[0-9]*"))) < 5:
-        time.sleep(0.01)
+    names: list[str] = []
+    while time.monotonic() < deadline and not (sum(name[0] != "." for name in names) >= 5 and min(names)[0] == "."):
+        time.sleep(0.005)
+        names = os.listdir("out") if os.path.isdir("out") else []
     process.kill()
     process.wait()
     names = os.listdir("out")

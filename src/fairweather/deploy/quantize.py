@@ -124,7 +124,7 @@ class Making:
             calibrated = samples.read(self.found.calibrating)
             self.ranges = int8.measured_ranges(self.source, self._fed(calibrated))
             record["calibration"] = {"data": self.found.folder, "photos": len(calibrated)}
-        ends = {} if self.method == "dynamic" else int8.ends(self.source)
+        ends = int8.ends(self.source)
         inner = [layer for layer in self.layers if layer not in ends]
         lossy = self._lossy(inner, searched)
         if len(lossy) == len(inner):
