@@ -87,3 +87,29 @@ def test_the_bar_between_outputs_follows_from_the_drop() -> None:
     assert bar.missed(Likeness(41.0, 0.1, -0.14, 5), slack=0.2) is not None
     assert "39.0 dB" in str(bar.missed(Likeness(39.0, 0.1, 0.3, 5))), "nearer to the truth by chance: another network"
     assert bar.missed(Likeness(float("nan"), 0.1, float("nan"), 5)) is not None
+
+
+def test_a_networks_ends_stay_in_float(tmp_path: Path) -> None:
+    """Two layers are fed the photo, one of them through a ReLU; two heads say what is seen, one through a sigmoid."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.eye, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.inner = nn.Sequential(*(layer for _ in range(9) for layer in (nn.Conv2d(4, 4, 1), nn.ReLU())))
+            self.haze, self.colour = nn.Conv2d(4, 1, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            inner = self.inner(torch.relu(self.eye(x)) + self.other(torch.relu(x - 0.5)))
+            return torch.cat([torch.sigmoid(self.haze(inner)), self.colour(inner)], 1)
+
+    write_onnx(Two().eval(), tmp_path / "model.onnx", 1)
+    found = int8.ends(onnx.load(tmp_path / "model.onnx"))
+    assert {layer: why.split()[0] for layer, why in found.items()} == {
+        "eye": "it",
+        "other": "it",
+        "haze": "no",
+        "colour": "no",
+    }
+    write_onnx(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1)).eval(), tmp_path / "small.onnx", 1)
+    assert int8.ends(onnx.load(tmp_path / "small.onnx")) == {}, "there would be nothing left"

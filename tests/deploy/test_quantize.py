@@ -16,6 +16,7 @@ from PIL import Image
 from fairweather import cards
 from fairweather.deploy import likeness, parity, rewriting, samples
 from fairweather.deploy import quantize as quantizing
+from fairweather.deploy.export import reexport
 from fairweather.deploy.quantize import METHODS, quantize
 from fairweather.errors import BadCard, BadFolder, BadSettings, MissingExtra, ParityFailed, UnknownName
 from fairweather.restoring import load
@@ -225,3 +226,12 @@ def test_what_is_asked_for_wrongly(tiny_model: Path, pairs: Path, tmp_path: Path
     with pytest.raises(MissingExtra, match=r"fairweather\[quantize\]"):
         quantize(tiny_model, tmp_path / "out", method="qat", data=pairs, steps=1)
     assert [path.name for path in tmp_path.iterdir()] == ["dear"]
+
+
+def test_exporting_again_says_that_int8_is_left_behind(
+    made: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = reexport(made["static"], tmp_path / "again")
+    assert card.quantized is None
+    assert not (tmp_path / "again" / cards.INT8).exists()
+    assert "fairweather quantize" in caplog.text

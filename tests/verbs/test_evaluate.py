@@ -54,3 +54,11 @@ def test_pages_that_cannot_be(
     assert "1 at least" in capsys.readouterr().err
     assert evaluate(tiny_model, pairs, "--sheet", "some", "-o", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_the_precision_reaches_the_engine(tiny_model: Path, pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(tiny_model, pairs, "--precision", "f32") == 0
+    assert evaluate(tiny_model, pairs, "--precision", "int8") == 1
+    assert "fairweather quantize" in capsys.readouterr().err
+    assert evaluate(tiny_model, pairs, "--precision", "int8", "--card") == 1
+    assert "--card" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from fairweather.generators import exported
 from fairweather.restoring.engines import rebuilt
 
 OPSET = 18
+_log = logging.getLogger("fairweather")
 
 
 def export(
@@ -112,11 +113,15 @@ def reexport(
     """Build a model's generator from its card and weights and export it anew: another release's ONNX, a checked copy.
 
     `model`: a shipped name, a model folder, or a run folder; `choice` takes the place of what its card says on that,
-    and `half` is as its weights are where it is not given.
+    and `half` is as its weights are where it is not given. An int8 network is not made again; that is said.
     Raises as `export`, and BadCard where weights do not fit.
     """
     folder = cards.find(model)
     card = cards.read_card(folder, verify=False)  # its model.onnx may be the very thing that needs making again
+    if card.quantized is not None:
+        _log.warning(
+            "model %s: %s is not exported with it: run fairweather quantize on the copy", card.name, cards.INT8
+        )
     if half is None:
         half = any(tensor.dtype == np.float16 for tensor in cards.read_weights(folder).values())
     return export(

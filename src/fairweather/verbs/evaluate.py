@@ -25,6 +25,7 @@ def evaluate(
     protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "rgb",
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = None,
     engine: Literal["auto", "openvino", "onnxruntime", "torch", "torch-compiled"] = "auto",
+    precision: Literal["auto", "f32", "bf16", "int8"] = "auto",
     sheet: Annotated[int | Literal["all"] | None, tyro.conf.arg(metavar="N|all", help_behavior_hint="")] = None,
     photos: bool = False,
     themselves: bool = False,
@@ -44,6 +45,7 @@ def evaluate(
         out: where to write scores.json, photos.csv and a contact sheet for each set (of unpaired photos changes.csv
             and sheets of all); nowhere by default.
         engine: what runs the network.
+        precision: as `restore` takes it: int8 measures the network that `fairweather quantize` made.
         sheet: how many photos of each set, worst first, get a page of their own in OUT/SET/: degraded, restored,
             clear, and a map of the error. Of unpaired photos: how many the sheets show.
         photos: print every photo's scores, not those of the worst alone.
@@ -63,12 +65,16 @@ def evaluate(
         raise BadSettings("give --data (pairs of photos) or --unpaired (photos without a truth), one of the two")
     if data is None and (themselves or card or protocol != "rgb"):
         raise BadSettings("--themselves, --card and --protocol are about scores, and photos without a truth have none")
+    if card and precision == "int8":
+        raise BadSettings(
+            "--card writes the float network's scores, and --precision int8 measures the other: leave one"
+        )
     sets: dict[str, list[Pair]] = {}
     if data is not None:
         sets = {data.resolve().name: against_themselves(data)} if themselves else find_sets(data)
     if read_card(find(model), verify=False).direction == "degrade":
         raise BadSettings(f"--model {model} degrades photos, and scores are of what restores; give a model that does")
-    restorer = load(model, engine=engine)
+    restorer = load(model, engine=engine, precision=precision)
     restore = restorer if guard else functools.partial(restorer, guard=False)
     title = f"{restorer.card.name} ({restorer.card.generator})"
     if unpaired is not None:
