@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 
-from fairweather.restoring.strips import Scratch, in_strips
+from fairweather.restoring.strips import SCRATCH, Scratch, cores, in_strips
 
 
 @pytest.mark.parametrize(("height", "width", "pixels"), [(1, 1, 1), (7, 5, 10), (64, 3, 1000), (100, 2000, 50)])
@@ -45,3 +48,30 @@ def test_scratch_is_the_threads_own_and_is_used_again() -> None:
     thread.start()
     thread.join()
     assert not np.shares_memory(mine, theirs[0])
+
+
+def test_threads_and_what_they_hold_are_there_for_the_next_photo() -> None:
+    held: list[dict[int, np.ndarray]] = [{}, {}]
+    for photo in held:
+
+        def work(top: int, bottom: int, photo: dict[int, np.ndarray] = photo) -> None:
+            photo[threading.get_ident()] = SCRATCH("x", (5,))
+            time.sleep(0.002)  # long enough for every thread to get a strip
+
+        in_strips(64, 10, work, 20)
+    assert len({*held[0], *held[1]}) <= cores()._max_workers
+    shared = held[0].keys() & held[1].keys()
+    assert shared
+    assert all(np.shares_memory(held[0][thread], held[1][thread]) for thread in shared)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_has_threads_of_its_own() -> None:
+    in_strips(4, 4, lambda top, bottom: None, 4)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # a pool without threads would never answer
+        in_strips(4, 4, lambda top, bottom: None, 4)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

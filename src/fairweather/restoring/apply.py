@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairweather.cards import MapsSpec
-from fairweather.restoring.strips import Scratch, in_strips
+from fairweather.restoring.strips import SCRATCH, Scratch, in_strips
 
 MIN_TRANSMISSION = 0.1
 WIDE = 16 << 20
@@ -64,7 +64,7 @@ def apply_maps(photo: Array, reduced: Floats, maps: Floats, spec: MapsSpec, stre
     unit = _unit(photo.dtype)
     # The slope is for code values, as luma is, and the two levels are code values themselves.
     enlarged = _Enlarged(height, width, slope / unit, intercept, airlight * unit, level * unit)
-    out, scratch = np.empty_like(photo, order="C"), Scratch()
+    out, scratch = np.empty_like(photo, order="C"), SCRATCH
 
     def strip(top: int, bottom: int) -> None:
         shape = (bottom - top, width)
@@ -105,7 +105,7 @@ def add_change(photo: Array, change: Floats, strength: float) -> Array:
     photo, enlarged bilinearly; same size and dtype as `photo`."""
     height, width = photo.shape[:2]
     enlarged = _Enlarged(height, width, change * (np.float32(strength) * _unit(photo.dtype)))
-    out, scratch = np.empty_like(photo, order="C"), Scratch()
+    out, scratch = np.empty_like(photo, order="C"), SCRATCH
 
     def strip(top: int, bottom: int) -> None:
         picture = scratch("picture", (bottom - top, width, 3))

@@ -16,7 +16,6 @@ strips. No guard depends on a threshold crossed: a video does not flicker by the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairweather.restoring import halos
-from fairweather.restoring.strips import STRIP_PIXELS, Scratch, in_strips
+from fairweather.restoring.strips import SCRATCH, STRIP_PIXELS, Scratch, cores, in_strips
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -53,9 +52,8 @@ _MARGIN = 2
 def guard(photo: Array, restored: Array) -> Array:
     """`restored`, made harmless, in place: both are H x W x 3 of one type (uint8, uint16, or float32 in [0,1])."""
     unit = float(np.iinfo(photo.dtype).max) if photo.dtype != np.float32 else 1.0
-    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
-        halo, threshold, tint = pool.map(lambda find: find(photo, restored, unit), (halos.find, _noise, _tint))
-    scratch = Scratch()
+    halo, threshold, tint = cores().map(lambda find: find(photo, restored, unit), (halos.find, _noise, _tint))
+    scratch = SCRATCH
 
     def smooth(top: int, after: Array) -> None:
         if halo is not None:

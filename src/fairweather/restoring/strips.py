@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +41,32 @@ class Scratch(threading.local):
 def in_strips(height: int, width: int, work: Callable[[int, int], None], pixels: int = STRIP_PIXELS) -> None:
     """Call `work` with (first row, row after the last) of strips of about `pixels` pixels, on all cores.
 
-    What a strip raises is raised here.
+    What a strip raises is raised here. `work` must not call this in turn: it would wait for the thread that it is in.
     """
     rows = max(1, pixels // width)
-    with ThreadPoolExecutor(max_workers=cv2.getNumberOfCPUs()) as pool:
-        list(pool.map(lambda top: work(top, min(top + rows, height)), range(0, height, rows)))
+    list(cores().map(lambda top: work(top, min(top + rows, height)), range(0, height, rows)))
+
+
+def cores() -> ThreadPoolExecutor:
+    """A thread for each core, the same ones for all photos, that what they hold (`SCRATCH`) is there for the next."""
+    global _cores
+    with _lock:
+        if _cores is None:
+            _cores = ThreadPoolExecutor(cv2.getNumberOfCPUs(), "strips")
+        return _cores
+
+
+_cores: ThreadPoolExecutor | None = None
+_lock = threading.Lock()
+SCRATCH = Scratch()
+"""For strips; of each name there is one array in a thread, as large as the largest strip asked for."""
+
+
+def _forked() -> None:
+    """A fork has the pool but none of its threads."""
+    global _cores, _lock
+    _cores, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
