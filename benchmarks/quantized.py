@@ -67,7 +67,7 @@ def measure(model: str, method: str, options: argparse.Namespace) -> Line:
     card = cards.read_card(float_folder)
     folder = options.out / f"{card.name}-{method}"
     if not (folder / cards.CARD).is_file():
-        data = linked(options.data / "train", TRAIN[card.weather], options.out / f"photos-{card.weather}")
+        data = linked(options.data / "train", TRAIN[card.weather], options.out / " + ".join(TRAIN[card.weather]))
         quantize(model, folder, method=method, data=data, steps=options.steps, force=True)
     card = cards.read_card(folder)
     said = card.quantized
