@@ -58,6 +58,18 @@ def test_what_cannot_be_done_is_one_line(tiny_model: Path, photos: Path, capsys:
 
     assert "--data DIR" in refused("quantize", tiny_model, "--method", "static", "-o", "small")
     assert "fairweather quantize" in refused("restore", "photos", "--model", tiny_model, "--precision", "int8")
-    assert "fairweather quantize" in refused("restore", "photos", "--weather", "haze", "--precision", "int8")
     assert not Path("small").exists()
     assert not Path("restored").exists()
+
+
+@pytest.mark.skipif("dehaze-fast" not in cards.shipped(), reason="NO MODEL SHIPS YET")
+@pytest.mark.parametrize("name", ["dehaze-fast", "derain"])
+def test_the_models_that_ship_bring_int8(name: str, photos: Path) -> None:
+    said = cards.read_card(cards.find(name)).quantized
+    assert said is not None
+    assert said["passed"]
+    for precision in ("int8", "f32"):
+        words = ["restore", "photos/1.png", "--model", name, "-o", f"{precision}.png", "--no-guard"]
+        assert cli.main([*words, "--precision", precision]) == 0
+    first, second = (images.read(f"{precision}.png").pixels.astype(int) for precision in ("int8", "f32"))
+    assert 0 < np.abs(first - second).mean() < 3
