@@ -139,20 +139,21 @@ def _overlapped(
     tell: Callable[[Job, str], None],
 ) -> None:
     waiting, under_way = deque(todo), deque[tuple[Job, Future[_Done]]]()
+    unfinished = set[Future[_Done]]()
     pool = ThreadPoolExecutor(most := _at_once(), "photo")
     try:
         while waiting or under_way:
-            while waiting and sum(not future.done() for _, future in under_way) < most:
+            while waiting and len(unfinished) < most:
                 job = waiting[0]
                 with _counted(report, job.source):
                     if not work.budget.admit(job.source, job.destination, work.max_pixels):
                         break
                     under_way.append((job, pool.submit(work, job)))
+                    unfinished.add(under_way[-1][1])
                 waiting.popleft()
-            if under_way:
-                wait([future for _, future in under_way if not future.done()], return_when=FIRST_COMPLETED)
-            for _, future in under_way:
-                if future.done() and _ends_the_run(error := future.exception()):
+            finished, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
+            for future in finished:
+                if _ends_the_run(error := future.exception()):
                     raise error  # at once, whatever is under way before it
             while under_way and under_way[0][1].done():
                 _count(*under_way.popleft(), report, tell)
