@@ -37,7 +37,7 @@ def layer_name(node: onnx.NodeProto) -> str:
 def ends(model: onnx.ModelProto) -> dict[str, str]:
     """Layer -> why it is left in float without being measured: the first ones, which are fed the photo, and the last
     ones, which no other follows. Rounding there goes right through to the picture, and they cost little (Zhou et al.,
-    DoReFa-Net, arXiv:1606.06160, section 3.2, leave both in float). Empty for networks of hardly more than ends."""
+    DoReFa-Net, arXiv:1606.06160, section 2.7, leave both in float). Empty for networks of hardly more than ends."""
     nodes = layers(model)
     fed, followed = {model.graph.input[0].name}, set[str]()
     named = {id(node): name for name, node in nodes.items()}
@@ -46,10 +46,10 @@ def ends(model: onnx.ModelProto) -> dict[str, str]:
             fed.update(node.output)
     wanted = set[str]()
     for node in reversed(model.graph.node):
-        if any(tensor in wanted for tensor in node.output):
-            followed.update([named[id(node)]] if id(node) in named else [])
-            wanted.update(node.input)
-        elif id(node) in named:
+        leads = any(tensor in wanted for tensor in node.output)
+        if leads and id(node) in named:
+            followed.add(named[id(node)])
+        if leads or id(node) in named:
             wanted.update(node.input)
     found = {name: "it is fed the photo" for name, node in nodes.items() if node.input[0] in fed}
     found |= {name: "no other layer follows it" for name in nodes if name not in followed}
