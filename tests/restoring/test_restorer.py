@@ -326,6 +326,27 @@ def test_maps_by_name(rng: np.random.Generator) -> None:
         Restorer(MAPS, same).maps(photo[..., :2])
 
 
+def test_what_was_seen_once_serves_every_strength(photo: np.ndarray) -> None:
+    calls = []
+
+    def counted(x: np.ndarray) -> np.ndarray:
+        calls.append(x.shape)
+        return steady_maps(t=0.5, airlight=0.9, offset=0.02)(x)
+
+    restorer = Restorer(MAPS, counted)
+    seen = restorer.seen(photo)
+    answers = [restorer.applied(photo, seen, strength) for strength in (0.0, 0.3, 1.0)]
+    assert len(calls) == 1
+    for strength, answer in zip((0.0, 0.3, 1.0), answers, strict=True):
+        assert np.array_equal(answer, restorer(photo, strength))
+    assert np.array_equal(restorer.applied(photo, seen, guard=False), restorer(photo, guard=False))
+    assert not np.array_equal(answers[1], answers[2])
+    with pytest.raises(BadSettings, match="strength"):
+        restorer.applied(photo, seen, 1.5)
+    with pytest.raises(BadSettings, match="gives a picture and no maps"):
+        Restorer(LOCAL, same).seen(photo)
+
+
 def test_frames_are_restored_as_they_are_asked_for(rng: np.random.Generator) -> None:
     taken: list[int] = []
 

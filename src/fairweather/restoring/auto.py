@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairweather import cards
-from fairweather.errors import BadSettings, UnknownName
+from fairweather.errors import UnknownName
 from fairweather.restoring.recognise import Decision, Weather
-from fairweather.restoring.restorer import Restorer, check_photo
+from fairweather.restoring.restorer import Restorer, check_photo, check_strength
 
 MODELS = {"rain": "derain", "haze": "dehaze"}
 """Weather -> the model that takes it out, in the order in which they work: streaks lie in front of the haze, and are
@@ -52,8 +52,7 @@ class Auto:
         Raises BadImage, BadCard, and BadSettings (strength).
         """
         check_photo(photo)
-        if not 0 <= strength <= 1:  # before the weather is looked for; a NaN is refused too
-            raise BadSettings(f"strength must be from 0 (untouched) to 1, not {strength}")
+        check_strength(strength)  # before the weather is looked for
         if strength == 0:
             return np.array(photo, order="C")
         return self.restore(photo, self.recognise(photo), strength, guard)

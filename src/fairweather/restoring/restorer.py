@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,15 @@ def _auto(*, engine: str, memory: Memory | None, threads: int | None, precision:
     return Auto(look, opened)
 
 
+class Seen(NamedTuple):
+    """What a maps network saw in a photo."""
+
+    reduced: NDArray[np.float32]
+    """The photo as the network saw it, 1 x 3 x h x w in [0, 1]."""
+    maps: NDArray[np.float32]
+    """1 x 7 x h' x w': transmission, airlight (3), offset (3)."""
+
+
 class Restorer:
     """Restores photos with one network.
 
@@ -168,11 +177,39 @@ class Restorer:
         Raises BadImage (shape, type, values, or too large to be seen whole) and BadSettings (strength).
         """
         check_photo(photo)
-        if not 0 <= strength <= 1:  # a NaN is refused too
-            raise BadSettings(f"strength must be from 0 (untouched) to 1, not {strength}")
+        check_strength(strength)
         if strength == 0:
             return np.array(photo, order="C")
-        restored = (self._by_maps if self.card.output == "maps" else self._by_image)(photo, strength)
+        if self.card.output == "maps":
+            return self.applied(photo, self.seen(photo), strength, guard)
+        return self._guarded(photo, self._by_image(photo, strength), guard)
+
+    def seen(self, photo: NDArray[Any]) -> Seen:
+        """What a maps network sees in the photo: `applied` makes the restored photo of it, at any strength, without
+        asking the network again. Raises BadImage as a call does, BadSettings where the model gives a picture."""
+        check_photo(photo)
+        if self.card.output != "maps":
+            raise BadSettings(f"model {self.card.name} gives a picture and no maps: take one whose card says 'maps'")
+        spec = self.card.maps
+        assert spec is not None, "a card with output maps has a maps field"
+        reduced = apply.reduce_photo(photo, spec, self.card.multiple_of)
+        try:
+            return Seen(reduced, self._run(reduced))
+        except MemoryError as error:
+            raise BadImage(
+                f"model {self.card.name} failed for want of memory ({error}): close other programs"
+            ) from error
+
+    def applied(self, photo: NDArray[Any], seen: Seen, strength: float = 1.0, guard: bool = True) -> NDArray[Any]:
+        """The photo as its maps restore it: what a call with this strength gives, where `seen` is of this photo."""
+        check_strength(strength)
+        if strength == 0:
+            return np.array(photo, order="C")
+        assert self.card.maps is not None, "a card with output maps has a maps field"
+        photo = np.ascontiguousarray(photo)
+        return self._guarded(photo, apply.apply_maps(photo, *seen, self.card.maps, strength), guard)
+
+    def _guarded(self, photo: NDArray[Any], restored: NDArray[Any], guard: bool) -> NDArray[Any]:
         return guards.guard(photo, restored) if guard and self.card.direction == "restore" else restored
 
     @property
@@ -193,28 +230,8 @@ class Restorer:
         "transmission" h x w (1 = clear air), "airlight" h x w x 3, "offset" h x w x 3.
         Raises BadSettings where the model gives a picture and no maps.
         """
-        check_photo(photo)
-        if self.card.output != "maps":
-            raise BadSettings(f"model {self.card.name} gives a picture and no maps: take one whose card says 'maps'")
-        maps = self._predicted(photo)[1][0].transpose(1, 2, 0)
+        maps = self.seen(photo).maps[0].transpose(1, 2, 0)
         return {"transmission": maps[..., 0], "airlight": maps[..., 1:4], "offset": maps[..., 4:7]}
-
-    def _predicted(self, photo: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The reduced photo, 1 x 3 x h x w, and the network's maps of it, 1 x 7 x h' x w'."""
-        spec = self.card.maps
-        assert spec is not None, "a card with output maps has a maps field"
-        reduced = apply.reduce_photo(photo, spec, self.card.multiple_of)
-        try:
-            return reduced, self._run(reduced)
-        except MemoryError as error:
-            raise BadImage(
-                f"model {self.card.name} failed for want of memory ({error}): close other programs"
-            ) from error
-
-    def _by_maps(self, photo: NDArray[Any], strength: float) -> NDArray[Any]:
-        assert self.card.maps is not None
-        photo = np.ascontiguousarray(photo)
-        return apply.apply_maps(photo, *self._predicted(photo), self.card.maps, strength)
 
     def _by_image(self, photo: NDArray[Any], strength: float) -> NDArray[Any]:
         reduced = apply.reduced_to(photo, self.card.most_pixels)
@@ -321,6 +338,12 @@ class Restorer:
 def _inside(span: tiles.Span) -> slice:
     """What is kept, counted from the window's own start."""
     return slice(span.first - span.start, span.last - span.start)
+
+
+def check_strength(strength: float) -> None:
+    """Raises BadSettings unless this is from 0 to 1; a NaN is refused too."""
+    if not 0 <= strength <= 1:
+        raise BadSettings(f"strength must be from 0 (untouched) to 1, not {strength}")
 
 
 def check_photo(photo: Any) -> None:
