@@ -11,6 +11,11 @@ from typing import Any
 
 from fairweather.errors import BadSettings
 
+EXACT = 0x2000 | 0x40000
+"""swscale's ACCURATE_RND and FULL_CHR_H_INT: without them a frame comes back about one level darker."""
+SCALING = {False: EXACT | 0x2, True: EXACT | 0x4}
+"""swscale's flags between YUV and RGB, by whether the frames are deep: bilinear (what is bilinear fails at 16 bits),
+bicubic."""
 CONTAINERS = {
     **{suffix: "mp4" for suffix in (".mp4", ".m4v")},
     **{".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".gif": "gif", ".webp": "webp"},

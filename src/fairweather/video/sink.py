@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadImage
 from fairweather.images import Photo, write
-from fairweather.video.formats import Encoding
+from fairweather.video.formats import SCALING, Encoding, Track
 from fairweather.video.source import Clip, Frame, FrameFolder, Source
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 _log = logging.getLogger("fairweather")
+_COARSE = {"gif": Fraction(1, 100), "webp": Fraction(1, 1000)}
 _OWN = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
 """Metadata that is about the file that was read, not about what it shows."""
 
@@ -70,10 +71,15 @@ class ClipSink:
         self._file: Any = sys.stdout.buffer if str(path) == "-" else str(path)
         self._out = av.open(self._file, "w", format=container, options=options)
         self._stream: Any = self._out.add_stream(encoding.encoder, rate=track.rate or 25, options=encoding.options)
+        if container == "avi":
+            self._stream.codec_context.max_b_frames = 0  # a file without times of its own cannot put them in order
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = encoding.pixel_format
         context = self._stream.codec_context
-        context.time_base = self._stream.time_base = track.time_base
+        # GIF and WebP count coarsely; frames that would fall together there are shown one tick each.
+        self._time_base = max(track.time_base, _COARSE.get(container, track.time_base))
+        self._last = -1
+        context.time_base = self._stream.time_base = self._time_base
         if encoding.bit_rate is not None:
             self._stream.bit_rate = encoding.bit_rate
         if "q" in encoding.options:
@@ -87,7 +93,7 @@ class ClipSink:
             context.colorspace, context.color_primaries = matrix, track.colour[1]
             context.color_trc, context.color_range = track.colour[2], track.colour[3]
         context.thread_type = "AUTO"
-        self._palette = _Palette(width, height, track.time_base) if encoding.encoder == "gif" else None
+        self._palette = _Palette(width, height, self._time_base) if encoding.encoder == "gif" else None
         if track.matrix is not None and size is None:
             self._stream.set_display_matrix(list(track.matrix))
         self._copied: dict[int, Any] = {}
@@ -131,10 +137,13 @@ class ClipSink:
             picture = av.VideoFrame.from_ndarray(np.dstack([pixels, frame.alpha]), "rgba")
         else:
             picture = av.VideoFrame.from_ndarray(pixels, "rgb48le" if pixels.dtype == np.uint16 else "rgb24")
-        picture.pts, picture.time_base = frame.time, self._track.time_base
-        if frame.duration:
-            picture.duration = frame.duration
-            self._durations[frame.time] = frame.duration
+        time = frame.time
+        if self._time_base != self._track.time_base:
+            time = self._last = max(self._last + 1, round(frame.time * self._track.time_base / self._time_base))
+        duration = round(frame.duration * self._track.time_base / self._time_base)
+        picture.pts, picture.time_base = time, self._time_base
+        if duration:
+            picture.duration = self._durations[time] = duration
         if self._palette is not None:
             picture = self._palette(picture)
         else:
@@ -142,10 +151,10 @@ class ClipSink:
                 format=self._stream.pix_fmt,
                 dst_colorspace=None if self._rgb else self._track.yuv,
                 dst_color_range=None if self._rgb else (2 if self._full else 1),
-                interpolation="BICUBIC",
+                interpolation=SCALING[pixels.dtype == np.uint16],
                 threads=2,
             )
-            picture.pts, picture.time_base = frame.time, self._track.time_base
+            picture.pts, picture.time_base = time, self._time_base
         self._mux(self._stream.encode(picture))
 
     @property
@@ -153,7 +162,7 @@ class ClipSink:
         return self._track.colour[3] == 2 or self._stream.pix_fmt.startswith("yuvj")
 
     def copy(self, packet: Packet) -> None:
-        stream = self._copied.get(packet.stream_index)
+        stream = self._copied.get(packet.stream.index)
         if stream is None:
             return
         if self._start and packet.time_base:

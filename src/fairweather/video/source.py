@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError
 from fairweather.images import SUFFIXES, Photo, read
-from fairweather.video.formats import CONTAINERS, Track
+from fairweather.video.formats import CONTAINERS, SCALING, Track
 
 if TYPE_CHECKING:
     from av import Packet
@@ -199,7 +199,7 @@ class Clip:
 
         damaged = 0
         for packet in self._packets:
-            if packet.stream_index != self.stream.index:
+            if packet.stream.index != self.stream.index:  # stream_index is 0 in packets that end a stream
                 if packet.dts is not None or packet.pts is not None:
                     self._before.append(packet)
                 continue
@@ -213,7 +213,10 @@ class Clip:
     def _frame(self, decoded: Any, clock: _Clock) -> Frame:
         deep = self.track.deep
         picture = decoded.reformat(
-            format="rgb48le" if deep else "rgb24", src_colorspace=self.track.yuv, interpolation="BICUBIC", threads=2
+            format="rgb48le" if deep else "rgb24",
+            src_colorspace=self.track.yuv,
+            interpolation=SCALING[deep],
+            threads=2,
         )
         pixels = picture.to_ndarray()
         alpha = None
