@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     """What may be said on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", nargs="+", default=["dehaze-fast", "dehaze", "derain"], metavar="NAME|PATH")
+    parser.add_argument("--model", nargs="+", default=["dehaze-fast", "dehaze", "derain-fast", "derain"], metavar="NAME|PATH")
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--data", type=Path, default=PHOTOS)
     parser.add_argument("--steps", type=int, default=200)
