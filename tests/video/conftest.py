@@ -46,7 +46,6 @@ def make(
     codec: str = "libx264",
     pixel_format: str = "yuv420p",
     audio: str | None = None,
-    subtitles: str | None = None,
     rotation: int = 0,
     colour: tuple[int, int, int, int] | None = None,
     tags: bool = False,
@@ -66,15 +65,17 @@ def make(
             context = stream.codec_context
             context.colorspace, context.color_primaries, context.color_trc, context.color_range = colour
         sound = out.add_stream(audio, rate=48000) if audio else None
-        text = out.add_stream(subtitles) if subtitles else None
         if tags:
             out.metadata["title"] = "Fog"
             stream.metadata["language"] = "deu"
-            out.set_chapters([{"id": 1, "start": 0, "end": 200, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}])
+            out.set_chapters(
+                [{"id": 1, "start": 0, "end": 200, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}]
+            )
         if sound is not None:
             tone(out, sound, times[-1] * time_base)
-        assert text is None
-        for time, picture in zip(times, pictures(len(times), size[1], size[0], "uint16" if deep else "uint8"), strict=True):
+        for time, picture in zip(
+            times, pictures(len(times), size[1], size[0], "uint16" if deep else "uint8"), strict=True
+        ):
             frame = av.VideoFrame.from_ndarray(picture, "rgb48le" if deep else "rgb24")
             frame.pts, frame.time_base = time, time_base
             out.mux(stream.encode(frame))
@@ -100,11 +101,15 @@ def frames_of(path: Path | str) -> tuple[list[Fraction], list[Array]]:
     with av.open(str(path)) as file:
         stream = file.streams.video[0]
         decoded = list(file.decode(stream))
-        return [frame.pts * stream.time_base for frame in decoded], [frame.to_ndarray(format="rgb24") for frame in decoded]
+        return [frame.pts * stream.time_base for frame in decoded], [
+            frame.to_ndarray(format="rgb24") for frame in decoded
+        ]
 
 
 def packets_of(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
     """Times in seconds and bytes of the packets of the first stream of a kind."""
     with av.open(str(path)) as file:
         stream = getattr(file.streams, kind)[0]
-        return [(packet.pts * packet.time_base, bytes(packet)) for packet in file.demux(stream) if packet.pts is not None]
+        return [
+            (packet.pts * packet.time_base, bytes(packet)) for packet in file.demux(stream) if packet.pts is not None
+        ]

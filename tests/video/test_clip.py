@@ -100,7 +100,10 @@ def test_ten_bits_in_ten_bits_out(codec: str, tmp_path: Path) -> None:
     assert film.shapes[0] == ((48, 64, 3), "uint16")
     with av.open(str(source)) as before, av.open(str(tmp_path / "out.mkv")) as after:
         assert after.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
-        assert after.streams.video[0].codec_context.codec.canonical_name == before.streams.video[0].codec_context.codec.canonical_name
+        assert (
+            after.streams.video[0].codec_context.codec.canonical_name
+            == before.streams.video[0].codec_context.codec.canonical_name
+        )
         old, new = (next(file.decode(video=0)).to_ndarray(format="rgb48le").astype(int) for file in (before, after))
     assert 500 < (new - old).mean() < 1500, "a change of less than one of 256 levels does not survive 8 bits so evenly"
 
@@ -131,7 +134,11 @@ def test_a_part(start: float, end: float | None, tmp_path: Path) -> None:
     source = make(tmp_path / "in.mp4", count=20, audio="aac")
     restored(source, tmp_path / "out.mp4", start=start, end=end)
     times, shown = frames_of(source)
-    wanted = [number for number, time in enumerate(times) if time + Fraction(1, 25) > start and (end is None or time < Fraction(str(end)))]
+    wanted = [
+        number
+        for number, time in enumerate(times)
+        if time + Fraction(1, 25) > start and (end is None or time < Fraction(str(end)))
+    ]
     part_times, part = frames_of(tmp_path / "out.mp4")
     assert len(part) == len(wanted)
     assert part_times[0] == 0
@@ -228,7 +235,10 @@ def test_a_cut_off_file_gives_what_it_has(tmp_path: Path) -> None:
 def test_one_bad_film_does_not_stop_the_others(tmp_path: Path) -> None:
     good = make(tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_bytes(b"x" * 100)
-    jobs = [Job(str(tmp_path / "bad.mp4"), str(tmp_path / "out" / "bad.mp4")), Job(str(good), str(tmp_path / "out" / "good.mp4"))]
+    jobs = [
+        Job(str(tmp_path / "bad.mp4"), str(tmp_path / "out" / "bad.mp4")),
+        Job(str(good), str(tmp_path / "out" / "good.mp4")),
+    ]
     report = run(jobs, lambda job, source: (Lift(), ""), Options())
     assert (report.done, len(report.failed)) == (1, 1)
     assert "bad.mp4" in report.failed[0][1]

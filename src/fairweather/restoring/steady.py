@@ -24,8 +24,10 @@ SLOWER = 4.0
 """The airlight is the whole scene's: it changes this many times as slowly as what is seen of a single place."""
 TOLERANCE = 0.06
 """A place is taken for the same one where its brightness, in [0, 1], came along up to about this."""
-CUT = 0.1
-"""Mean difference of brightness, after following the motion, from which on a frame shows another scene."""
+ASTRAY = 1.0
+"""Pixels by which a place may miss itself on the way to the frame before and back; a tenth of the way beside it."""
+CUT = 0.25
+"""Where less than this share of a frame is found in the one before, it shows another scene."""
 SIDE = 256
 """The longer side of the picture on which motion is looked for."""
 
@@ -75,15 +77,19 @@ class Motion:
         last, self._last = self._last, light
         if last is None or last.shape != light.shape or min(light.shape) < 16:
             return None
-        flow = self._flow.calc(light, last, None)
+        flow, back = self._flow.calc(light, last, None), self._flow.calc(last, light, None)
         rows, columns = np.indices(light.shape, np.float32)
         x, y = columns + flow[..., 0], rows + flow[..., 1]
         followed = cv2.remap(last, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         off = cv2.absdiff(light, followed).astype(np.float32) / 255
-        if off.mean() > CUT:
+        # There and back again ends where it began, unless the place was hidden in one of the two (Sundaram et al.,
+        # ECCV 2010, section 4); what came in from outside was.
+        astray = np.square(flow + cv2.remap(back, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)).sum(-1)
+        astray /= ASTRAY**2 + np.float32(0.01) * np.square(flow).sum(-1)
+        trust = np.exp(-((cv2.blur(off, (5, 5)) / TOLERANCE) ** 2) - astray)
+        trust[(x < -1) | (y < -1) | (x > light.shape[1]) | (y > light.shape[0])] = 0
+        if trust.mean() < CUT:
             return None
-        trust = np.exp(-((cv2.blur(off, (5, 5)) / TOLERANCE) ** 2))
-        trust[(x < -1) | (y < -1) | (x > light.shape[1]) | (y > light.shape[0])] = 0  # came in from outside
         return Move(x, y, np.asarray(trust, np.float32))
 
 

@@ -128,6 +128,8 @@ def encoding(track: Track, container: str, codec: str | None = None, quality: fl
     return Encoding(name, pixel_format)
 
 
+_SHOWN = ("libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1", "mpeg4")
+"""Encoders whose files are there to be played, by players that know the usual pixel formats alone."""
 _SCALE = {"libvpx": 1.1, "libvpx-vp9": 1.4, "libsvtav1": 1.4}
 """CRF goes to 51 in H.264 and to 63 in the others: about the same quality at so many times the number."""
 
@@ -186,7 +188,13 @@ def _pixel_format(encoder: str, track: Track) -> str:
         return "pal8"
     source = av.VideoFormat(track.pixel_format)
     usual = f"yuv420p{'10le' if track.deep else ''}"
-    if (source.is_rgb or source.has_palette) and usual in takes and not track.width % 2 and not track.height % 2:
+    if (
+        (source.is_rgb or source.has_palette)
+        and usual in takes
+        and encoder in _SHOWN
+        and not track.width % 2
+        and not track.height % 2
+    ):
         return usual  # what plays everywhere
     if not takes or track.pixel_format in takes:
         wanted = track.pixel_format

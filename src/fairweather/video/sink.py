@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadImage
 from fairweather.images import Photo, write
-from fairweather.video.formats import SCALING, Encoding, Track
+from fairweather.video.formats import SCALING, Encoding
 from fairweather.video.source import Clip, Frame, FrameFolder, Source
 
 if TYPE_CHECKING:
