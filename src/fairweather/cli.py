@@ -175,6 +175,7 @@ EXTRAS = {
     "skimage": "evaluate",
     "ray": "cluster",
     "pillow_heif": "photo",
+    "av": "video",
 }
 """Module -> the extra that installs it, for verbs that find it missing."""
 

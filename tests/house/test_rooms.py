@@ -21,6 +21,7 @@ RULE: dict[str, set[str]] = {
     "recipes": {"errors", "images", "weather", "generators", "discriminators", "losses"},
     "data": {"errors", "images", "weather", "pairs"},
     "restoring": {"errors", "images", "cards"},
+    "video": {"errors", "images", "restoring"},
     "evaluation": {"errors", "images", "cards", "pairs", "restoring"},
     "deploy": {"errors", "images", "cards", "pairs", "generators", "restoring", "evaluation"},
     "training": {
@@ -45,7 +46,7 @@ LATE: dict[str, set[str]] = {
 
 TORCH_FREE = {
     *("__init__", "cli", "verbs", "__main__", "errors", "images", "cards", "models"),
-    *("pairs", "restoring", "evaluation", "web"),
+    *("pairs", "restoring", "evaluation", "video", "web"),
 }
 LEARNING = {"torch", "lightning", "torchmetrics", "onnxscript"}
 DEFAULT_INSTALL = {"numpy", "PIL", "cv2", "openvino", "safetensors", "tyro", "rich"}

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from fairweather.errors import BadFolder, BadImage, BadSettings
+from fairweather.video.frames import Frame
 from fairweather.video.run import Job, Options, destination, looks, plan, run
-from fairweather.video.source import Frame, is_clip, is_live, open_source, seconds_of
+from fairweather.video.source import is_clip, is_live, open_source, seconds_of
 from tests.video.conftest import Lift, frames_of, make, pictures
 
 

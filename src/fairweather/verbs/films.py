@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fairweather.restoring import folder
     from fairweather.restoring.recognise import Decision
     from fairweather.video.clip import Restoring
+    from fairweather.video.frames import Source
     from fairweather.video.run import Job, Options, Report
-    from fairweather.video.source import Source
 
 
 @dataclass(frozen=True)

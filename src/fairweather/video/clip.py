@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fairweather.video.source import Frame, Source
+from fairweather.video.frames import Frame, Source
 
 if TYPE_CHECKING:
     from av import Packet

@@ -18,8 +18,9 @@ from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherErro
 from fairweather.images import atomic, sweep
 from fairweather.video import clip
 from fairweather.video.formats import CONTAINERS, container_of, encoding
+from fairweather.video.frames import Frame, Source
 from fairweather.video.sink import ClipSink, FolderSink, Sink
-from fairweather.video.source import Frame, Source, is_live, open_source
+from fairweather.video.source import is_live, open_source
 
 DEFAULT_OUT = "restored"
 SUFFIXES = frozenset(CONTAINERS) - {".webp"}

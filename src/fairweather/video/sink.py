@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from fairweather.errors import BadFolder, BadImage
 from fairweather.images import Photo, write
 from fairweather.video.formats import SCALING, Encoding
-from fairweather.video.source import Clip, Frame, FrameFolder, Source
+from fairweather.video.frames import Frame, Source
+from fairweather.video.pictures import FrameFolder
+from fairweather.video.source import Clip
 
 if TYPE_CHECKING:
     from av import Packet

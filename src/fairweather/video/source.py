@@ -1,4 +1,4 @@
-"""Where frames come from: clips and live sources through FFmpeg (PyAV), folders of pictures, animated WebP."""
+"""Where frames come from: clips and live sources through FFmpeg (PyAV), and by name whatever else is a film."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import re
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError
-from fairweather.images import SUFFIXES, Photo, read
+from fairweather.errors import BadImage, BadSettings, FairweatherError
 from fairweather.video.formats import CONTAINERS, SCALING, Track
+from fairweather.video.frames import Frame, Source
+from fairweather.video.pictures import AnimatedWebP, FrameFolder
 
 if TYPE_CHECKING:
     from av import Packet
@@ -30,39 +30,6 @@ DEVICE = re.compile(r"/dev/video\d+")
 TIMEOUT = 15.0
 """Seconds that a camera or an address may keep silent."""
 MAX_FRAME_PIXELS = 64_000_000
-
-
-@dataclass
-class Frame:
-    """One picture of a film."""
-
-    pixels: Array
-    """H x W x 3 uint8 or uint16, RGB, upright."""
-    time: int
-    """When it is shown, in the track's time base."""
-    duration: int = 0
-    """How long, likewise; 0 where the source does not say."""
-    alpha: Array | None = None
-    """H x W uint8, of animations that have it."""
-    photo: Photo | None = None
-    """Of a folder of pictures: what else the file holds."""
-
-
-class Source(Protocol):
-    """A film that is read from front to back, once."""
-
-    name: str
-    track: Track
-    live: bool
-    """Whether it has no end of its own, so that stopping it is how it ends."""
-
-    def items(self) -> Iterator[Frame | Packet]:
-        """Its frames in the order in which they are shown, and between them the packets of all that is copied."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the file. May be called again."""
-        ...
 
 
 def is_clip(given: str | Path) -> bool:
@@ -280,90 +247,6 @@ class _Clock:
             time = self._last + 1
         self._last = time
         return time, duration or 0
-
-
-class FrameFolder:
-    """A folder whose pictures are the frames of one film, in the order of their names (2 before 10)."""
-
-    live = False
-
-    def __init__(self, folder: Path, rate: Fraction) -> None:
-        self.name = str(folder)
-        self.files = sorted(
-            (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != "."),
-            key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)],
-        )
-        if not self.files:
-            raise BadFolder(f"{folder}: there are no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
-        first = read(self.files[0]).pixels
-        self.track = Track(
-            width=first.shape[1],
-            height=first.shape[0],
-            time_base=1 / rate,
-            rate=rate,
-            codec="png",
-            pixel_format="rgb48le" if first.dtype == np.uint16 else "rgb24",
-            frames=len(self.files),
-        )
-
-    def items(self) -> Iterator[Frame | Packet]:
-        """See Source. Raises BadImage for a picture that cannot be read or is of another size or depth."""
-        shape = (self.track.height, self.track.width, 3)
-        for number, file in enumerate(self.files):
-            photo = read(file)
-            if photo.pixels.shape != shape or (photo.pixels.dtype == np.uint16) != self.track.deep:
-                found = f"{photo.pixels.shape[1]} x {photo.pixels.shape[0]} {photo.pixels.dtype}"
-                raise BadImage(
-                    f"{file}: {found} is not the size and depth of the first frame, {self.files[0].name}; "
-                    "take it out of the folder"
-                )
-            yield Frame(photo.pixels, number, 1, photo=photo)
-
-    def close(self) -> None:
-        pass
-
-
-class AnimatedWebP:
-    """An animated WebP, which FFmpeg does not read; Pillow does, frame by frame."""
-
-    live = False
-
-    def __init__(self, path: Path) -> None:
-        from PIL import Image
-
-        self.name = str(path)
-        try:
-            self._image = Image.open(path)
-            self._image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadImage(f"{path}: cannot be read as an animated WebP ({error}); get a whole copy") from error
-        count = getattr(self._image, "n_frames", 1)
-        self.track = Track(
-            width=self._image.width,
-            height=self._image.height,
-            time_base=Fraction(1, 1000),
-            rate=None,
-            codec="webp",
-            pixel_format="rgb24",
-            frames=count,
-        )
-
-    def items(self) -> Iterator[Frame | Packet]:
-        """See Source."""
-        time = 0
-        for number in range(self.track.frames or 0):
-            try:
-                self._image.seek(number)
-                shown = np.asarray(self._image.convert("RGBA"))
-            except (OSError, EOFError, SyntaxError) as error:
-                raise BadImage(f"{self.name}: is damaged at frame {number + 1} ({error}); get a whole copy") from error
-            duration = max(1, int(self._image.info.get("duration", 100)))
-            alpha = None if shown[..., 3].min() == 255 else shown[..., 3]
-            yield Frame(np.ascontiguousarray(shown[..., :3]), time, duration, alpha)
-            time += duration
-
-    def close(self) -> None:
-        self._image.close()
 
 
 def seconds_of(given: str) -> float:
