@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -81,8 +82,7 @@ class SelectiveMemory(nn.Module):
         signal, gate = self._projected(clip.flatten(0, 1))
         signal = torch.unflatten(signal, 0, (count, length))
         line = torch.cat([recent.transpose(1, 2), signal], 1)  # B x (taps - 1 + T) x width x h x w
-        window = torch.stack([line[:, at : at + length] for at in range(self.taps)], -1)
-        used = self._mixed(window.flatten(0, 1))
+        used = self._mixed([line[:, at : at + length].flatten(0, 1) for at in range(self.taps)])
         decay, inflow, outflow = self._selected(used)
         decay, inflow = (torch.unflatten(one, 0, (count, length)) for one in (decay, inflow))
         history = scan(decay, inflow, held)
@@ -95,7 +95,7 @@ class SelectiveMemory(nn.Module):
         held, recent = self._parts(state)
         signal, gate = self._projected(frame)
         line = torch.cat([recent, signal[:, :, None]], 2)  # B x width x taps x h x w
-        used = self._mixed(line.permute(0, 1, 3, 4, 2))
+        used = self._mixed(list(line.unbind(2)))
         decay, inflow, outflow = self._selected(used)
         held = decay * held + inflow
         return frame + self._answer(held, outflow, used, gate), self._joined(held, line[:, :, 1:])
@@ -114,9 +114,10 @@ class SelectiveMemory(nn.Module):
         signal, gate = self.inwards(normed).chunk(2, 1)
         return signal, gate
 
-    def _mixed(self, window: Tensor) -> Tensor:
-        """The causal convolution: N x width x h x w x taps, oldest first -> N x width x h x w."""
-        return F.silu((window * self.past[:, None, None]).sum(-1) + _over_places(self.past_bias))
+    def _mixed(self, window: Sequence[Tensor]) -> Tensor:
+        """The causal convolution: signals of the last `taps` frames, N x width x h x w, oldest first -> the same."""
+        weighed = [signal * _over_places(self.past[:, at]) for at, signal in enumerate(window)]
+        return F.silu(sum(weighed, start=_over_places(self.past_bias)))
 
     def _selected(self, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """exp(D A) and D B u, N x width x states x h x w each, and C, N x 1 x states x h x w."""
