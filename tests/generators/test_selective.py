@@ -167,7 +167,7 @@ def test_a_thousand_frames_at_once_are_the_same() -> None:
     assert (behind - last).abs().max() < 1e-5
 
 
-def test_it_begins_with_the_papers_step_sizes() -> None:
+def test_it_begins_with_a_memory_of_a_few_frames() -> None:
     block = SelectiveMemory(channels=4, width=64, states=2, taps=2)
     steps = torch.nn.functional.softplus(block.pace.bias)
     assert steps.min() >= STEP[0] * 0.99

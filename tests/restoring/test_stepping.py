@@ -172,3 +172,19 @@ def test_half_weights_keep_the_frames(model: Path, tmp_path: Path) -> None:
         stepped(load(place, engine="openvino", precision="f32"), clip) for place in (tmp_path / "half", model)
     )
     assert np.abs(np.stack(halved) - np.stack(whole)).max() < 0.01
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_thousand_frames_take_no_more_memory_than_a_hundred(model: Path, engine: str) -> None:
+    """A state here has 50 KB: 900 of them, kept by mistake, would be 45 MB."""
+    restorer, state, taken = load(model, engine=engine, threads=1), None, {}
+    clip = frames(4, 64, 64)
+    for at in range(1, 1001):
+        _, state = step(restorer, clip[at % 4], state)
+        if at in (100, 1000):
+            try:
+                taken[at] = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+            except OSError:
+                pytest.skip("this system does not say what a process takes")
+    assert taken[1000] - taken[100] < 10 * 2**20
+    assert np.isfinite(state).all()

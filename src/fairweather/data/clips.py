@@ -18,7 +18,7 @@ from torch import Tensor
 from fairweather import images
 from fairweather.data import augment as aug
 from fairweather.data.augment import Augment
-from fairweather.data.camera import Camera, Drift, draw_camera, draw_drift
+from fairweather.data.camera import Camera, draw_camera, draw_drift
 from fairweather.data.source import torch_generator
 from fairweather.errors import BadImage, BadSettings
 from fairweather.weather.haze import BLUE, MIN_TRANSMISSION, HazeSettings, compose, fractal_noise, invented_depth
@@ -188,6 +188,3 @@ def _tensor(picture: Picture) -> Tensor:
     """H x W (x C) -> 1 x C x H x W."""
     planes = picture[..., None] if picture.ndim == 2 else picture
     return torch.from_numpy(np.ascontiguousarray(planes.transpose(2, 0, 1)))[None]
-
-
-__all__ = ["Air", "Camera", "Drift", "consecutive", "film", "hazy_clip", "invented"]

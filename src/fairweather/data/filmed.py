@@ -67,7 +67,8 @@ class Filmed:
         still = None if films else _reduced(sides(0), size)
         crop = (augment.crop, augment.crop)
         mirrored = bool(rng.random() < augment.flip)
-        camera = draw_camera(size[::-1], crop, rng, speed=self.speed, mirrored=mirrored)
+        speed = float(rng.uniform(0, self.speed))
+        camera = draw_camera(size[::-1], crop, rng, speed=speed, mirrored=mirrored)
         shots = film(
             lambda t: _reduced(sides(t), size) if still is None else still,
             *(camera, self.frames, augment, rng),

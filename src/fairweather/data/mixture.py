@@ -50,7 +50,8 @@ class SourceSettings:
     moving: bool = False
     """The photos are frames of films, a folder each, in the order of their names; for clips, and never held back."""
     speed: float = 3.0
-    """Of clips: how far the camera moves from frame to frame, in pixels of the frame, at most about."""
+    """Of clips: how far the camera moves from frame to frame, in pixels of the frame, at most about; each clip's is
+    drawn from 0 to this."""
     augment: dict[str, Any] = field(default_factory=dict)
     """Fields of the mixture's own `augment` that are different for this source."""
 
