@@ -31,7 +31,7 @@ from fairweather.errors import BadCard, BadFolder, UnknownName
 FORMAT_VERSION = 1
 GENERATOR_NAMES: tuple[str, ...] = (
     *("resnet6", "resnet9", "unet", "mbconv_unet", "multipath_unet"),
-    *("plain_unet", "gunet", "swift"),
+    *("plain_unet", "gunet", "swift", "sequence"),
 )
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -53,6 +53,17 @@ class MapsSpec:
     """Radius of the guided filter, in pixels of the reduced photo."""
     eps: float
     """Regularisation of the guided filter, for pictures in [0,1]."""
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """What a network for video keeps from frame to frame: 1 x channels x h/stride x w/stride float32 for a network's
+    input of h x w, zeros before the first frame; `state` and `state_after` of model.onnx."""
+
+    channels: int
+    """Channels of the state."""
+    stride: int
+    """Pixels of the network's input, along each side, for one place of the state; divides `multiple_of`."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,8 @@ class Card:
     most_pixels: int = 0
     """Of a network that gives a picture: it sees larger photos reduced to about so many pixels, and what it changes is
     enlarged; 0 = it sees them as they are. Stands in the file only where it is not 0."""
+    state: StateSpec | None = None
+    """Of a network with a memory: what it takes and gives beside the picture. Stands in the file only then."""
     quantized: dict[str, Any] | None = None
     """How model.int8.onnx was made and how it compares with the float model: method, calibration, which layers stay in
     float and why, parity, cost (see deploy/quantize.py). Stands in the file only where there is such a network."""
@@ -281,6 +294,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "direction": (lambda v: v in ("restore", "degrade"), '"restore" or "degrade"'),
     "choice": (_text, "a text"),
     "most_pixels": (lambda v: _integer(v) and v >= 0, "a whole number from 0"),
+    "state": (lambda v: v is None or isinstance(v, dict), "an object or null"),
     "quantized": (
         lambda v: v is None or (isinstance(v, dict) and _text(v.get("method")) and isinstance(v.get("passed"), bool)),
         "an object with method and passed, among others",
@@ -292,8 +306,12 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "format_version": (_integer, "a whole number"),
 }
-_OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": "", "most_pixels": 0, "quantized": None}
+_OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": "", "most_pixels": 0, "state": None, "quantized": None}
 """Fields that came after the first release, with what a card means that does not have them."""
+_STATE_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "channels": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),
+    "stride": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),
+}
 _MAPS_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "size": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),
     "radius": (lambda v: _integer(v) and v >= 0, "a whole number from 0"),
@@ -325,11 +343,16 @@ def _parse(fields: Any, path: Path) -> Card:
             f'{path}: field "quantized" and the checksum of {INT8} belong together: quantize the model again, or copy '
             "it again"
         )
-    maps = None
+    maps = state = None
     if fields["maps"] is not None:
         _check(fields["maps"], _MAPS_KINDS, path, "maps.")
         maps = MapsSpec(**fields["maps"])
-    return Card(**{**fields, "maps": maps, "picture_range": (0.0, 1.0)})
+    if fields["state"] is not None:
+        _check(fields["state"], _STATE_KINDS, path, "state.")
+        state = StateSpec(**fields["state"])
+        if fields["multiple_of"] % state.stride:
+            raise BadCard(f"{path}: state.stride must divide multiple_of: export the model again with this release")
+    return Card(**{**fields, "maps": maps, "state": state, "picture_range": (0.0, 1.0)})
 
 
 def _check(fields: dict[str, Any], kinds: dict[str, tuple[Callable[[Any], bool], str]], path: Path, at: str) -> None:

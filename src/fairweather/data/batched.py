@@ -76,6 +76,8 @@ class Batched:
 
     def __init__(self, mixture: Mixture, device: str | torch.device, memory: int) -> None:
         """Brings every photo to the device. Raises BadSettings where they need more than `memory` bytes there."""
+        if mixture.settings.frames is not None:
+            raise BadSettings("clips are made on the CPU, sample by sample: leave data.on_device out")
         self.mixture, self.device = mixture, torch.device(device)
         self.memory, self.used = memory, 0
         self._photos: dict[int, tuple[Pixels, Tensor]] = {}

@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from fairweather.data.augment import Augment
+from fairweather.data.filmed import Filmed
 from fairweather.data.folders import Pairs, all_pairs, kept_short_side, photos_in, scene_of_pair, split
 from fairweather.data.photos import Photos
 from fairweather.data.rainy import Rained
@@ -46,6 +47,11 @@ class SourceSettings:
     """Ranges of the haze of this source."""
     rain: RainSettings = field(default_factory=RainSettings)
     """Ranges of the rain of this source."""
+    moving: bool = False
+    """The photos are frames of films, a folder each, in the order of their names; for clips, and never held back."""
+    speed: float = 3.0
+    """Of clips: how far the camera moves from frame to frame, in pixels of the frame, at most about; each clip's is
+    drawn from 0 to this."""
     augment: dict[str, Any] = field(default_factory=dict)
     """Fields of the mixture's own `augment` that are different for this source."""
 
@@ -56,6 +62,8 @@ class SourceSettings:
             raise UnknownName("weather", self.weather, ("haze", "rain"))
         if "crop" in self.augment:
             raise BadSettings(f"the source {self.path} has a crop of its own: batches need one, data.augment.crop")
+        if self.speed < 0:
+            raise BadSettings(f"the source {self.path} has speed {self.speed}: give 0 (a camera that stands) or more")
         if not self.weight > 0:
             raise BadSettings(f"the source {self.path} has weight {self.weight}: give one above 0, or take it out")
 
@@ -70,6 +78,8 @@ class MixtureSettings:
     """Samples per epoch; as many as all sources have photos where not given."""
     hold_back: float = 0.0
     """Share of the scenes of each source kept out of training, to choose by: `1400_1` and `1400_2` are one scene."""
+    frames: int | None = None
+    """Where given, each sample is a clip of so many frames, as a strip (see `fairweather.data.filmed`)."""
     memory_gib: float = 4.0
     """The most memory for decoded photos; what does not fit is decoded again each time."""
     short_side: int | None = None
@@ -125,7 +135,13 @@ class Mixture:
 
 def open_source(one: SourceSettings, root: Path, photos: Photos, settings: MixtureSettings) -> Source:
     """The source that one table describes."""
-    path, hold_back = root / one.path, settings.hold_back
+    if settings.frames is None:
+        return _photos_of(one, root, photos, settings)
+    return Filmed(_photos_of(one, root, photos, settings), settings.frames, speed=one.speed, moving=one.moving)
+
+
+def _photos_of(one: SourceSettings, root: Path, photos: Photos, settings: MixtureSettings) -> Pairs | Rehazed | Clear:
+    path, hold_back = root / one.path, 0.0 if one.moving else settings.hold_back
     shared = {known.name: getattr(settings.augment, known.name) for known in fields(Augment)}
     mixed = {key: value for key, value in (shared | one.augment).items() if value is not None}
     augment: Augment = _build(Augment, mixed, f"the augment table of the source {one.path}")

@@ -89,11 +89,12 @@ def export(
             scores=[dict(score) for score in scores],
             licence=licence,
             terms=terms,
-            bytes_per_pixel=bytes_per_pixel(building / cards.ONNX, multiple_of),
+            bytes_per_pixel=bytes_per_pixel(building / cards.ONNX, multiple_of, _state(network)),
             description=description,
             direction=direction,
             choice=choice,
             most_pixels=most_pixels,
+            state=_state(network),
         )
         if half:
             halve_onnx(building / cards.ONNX)
@@ -154,6 +155,13 @@ def write_weights(generator: nn.Module, path: Path, *, half: bool = False) -> No
     save_file(state, path)
 
 
+def _state(network: nn.Module) -> cards.StateSpec | None:
+    """What the card says of a network's memory, where it has one."""
+    if not hasattr(network, "state_channels"):
+        return None
+    return cards.StateSpec(channels=int(network.state_channels), stride=int(network.state_stride))  # type: ignore[arg-type]
+
+
 def _stored(value: torch.Tensor, half: bool) -> torch.dtype:
     """Weights alone are halved: biases and batch norm's statistics are few, and a variance may be small beyond it."""
     if not value.is_floating_point():
@@ -172,7 +180,8 @@ def _round_to_half(generator: nn.Module) -> None:
 
 
 def write_onnx(network: nn.Module, path: Path, multiple_of: int) -> None:
-    """One file: input `picture` 1 x 3 x h x w with h and w any multiples of `multiple_of`, output `result`."""
+    """One file: input `picture` 1 x 3 x h x w with h and w any multiples of `multiple_of`, output `result`; of a
+    network with a memory `state` goes in and `state_after` comes out beside them."""
     try:
         import onnxscript  # noqa: F401  (torch's exporter needs it and says so less clearly)
     except ImportError:
@@ -180,9 +189,14 @@ def write_onnx(network: nn.Module, path: Path, multiple_of: int) -> None:
     # At least two cells, or torch would take the side for a constant; two lengths, or it would take them for equal.
     cells = math.ceil(64 / multiple_of)
     sides = ((cells + 1) * multiple_of, (cells + 2) * multiple_of)
-    height = multiple_of * torch.export.Dim("cells_down", min=1, max=1 << 20)
-    width = multiple_of * torch.export.Dim("cells_across", min=1, max=1 << 20)
-    picture = torch.linspace(0, 1, 3 * sides[0] * sides[1]).reshape(1, 3, *sides)
+    down, across = (torch.export.Dim(f"cells_{way}", min=1, max=1 << 20) for way in ("down", "across"))
+    inputs = [torch.linspace(0, 1, 3 * sides[0] * sides[1]).reshape(1, 3, *sides)]
+    shapes = [{2: multiple_of * down, 3: multiple_of * across}]
+    names = (["picture", "state"], ["result", "state_after"])
+    if (spec := _state(network)) is not None:
+        cell = multiple_of // spec.stride
+        inputs.append(torch.zeros(1, spec.channels, *(side // spec.stride for side in sides)))
+        shapes.append({2: cell * down, 3: cell * across})
     quiet = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in quiet]
     try:
@@ -192,14 +206,14 @@ def write_onnx(network: nn.Module, path: Path, multiple_of: int) -> None:
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,
-                (picture,),
+                tuple(inputs),
                 path,
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
-                dynamic_shapes=({2: height, 3: width},),
-                input_names=["picture"],
-                output_names=["result"],
+                dynamic_shapes=tuple(shapes),
+                input_names=names[0][: len(inputs)],
+                output_names=names[1][: len(inputs)],
                 verbose=False,
             )
     finally:
@@ -229,7 +243,7 @@ def halve_onnx(path: Path) -> None:
     onnx.save(model, path)
 
 
-def bytes_per_pixel(path: Path, multiple_of: int) -> float:
+def bytes_per_pixel(path: Path, multiple_of: int, state: cards.StateSpec | None = None) -> float:
     """Peak of the bytes that are alive at once while the network runs node by node, per pixel of its input.
 
     Counted on the ONNX graph at one size, by running it once: inference of shapes alone gives up behind a pixel
@@ -251,13 +265,15 @@ def bytes_per_pixel(path: Path, multiple_of: int) -> float:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    photo = np.zeros((1, 3, side, side), np.float32)
-    entry = session.get_inputs()[0].name
-    answers = session.run(None, {entry: photo})
+    zeros = [np.zeros((1, 3, side, side), np.float32)]
+    if state is not None:
+        zeros.append(np.zeros((1, state.channels, side // state.stride, side // state.stride), np.float32))
+    fed = dict(zip((entry.name for entry in session.get_inputs()), zeros, strict=True))
+    answers = session.run(None, dict(fed))
     sizes = {told.name: answer.nbytes for told, answer in zip(session.get_outputs(), answers, strict=True)}
-    sizes[entry] = photo.nbytes
+    sizes |= {name: given.nbytes for name, given in fed.items()}
     last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
-    alive = peak = photo.nbytes
+    alive = peak = sum(given.nbytes for given in fed.values())
     for index, node in enumerate(model.graph.node):
         alive += sum(sizes.get(name, 0) for name in node.output)
         peak = max(peak, alive)

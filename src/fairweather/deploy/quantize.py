@@ -74,6 +74,11 @@ def quantize(
         )
     folder, out = cards.find(model), Path(out)
     card = dataclasses.replace(cards.read_card(folder), quantized=None)
+    if card.state is not None:
+        raise BadSettings(
+            f"model {card.name} has a memory, and ranges are measured on single photos, which do not show what flows "
+            "through it after many frames: it stays in float"
+        )
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / cards.CARD).is_file())):
         raise BadFolder(f"{out} holds something that is no model: choose another folder, or empty it")
     if out.exists() and out.resolve() in (one.resolve() for one in (folder, *cards.shipped().values())):

@@ -5,7 +5,9 @@ input must be divisible by), `receptive_field` (side in px of what one output pi
 photo) and `output` ("image", or "maps" where the exported network predicts maps that are applied outside it). Where it
 has `adjustable`, those are the arguments whose value no weight's shape or meaning depends on: a run may begin with
 weights that were trained at another. Where it has `growable`, those count blocks: a run may begin with the weights of
-a network that has fewer, which its method `grow` takes.
+a network that has fewer, which its method `grow` takes; `grown_from` names other generators whose weights it takes.
+One with a memory has a method `clip`, B x T x 3 x H x W in and out, and `state_channels` and `state_stride` on what is
+exported: its state is a picture of so many channels, so many times smaller than the input.
 Its `forward` takes and gives N x 3 x H x W in [0,1].
 """
 
@@ -22,6 +24,7 @@ from fairweather.generators.mbconv import MBConvUNet
 from fairweather.generators.multipath import MultipathUNet
 from fairweather.generators.plain import PlainUNet
 from fairweather.generators.resnet import ResNet6, ResNet9
+from fairweather.generators.sequence import Sequence
 from fairweather.generators.swift import Swift
 from fairweather.generators.unet import UNet
 
@@ -33,6 +36,7 @@ __all__ = [
     "PlainUNet",
     "ResNet6",
     "ResNet9",
+    "Sequence",
     "Swift",
     "UNet",
     "exported",
@@ -48,6 +52,7 @@ GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "plain_unet": PlainUNet,
     "gunet": GUNet,
     "swift": Swift,
+    "sequence": Sequence,
 }
 
 

@@ -91,8 +91,12 @@ class SwiftMaps(nn.Module):
         return (maps + mirrored.flip(3)) / 2
 
     def once(self, reduced: Tensor) -> Tensor:
+        return self.heads(self.features(reduced))
+
+    def features(self, reduced: Tensor) -> Tensor:
+        """N x 3 x h x w -> N x C x h/4 x w/4: what the maps are read from."""
         pixels = F.pixel_unshuffle(reduced, 4)
-        x = self.stem(torch.cat([pixels, *dark_channels(pixels)], 1))
+        x: Tensor = self.stem(torch.cat([pixels, *dark_channels(pixels)], 1))
         skips = []
         for level, stage in enumerate(self.encoder):
             x = stage(x)
@@ -103,6 +107,10 @@ class SwiftMaps(nn.Module):
         for level in reversed(range(len(self.down))):
             x = F.interpolate(self.up[level](x), scale_factor=2.0, mode="bilinear") + skips[level]
             x = self.decoder[level](x)
+        return x
+
+    def heads(self, x: Tensor) -> Tensor:
+        """Features -> the maps, N x 7 x h/2 x w/2."""
         t = MIN_TRANSMISSION + (1 - MIN_TRANSMISSION) * torch.sigmoid(self.transmission(x).float())
         colour = self.colour(x).float()
         colour = torch.cat([torch.sigmoid(colour[:, :3]), self.offset * torch.tanh(colour[:, 3:])], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fairweather.recipes.base import Batch, Build, Learn, Player, Recipe
 from fairweather.recipes.claritygan import ClarityGAN, ClarityGANSettings
+from fairweather.recipes.clips import Clips, ClipsSettings
 from fairweather.recipes.cyclegan import CycleGAN, CycleGANSettings
 from fairweather.recipes.derain import Derain, DerainSettings
 from fairweather.recipes.hazeheal import HazeHeal, HazeHealSettings
@@ -17,6 +18,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "hazeheal": HazeHeal,
     "derain": Derain,
     "supervised": Supervised,
+    "clips": Clips,
 }
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "Build",
     "ClarityGAN",
     "ClarityGANSettings",
+    "Clips",
+    "ClipsSettings",
     "CycleGAN",
     "CycleGANSettings",
     "Derain",

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from fairweather.generators import padded
+
 Schedule = Literal["constant", "linear", "cosine"]
 Build = Callable[[], nn.Module]
 """Makes one fresh generator; a recipe that needs two calls it twice."""
@@ -76,6 +78,8 @@ class Recipe(nn.Module, ABC):
     """Whether `degraded[i]` and `clear[i]` must show the same scene."""
     batch: ClassVar[int]
     """Batch size where the run names none."""
+    filmed: ClassVar[bool] = False
+    """Whether it learns from clips (`data.frames`) and not from photos."""
     paper_crops: ClassVar[bool] = False
     """Whether photos are cut as the GAN papers do (286 x 286, crop, mirror) where the run says nothing else."""
     crop: ClassVar[int] = 256
@@ -107,6 +111,10 @@ class Recipe(nn.Module, ABC):
     @abstractmethod
     def shipped(self) -> nn.Module:
         """The generator that becomes the model folder: degraded -> clear."""
+
+    def shown(self, network: nn.Module, degraded: Tensor) -> Tensor:
+        """What a sample sheet shows of a network that this recipe trains: its answer to a batch's degraded side."""
+        return padded(network, degraded)
 
     def directions(self) -> dict[str, nn.Module]:
         """The generators that can become a model folder, by which way they go: `restore`, and `degrade` if there is."""

@@ -3,7 +3,8 @@
     N x 3 x h x w in [0,1], sides multiples of the card's `multiple_of`  ->  N x C x ..., C = 3 (image) or 7 (maps)
 
 so a test's engine is a lambda. The exported networks take N = 1. The libraries are imported when their engine is
-asked for, not before.
+asked for, not before. A network with a memory (a card with `state`) gets an engine that takes each picture for the
+first of its clip, and whose `step` goes on from a state (`fairweather.restoring.stepping`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from fairweather import cards
 from fairweather.errors import BadCard, BadSettings, MissingExtra, UnknownName
 from fairweather.restoring.choosing import choose
+from fairweather.restoring.stepping import engine_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,12 +124,12 @@ def _openvino(folder: Path, card: cards.Card, threads: int | None, precision: st
         raise BadCard(f"{path} cannot be read by OpenVINO ({_last_line(error)}): export the model again") from None
     request, lock = compiled.create_infer_request(), threading.Lock()
 
-    def run(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(*inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         with lock:  # one request has one set of buffers
-            answer = request.infer([np.ascontiguousarray(picture)], share_inputs=True, share_outputs=False)
-        return np.asarray(answer[0], np.float32)
+            answer = request.infer([*map(np.ascontiguousarray, inputs)], share_inputs=True, share_outputs=False)
+        return [np.asarray(answer[at], np.float32) for at in range(len(inputs))]
 
-    return run
+    return engine_of(run, card)
 
 
 def _onnxruntime(folder: Path, card: cards.Card, threads: int | None, precision: str, provider: str = "") -> Engine:
@@ -157,12 +159,13 @@ def _onnxruntime(folder: Path, card: cards.Card, threads: int | None, precision:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime raises classes of its own, derived from Exception alone
         raise BadCard(f"{path} cannot be read by ONNX Runtime ({_last_line(error)}): export the model again") from None
-    name = session.get_inputs()[0].name
+    names = [one.name for one in session.get_inputs()]
 
-    def run(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(session.run(None, {name: np.ascontiguousarray(picture)})[0], np.float32)
+    def run(*inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        answer = session.run(None, dict(zip(names, map(np.ascontiguousarray, inputs), strict=True)))
+        return [np.asarray(one, np.float32) for one in answer]
 
-    return run
+    return engine_of(run, card)
 
 
 def _torch(folder: Path, card: cards.Card, threads: int | None, precision: str, compiled: bool = False) -> Engine:
@@ -181,13 +184,14 @@ def _torch(folder: Path, card: cards.Card, threads: int | None, precision: str, 
             raise BadSettings("engine torch-compiled needs a C++ compiler and finds none: install one, or take torch")
         network = cast("nn.Module", torch.compile(network))
 
-    def run(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(*inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         # "f32" means it: cuDNN's convolutions would otherwise round to 10 bits of mantissa (TF32)
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=precision != "f32"):
-            answer = network(torch.from_numpy(np.ascontiguousarray(picture)).to(device)).float().cpu()
-        return np.asarray(answer.numpy(), np.float32)
+            answer = network(*(torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in inputs))
+            answers = [answer] if isinstance(answer, torch.Tensor) else answer
+            return [np.asarray(one.float().cpu().numpy(), np.float32) for one in answers]
 
-    return run
+    return engine_of(run, card)
 
 
 def _compiled(folder: Path, card: cards.Card, threads: int | None, precision: str) -> Engine:

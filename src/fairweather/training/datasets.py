@@ -17,7 +17,7 @@ from fairweather.data.photos import Photos
 from fairweather.data.source import Dataset
 from fairweather.errors import BadSettings
 from fairweather.pairs import Pair
-from fairweather.recipes import Recipe
+from fairweather.recipes import RECIPES, Recipe
 from fairweather.training.settings import DataSettings
 
 log = logging.getLogger("fairweather")
@@ -52,6 +52,15 @@ def check_choice(data: DataSettings, recipe: type[Recipe], name: str) -> None:
     """Raises BadSettings where the table names no data, too much, or what the recipe cannot learn from."""
     if data.on_device and not data.sources:
         raise BadSettings("data.on_device is for mixtures: list data.sources, or take it out")
+    if data.frames is not None and data.frames < 1:
+        raise BadSettings(f"data.frames is {data.frames}: a clip has at least 1")
+    if recipe.filmed and not (data.sources and data.frames):
+        raise BadSettings(
+            f"{name} learns from clips: list data.sources and say how many frames a clip has (data.frames)"
+        )
+    if data.frames and not recipe.filmed:
+        films = [other for other, kind in RECIPES.items() if kind.filmed]
+        raise BadSettings(f"data.frames: {name} learns from photos; {', '.join(films)} learns from clips")
     if data.sources:
         if not recipe.paired:
             raise BadSettings(
@@ -79,7 +88,8 @@ def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) ->
     if data.sources:
         assert data.folder is not None
         mixed: dict[str, Any] = {"sources": data.sources, "augment": table, "hold_back": data.hold_back}
-        optional = {"samples": data.samples, "short_side": data.short_side, "memory_gib": data.memory_gib}
+        kept = ("samples", "short_side", "memory_gib", "frames")
+        optional = {key: getattr(data, key) for key in kept}
         mixed |= {key: value for key, value in optional.items() if value is not None}
         return Mixture(MixtureSettings.from_table(mixed), data.folder)
     if data.augment or not recipe.paper_crops:

@@ -126,6 +126,8 @@ class DataSettings:
     """A weighted mixture: one table a source (kind, path, weight, ...; see fairweather.data.SourceSettings)."""
     samples: int | None = None
     """Of a mixture: samples an epoch."""
+    frames: int | None = None
+    """Of a mixture, for a recipe that learns from clips: each sample is so many frames, by a camera that moves."""
     short_side: int | None = None
     """Of a mixture: photos are kept reduced to this short side."""
     most_pixels: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -44,7 +44,7 @@ def draw_sheet(engine: Engine, samples: Samples, seed: int, path: Path, *, paire
     count = min(ROWS, len(samples))
     chosen = [samples.sample(seed, 0, at * len(samples) // count) for at in range(count)]
     degraded = torch.stack([sample["degraded"] for sample in chosen])
-    columns = [degraded, restore(engine, degraded)]
+    columns = [degraded, _answer(engine, degraded, engine.recipe.shown)]
     if paired:
         columns.append(torch.stack([sample["clear"] for sample in chosen]))
     sheet = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
@@ -54,10 +54,14 @@ def draw_sheet(engine: Engine, samples: Samples, seed: int, path: Path, *, paire
 
 def restore(engine: Engine, degraded: Tensor) -> Tensor:
     """N x 3 x H x W of any size through the network that ships -> the same, float32 on the CPU, in [0,1]."""
+    return _answer(engine, degraded, padded)
+
+
+def _answer(engine: Engine, degraded: Tensor, through: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
     network = engine.shipped()
     # In float32 whatever the training's precision: so it ships.
     with looking(network):
-        restored: Tensor = padded(network, degraded.to(engine.fabric.device))
+        restored = through(network, degraded.to(engine.fabric.device))
     return restored.float().clamp(0, 1).cpu()
 
 

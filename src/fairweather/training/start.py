@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,22 +31,28 @@ class Start:
 
     def completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The `[generator]` table: what is said, and what is not as it is there."""
-        if given.get("name", self.generator.name) != self.generator.name:
-            return dict(given)
+        name = given.get("name", self.generator.name)
+        if name != self.generator.name:
+            if not _grows(name, self.generator.name):
+                return dict(given)
+            known = inspect.signature(GENERATORS[name]).parameters
+            return {**{key: value for key, value in self.generator.settings.items() if key in known}, **given}
         return {"name": self.generator.name, **self.generator.settings, **given}
 
     def check(self, generator: Named) -> None:
-        """Raises BadSettings where the run's generator is another one; its `adjustable` arguments may differ, and the
-        numbers in its `growable` ones may be greater."""
-        if generator.name != self.generator.name:
+        """Raises BadSettings where the run's generator is another one and does not grow from this one; its `adjustable`
+        arguments may differ, and the numbers in its `growable` ones may be greater."""
+        kind = GENERATORS.get(generator.name)
+        if generator.name != self.generator.name and not _grows(generator.name, self.generator.name):
             raise BadSettings(
                 f"run.start: {self.place} is a {self.generator.name}, but generator.name is {generator.name!r}: "
                 "leave the generator out, or start from a run or model that has it"
             )
-        kind = GENERATORS.get(generator.name)
         adjustable, growable = (getattr(kind, name, ()) for name in ("adjustable", "growable"))
         for key, value in self.generator.settings.items():
             said = generator.settings.get(key)
+            if generator.name != self.generator.name and key not in generator.settings:
+                continue  # an argument that the other kind of network does not have
             if key in growable and _at_least(said, value):
                 continue
             if key not in adjustable and plain(said) != plain(value):
@@ -64,6 +71,11 @@ class Start:
                 f"run.start: the weights of {self.place} are no {self.generator.name} of this release ({reason}): "
                 "export it with the release that made it, or start from another one"
             ) from None
+
+
+def _grows(name: str, other: str) -> bool:
+    """Whether the generator of the first name may begin with the weights of one of the second."""
+    return other in getattr(GENERATORS.get(name), "grown_from", ())
 
 
 def _at_least(said: Any, here: Any) -> bool:

@@ -37,7 +37,8 @@ class Options:
     """
 
     recipe: Positional = None
-    """cyclegan, claritygan, derain (unpaired photos), pix2pix, hazeheal, supervised (pairs); or as --config says."""
+    """cyclegan, claritygan, derain (unpaired photos), pix2pix, hazeheal, supervised (pairs), clips (a config's sources,
+    filmed); or as --config says."""
     data: Folder = None
     """Folder of pairs (it holds, say, hazy/ and GT/), or where the paths of the config's sources begin."""
     degraded: Folder = None

@@ -11,6 +11,7 @@ the generator that the caller hands in, so a seed is a picture. Lengths are in p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -192,6 +193,44 @@ def streak_layers(
     record = {"angle": angle, "length": length, "width": thickness, "strength": strength}
     record["recorded"] = torch.zeros_like(angle, dtype=torch.bool)
     return (1 - through) * gusts, record
+
+
+def falling_streaks(
+    frames: int, height: int, width: int, generator: Generator, settings: RainSettings, *, like: Tensor | None = None
+) -> Tensor:
+    """The computed streaks of a clip, T x 1 x H x W in [0,1]: each layer falls along its lean from frame to frame.
+
+    A streak is what a drop's fall leaves on the film while the shutter is open, so that between two frames a layer
+    falls by its streaks' length over the share of the time that it is open, drawn from [0.3, 1]: the nearest fastest.
+    What falls out below never comes in again above.
+    """
+    like = torch.zeros(()) if like is None else like
+    angle = _uniform(1, (-settings.angle, settings.angle), generator, like)
+    length = _log_uniform(1, settings.length, generator, like) * settings.scale
+    thickness = _uniform(1, settings.width, generator, like) * settings.scale
+    coverage = _log_uniform(1, settings.coverage, generator, like)
+    strength = _uniform(1, settings.strength, generator, like)
+    shutter = _uniform(1, (0.3, 1.0), generator, like)
+    drawn = int(_uniform(1, (settings.layers[0], settings.layers[1] + 1), generator, like))
+    through = torch.ones(frames, 1, height, width, dtype=like.dtype, device=like.device)
+    for layer in range(min(drawn, settings.layers[1])):
+        distance = 0.7**layer * _uniform(1, (0.8, 1.2), generator, like)
+        lean = angle + _uniform(1, (-settings.spread, settings.spread), generator, like)
+        fall = length * distance / shutter
+        radians = lean * (torch.pi / 180)
+        down, aside = float(fall * radians.cos()), float(fall * radians.sin())
+        # One sheet for the whole clip, of which each frame is a window: it moves up as the streaks fall.
+        rows, columns = (math.ceil(abs(way) * (frames - 1)) for way in (down, aside))
+        shape = (1, 1, height + rows, width + columns)
+        seeds = torch.rand(shape, generator=generator, device=generator.device).to(like)
+        sheet = _blurred(seeds, lean, length * distance, thickness * distance, coverage)
+        visible = strength * distance.clamp_max(1)
+        for frame in range(frames):
+            top = min(rows, max(0, rows - round(down * frame)))
+            left = min(columns, max(0, (columns if aside > 0 else 0) - round(aside * frame)))
+            through[frame] *= 1 - visible[0] * sheet[0, :, top : top + height, left : left + width]
+    weakest = _uniform(1, settings.gusts, generator, like)
+    return (1 - through) * (1 - weakest * fractal_noise(1, height, width, generator, octaves=3, like=like))
 
 
 def recorded_streaks(

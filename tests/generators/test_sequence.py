@@ -1,0 +1,109 @@
+"""The generator with a memory: it begins as the swift that it grew from, and a clip is its frames one after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairweather.generators import Sequence, Swift
+
+SMALL: dict[str, Any] = {"size": 64, "widths": (8, 8, 12, 12)}
+MEMORY: dict[str, Any] = {"memory": 8, "states": 2, "taps": 3}
+
+
+def lively(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.add_(0.2 * torch.rand_like(tensor) if "var" in name else 0.1 * torch.randn_like(tensor))
+    return network.eval()
+
+
+def clip(length: int, height: int = 70, width: int = 90) -> Tensor:
+    """A picture that moves, with noise: 1 x T x 3 x H x W."""
+    generator = torch.Generator().manual_seed(4)
+    picture = torch.rand(1, 3, 12, 12, generator=generator)
+    picture = torch.nn.functional.interpolate(picture, (height, width + length), mode="bicubic").clamp(0, 1)
+    frames = torch.stack([picture[..., at : at + width] for at in range(length)], 1)
+    return (frames + 0.03 * torch.randn(frames.shape, generator=generator)).clamp(0, 1)
+
+
+def test_parameters_at_the_defaults() -> None:
+    with torch.device("meta"):
+        network = Sequence()
+    assert sum(p.numel() for p in network.parameters()) == 2_033_170
+    assert (network.maps_module.state_channels, network.maps_module.state_stride) == (40 * (4 + 3), 4)
+
+
+def test_it_begins_with_the_pictures_of_the_swift_that_it_grew_from() -> None:
+    swift = lively(Swift(**SMALL))
+    network = Sequence(**SMALL, **MEMORY)
+    network.grow(swift.state_dict())
+    frames = clip(5)
+    for mode in (True, False):  # in training too: batch norm keeps its statistics
+        network.train(mode)
+        with torch.no_grad():
+            assert (network.clip(frames)[0] - swift(frames[0])).abs().max() < 1e-6
+            assert (network(frames[0]) - swift(frames[0])).abs().max() < 1e-6
+    assert (swift(frames[0]) - frames[0]).abs().mean() > 0.01
+
+
+def test_after_that_it_learns_to_remember() -> None:
+    """The gradient opens the way out first; one step later all of the memory has one."""
+    network = Sequence(**SMALL, **MEMORY)
+    network.grow(lively(Swift(**SMALL)).state_dict())
+    memory = network.maps_module.memory
+    optimizer = torch.optim.Adam(memory.parameters(), lr=1e-2)
+    frames = clip(4)
+    moved = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        (network.clip(frames) - 0.3).square().mean().backward()
+        moved.append({name for name, p in memory.named_parameters() if p.grad is not None and p.grad.abs().max() > 0})
+        optimizer.step()
+    assert moved[0] == {"outwards.weight"}
+    assert moved[1] == {name for name, _ in memory.named_parameters()}
+
+
+def test_growing_takes_its_own_weights_too() -> None:
+    network, other = (lively(Sequence(**SMALL, **MEMORY), seed) for seed in (1, 2))
+    other.grow(network.state_dict())
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
+    with pytest.raises(RuntimeError):
+        other.grow(Swift(**{**SMALL, "widths": (8, 8, 8, 8)}).state_dict())
+    with pytest.raises(RuntimeError):
+        other.grow({"a": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("size", [(70, 90), (33, 41), (160, 130)])
+def test_a_clip_is_its_frames_with_the_state_handed_on(size: tuple[int, int]) -> None:
+    from fairweather.generators.swift import apply_maps, reduced_size, resize
+
+    network = lively(Sequence(**SMALL, **MEMORY))
+    frames = clip(7, *size)
+    module, state = network.maps_module, None
+    with torch.no_grad():
+        together = network.clip(frames)
+        for at, frame in enumerate(frames.unbind(1)):
+            reduced = resize(frame, *reduced_size(*size, network.size, module.multiple_of))
+            if state is None:
+                state = torch.zeros(1, module.state_channels, reduced.shape[2] // 4, reduced.shape[3] // 4)
+            maps, state = module(reduced, state)
+            alone = apply_maps(frame, reduced, maps, network.radius, network.eps)
+            assert (together[:, at] - alone).abs().max() < 1e-5, at
+        first = network(frames[:, 0])
+        assert (together[:, 0] - first).abs().max() < 1e-6, "a photo is a clip of one frame"
+        assert (together[:, 6] - network(frames[:, 6])).abs().max() > 1e-3, "the past counts"
+
+
+def test_clips_of_a_batch_do_not_meet() -> None:
+    network = lively(Sequence(**SMALL, **MEMORY))
+    one, other = clip(4), clip(4).flip(1).flip(3)
+    with torch.no_grad():
+        both = network.clip(torch.cat([one, other]))
+        assert (both[:1] - network.clip(one)).abs().max() < 1e-5
+        assert (both[1:] - network.clip(other)).abs().max() < 1e-5

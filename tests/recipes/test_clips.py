@@ -1,0 +1,94 @@
+"""Regression on clips: strips are cut into frames, change is compared with the truth's change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fairweather.errors import BadSettings
+from fairweather.generators import Sequence
+from fairweather.losses import charbonnier
+from fairweather.recipes import Batch, Clips, ClipsSettings
+from fairweather.recipes.clips import frames_of, restored_clips, strips_of
+from tests.recipes.standins import Dye, Teacher
+
+ALONE = {"charbonnier": 0.0, "ssim": 0.0, "frequency": 0.0, "psnr": 0.0, "steadiness": 3.0}
+
+
+def strips(frames: int = 4, side: int = 16, seed: int = 0) -> torch.Tensor:
+    return torch.rand(2, 3, frames * side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def test_strips_and_frames_are_the_same_pixels() -> None:
+    strip = strips()
+    clips = frames_of(strip)
+    assert clips.shape == (2, 4, 3, 16, 16)
+    assert torch.equal(clips[1, 2], strip[1, :, 32:48])
+    assert torch.equal(strips_of(clips), strip)
+    with pytest.raises(BadSettings, match=r"data\.frames"):
+        frames_of(strip[:, :, :50])
+
+
+def test_an_error_that_stays_is_steady_and_one_that_flickers_is_not() -> None:
+    class Painter(nn.Module):
+        """Gives the truth with an error of 0.2: always (`flicker` 0), or in every second frame."""
+
+        multiple_of = 1
+
+        def __init__(self, flicker: bool) -> None:
+            super().__init__()
+            self.amount = nn.Parameter(torch.tensor(0.2))
+            self.flicker = flicker
+
+        def clip(self, frames: torch.Tensor) -> torch.Tensor:
+            on = torch.arange(frames.shape[1]) % 2 if self.flicker else torch.ones(frames.shape[1])
+            return frames + self.amount * on.view(1, -1, 1, 1, 1)
+
+    truth, terms = strips(), {}
+    for flicker in (False, True):
+        recipe = Clips(lambda flicker=flicker: Painter(flicker), ClipsSettings(**ALONE))
+        terms[flicker] = recipe.step(Batch(truth, truth), Teacher(recipe))["steadiness"].item()
+    none = 3 * charbonnier(torch.zeros(1), torch.zeros(1)).item()
+    assert terms[False] == pytest.approx(none, rel=1e-3)
+    assert terms[True] == pytest.approx(3 * 0.2, rel=0.02)
+
+
+def test_a_memory_sees_the_frames_in_their_order_and_others_see_each_alone() -> None:
+    torch.manual_seed(0)
+    network = Sequence(size=32, widths=(4, 4, 4, 4), memory=4, states=2).eval()
+    nn.init.normal_(network.maps_module.memory.outwards.weight)
+    clips = frames_of(strips(side=32))
+    with torch.no_grad():
+        there = restored_clips(network, clips)
+        back = restored_clips(network, clips.flip(1)).flip(1)
+    assert (there - back).abs().max() > 1e-4
+    dye = Dye()
+    assert torch.equal(restored_clips(dye, clips), clips + dye.amount)
+    assert dye.given[0].shape == (8, 3, 32, 32)
+
+
+def test_the_memory_alone_learns_where_that_is_asked() -> None:
+    def build() -> nn.Module:
+        return Sequence(size=32, widths=(4, 4, 4, 4), memory=4, states=2)
+
+    recipe = Clips(build, ClipsSettings(whole=False))
+    (player,) = recipe.players().values()
+    own = {id(p) for p in recipe.restore.maps_module.memory.parameters()}
+    assert {id(p) for p in player.parameters()} == own
+    truth = strips(side=32)
+    recipe.step(Batch(strips(side=32, seed=1), truth), Teacher(recipe))
+    with pytest.raises(BadSettings, match=r"recipe\.whole"):
+        Clips(Dye, ClipsSettings(whole=False)).players()
+
+
+def test_a_clip_of_one_frame_has_no_change() -> None:
+    recipe = Clips(Dye)
+    photo = strips(frames=1)
+    assert "steadiness" not in recipe.step(Batch(photo, photo), Teacher(recipe))
+
+
+def test_a_sheet_shows_the_clips() -> None:
+    recipe = Clips(Dye)
+    strip = strips()
+    assert torch.equal(recipe.shown(recipe.restore, strip), strip + recipe.restore.amount)

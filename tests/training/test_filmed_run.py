@@ -1,0 +1,189 @@
+"""A run on clips: it begins as the swift that it grows from, learns, goes on exactly, and ships a memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fairweather
+from fairweather.errors import BadSettings
+from fairweather.pairs import Pair
+from fairweather.training import state
+from fairweather.training.settings import Named
+from fairweather.training.start import read_start
+from tests.training.toy import assert_same_state, no_export, small_run
+
+TINY: dict[str, Any] = {"size": 64, "widths": [4, 4, 4, 4]}
+FRAMES = 4
+
+
+class Strips:
+    """A picture that stays under haze that flickers from frame to frame; with `same`, every epoch the same four."""
+
+    def __init__(self, on_sample: Callable[[], None] | None = None, same: bool = False) -> None:
+        self.on_sample, self.same = on_sample, same
+
+    def __len__(self) -> int:
+        return 4
+
+    def sample(self, seed: int, epoch: int, index: int) -> dict[str, Tensor]:
+        if self.on_sample is not None:
+            self.on_sample()
+        generator = torch.Generator().manual_seed(1009 * seed + (0 if self.same else 31 * epoch) + index)
+        coarse = torch.rand(1, 3, 4, 4, generator=generator)
+        clear = torch.nn.functional.interpolate(coarse, (64, 64), mode="bilinear")[0]
+        degraded = [(clear * t + 0.8 * (1 - t)) for t in (0.6 + 0.3 * torch.rand(FRAMES, generator=generator)).unbind()]
+        return {"degraded": torch.cat(degraded, 1), "clear": clear.repeat(1, FRAMES, 1)}
+
+    def held_back(self) -> dict[str, list[Pair]]:
+        return {}
+
+
+@pytest.fixture(scope="module")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a tiny swift that has learned a little."""
+    from fairweather.training import conduct
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(conduct, "export_model", lambda *_: None)
+        out = tmp_path_factory.mktemp("runs") / "swift"
+        words: dict[str, Any] = {"generator": "swift", "generator_arguments": TINY, "crop": 64}
+        return small_run("supervised", out, steps=4, settings={"lr": 1e-2, "ema": 0.5}, **words).folder
+
+
+def clips_run(out: Path, **options: Any) -> Any:
+    quiet = {"tensorboard": False, "sample_steps": 0, "log_steps": 0, "workers": 0}
+    fixed = {"crop": 64, "threads": 1, "precision": "fp32", "device": "cpu", "batch": 1}
+    return fairweather.train("clips", **{"data": Strips(), "steps": 6, **quiet, **fixed, "out": out, **options})
+
+
+def test_it_grows_from_a_swift_and_goes_on_exactly(
+    swift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_export(monkeypatch)
+    words: dict[str, Any] = {"generator": "sequence", "generator_arguments": {"memory": 6}, "start": str(swift)}
+    whole = clips_run(tmp_path / "whole", **words)
+    told = whole.settings()["settings"]["generator"]
+    assert {key: told[key] for key in ("name", "size", "widths", "memory")} == {"name": "sequence", **TINY, "memory": 6}
+    seen = 0
+
+    def interrupt() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        clips_run(tmp_path / "part", data=Strips(interrupt), **words)
+    assert state.load(tmp_path / "part" / "state")["step"] == 3
+    resumed = clips_run(tmp_path / "part", resume=True, **words)
+    assert_same_state(state.load(whole.folder / "state"), state.load(resumed.folder / "state"))
+
+
+def test_it_begins_with_the_pictures_of_that_swift(swift: Path) -> None:
+    from fairweather.generators import GENERATORS
+
+    start = read_start(str(swift))
+    arguments = start.completed({"name": "sequence", "memory": 6})
+    assert "mirror" not in arguments
+    network = GENERATORS[arguments.pop("name")](**arguments)
+    start.check(Named("sequence", arguments))
+    start.load(network)
+    old = GENERATORS["swift"](**TINY).eval()
+    old.load_state_dict(start.weights)
+    photo = torch.rand(1, 3, 70, 90)
+    with torch.no_grad():
+        assert (network(photo) - old(photo)).abs().max() < 1e-6
+    with pytest.raises(BadSettings, match=r"widths=\[4, 4, 4, 4\], but generator\.widths is \[4, 4, 4, 8\]"):
+        start.check(Named("sequence", {**arguments, "widths": [4, 4, 4, 8]}))
+    with pytest.raises(BadSettings, match=r"is a swift, but generator\.name is 'unet'"):
+        start.check(Named("unet", {}))
+
+
+def test_the_memory_alone_learns(swift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_export(monkeypatch)
+    settings = {"whole": False, "lr": 0.03, "ema": 0.0, "warmup": 0.0}
+    words: dict[str, Any] = {"generator": "sequence", "start": str(swift), "settings": settings}
+    run = clips_run(tmp_path / "run", data=Strips(same=True), steps=80, **words)
+    stats = run.stats()
+    for term, share in (("charbonnier", 0.9), ("steadiness", 0.99)):
+        first, last = (np.mean([line[term] for line in part]) for part in (stats[:4], stats[-4:]))
+        assert last < share * first, (term, first, last)
+    before, after = read_start(str(swift)).weights, state.load(run.folder / "state")["engine"]["recipe"]
+    for name, value in before.items():
+        if "num_batches" not in name:
+            assert torch.equal(after[f"restore.{name}"], value), "the rest of the network stays as it was"
+
+
+def test_a_run_from_its_settings_file_ships_a_memory(tmp_path: Path) -> None:
+    """All the way: photos on disk, clips in haze and rain, two steps, export and parity, and a step from the folder."""
+    from fairweather.restoring.restorer import load
+    from fairweather.restoring.stepping import step
+
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        coarse = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+        (tmp_path / "data" / "clear").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "data" / "clear" / f"{number}.png"), cv2.resize(coarse, (160, 120)))
+    (tmp_path / "run.toml").write_text(
+        """
+        [run]
+        steps = 2
+        batch = 2
+        sample_steps = 2
+        tensorboard = false
+        [recipe]
+        name = "clips"
+        [generator]
+        name = "sequence"
+        size = 64
+        widths = [4, 4, 4, 4]
+        memory = 4
+        [data]
+        frames = 3
+        crop = 64
+        [[data.sources]]
+        kind = "synthetic"
+        path = "clear"
+        [[data.sources]]
+        kind = "synthetic"
+        weather = "rain"
+        path = "clear"
+        """
+    )
+    words: dict[str, Any] = {"config": tmp_path / "run.toml", "data": tmp_path / "data", "out": tmp_path / "run"}
+    run = fairweather.train(**words, threads=1, workers=0)
+    sheet = cv2.imread(str(next((run.folder / "samples").iterdir())))
+    assert sheet.shape[:2] == (4 * 3 * 64, 3 * 64)
+    restorer = load(run.folder, engine="onnxruntime")
+    assert restorer.card.state is not None
+    frame = np.full((90, 120, 3), 99, np.uint8)
+    _, after = step(restorer, frame)
+    assert np.abs(after).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "words"),
+    [
+        ("clips", {}, r"clips learns from clips.*data\.frames"),
+        ("clips", {"frames": 0}, r"data\.frames is 0"),
+        ("supervised", {"frames": 3}, r"data\.frames: supervised learns from photos; clips learns from clips"),
+    ],
+)
+def test_photos_and_clips_are_told_apart(recipe: str, data: dict[str, Any], words: str) -> None:
+    from fairweather.recipes import RECIPES
+    from fairweather.training.datasets import check_choice
+    from fairweather.training.settings import DataSettings
+
+    sources = [{"kind": "clear", "path": "clear"}]
+    with pytest.raises(BadSettings, match=words):
+        check_choice(DataSettings(folder="x", sources=sources, **data), RECIPES[recipe], recipe)
