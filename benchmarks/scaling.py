@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from peaks import peak
 
 SHARED = 2.0
 """Megapixels of each photo where their number varies."""
@@ -87,8 +88,7 @@ def measure_number(model: str, engine: str, source: Path, number: int) -> Point:
         folder.run(jobs, restorer, progress=False)
         seconds = time.perf_counter() - start
         assert len(list(out.glob("*.jpg"))) == number, "all photos are there"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(number), seconds, peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return float(number), seconds, peak() / 2**20
 
 
 def child(*arguments: str) -> list[Any]:

@@ -36,7 +36,6 @@ import contextlib  # noqa: E402
 import importlib.util  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
-import resource  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
@@ -45,6 +44,7 @@ from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
+from peaks import peak  # noqa: E402
 from speed_table import STAGES, bars_markdown, markdown, pixels  # noqa: E402
 
 if TYPE_CHECKING:  # the parent imports nothing large: a child's peak would count from there
@@ -222,8 +222,7 @@ def measure(system: str, source: Path, runs: int, engine: str, once: bool = Fals
     }
     if restorer is not None:
         found["bare"] = unguarded(restorer, source, runs)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found["peak"] = peak if sys.platform == "darwin" else peak * 1024
+    found["peak"] = peak()
     if restorer is not None and engine == "torch":
         from fairweather import cards
         from fairweather.images import read

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 
 import av
 import numpy as np
+from peaks import peak
 
 from fairweather.evaluation.temporal import TemporalMeter, TemporalScore
 from fairweather.restoring import load
@@ -194,7 +194,6 @@ def of_file(film: Path, frames: int | None) -> Iterator[Any]:
 def synthetic(photo: Path, frames: int = 100) -> Iterator[Any]:
     """A hazy clip over a clear photo, with its truth."""
     from fairweather.data.clips import hazy_clip
-
     from fairweather.images import read
 
     pixels = read(photo).pixels
@@ -211,7 +210,7 @@ def memory(model: str, folder: Path, lengths: Sequence[int] = (10, 600)) -> str:
         waves(source, 25 * seconds)
         command = [sys.executable, str(Path(__file__)), "--peak", str(source), str(folder / f"out{seconds}.mp4"), model]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks.append(int(done.stdout.split()[-1]) / 1024)
+        peaks.append(int(done.stdout.split()[-1]) / 2**20)
         said = "" if len(peaks) == 1 else "reached" if peaks[1] <= GROWN * peaks[0] else "missed"
         grown = "" if len(peaks) == 1 else f"{peaks[1] / peaks[0]:.3f} x, aim ≤ {GROWN:g} x: {said}"
         lines.append(f"| {seconds} s of 160 x 90 | {25 * seconds:,} | {peaks[-1]:.0f} | {grown} |")
@@ -231,15 +230,15 @@ def waves(target: Path, frames: int) -> None:
         out.mux(stream.encode(None))
 
 
-def peak(source: str, target: str, model: str) -> None:
-    """Restore a film in this process, and print its peak memory in KiB."""
+def measured_peak(source: str, target: str, model: str) -> None:
+    """Restore a film in this process, and print its peak memory in bytes."""
     film: clip.Restoring = Film([(load(model), 1.0)])
     run([Job(source, target)], lambda job, source: (film, ""), Options(), progress=False)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak())
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
-        peak(*sys.argv[2:])
+        measured_peak(*sys.argv[2:])
     else:
         sys.exit(main())
