@@ -22,6 +22,7 @@ RULE: dict[str, set[str]] = {
     "data": {"errors", "images", "weather", "pairs"},
     "restoring": {"errors", "images", "cards"},
     "evaluation": {"errors", "images", "cards", "pairs", "restoring"},
+    "web": {"errors", "images", "cards", "restoring"},
     "deploy": {"errors", "images", "cards", "pairs", "generators", "restoring", "evaluation"},
     "training": {
         *("errors", "images", "cards", "pairs", "weather", "generators", "discriminators", "losses", "recipes", "data"),
