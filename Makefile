@@ -20,7 +20,7 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP) install -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,quantize,cluster,dev]'
+	.venv/bin/python $(PIP) install -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,web,quantize,cluster,dev]'
 	@touch $@
 
 check: install
@@ -28,6 +28,7 @@ check: install
 	.venv/bin/mypy
 
 test: check
+	@sh tests/web/chromium.sh
 	# tests/training in a process of its own: after all the others in one, PyTorch crashes there (cause not found yet)
 	.venv/bin/pytest --ignore=tests/training
 	.venv/bin/pytest tests/training

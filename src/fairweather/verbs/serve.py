@@ -23,11 +23,14 @@ def serve(
     host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1",
     port: Annotated[int, tyro.conf.arg(metavar="N")] = 7860,
     share: Literal["no"] = "no",
+    page: bool = True,
     models: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...", help_behavior_hint="")] = (),
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = (),
     max_bytes: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "100MB",
     max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 100_000_000,
-    at_once: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each core)")] = None,
+    at_once: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each core)")
+    ] = None,
     waiting: Annotated[int, tyro.conf.arg(metavar="N")] = 16,
     seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 120.0,
     keep: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 30.0,
@@ -47,6 +50,7 @@ def serve(
         host: the address to listen on; 0.0.0.0 is every one that this machine has.
         port: 0 takes one that is free, and says which.
         share: no tunnel is opened to anywhere; there is nothing but no.
+        page: without (--no-page) there is the API alone, which needs less memory and starts sooner.
         models: folders of models of your own, offered beside those that ship.
         allow_host: further names by which the server may be called, behind a proxy for one.
         max_bytes: refuse larger files.
@@ -91,10 +95,14 @@ def serve(
         )
         before = signal.signal(signal.SIGTERM, _ended)  # uvicorn raises it once more when it has ended
         try:
-            application = create(service, hosts=hosts_of(host, allow_host))
+            application = create(service, hosts=hosts_of(host, allow_host), page=page)
             _greet(service, host, listening.getsockname()[1])
             config = uvicorn.Config(
-                application, log_level="warning", server_header=False, timeout_keep_alive=15, timeout_graceful_shutdown=5
+                application,
+                log_level="warning",
+                server_header=False,
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=5,
             )
             uvicorn.Server(config).run([listening])
         finally:
@@ -110,6 +118,7 @@ def _listening(host: str, port: int) -> socket.socket:
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen(128)  # who comes while models and page are prepared waits, and is not turned away
     except socket.gaierror:
         raise BadSettings(f"--host {host} is no address of this machine: give one, or leave it out") from None
     except OSError as error:

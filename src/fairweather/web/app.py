@@ -57,10 +57,10 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _failed)
     app.include_router(api.router(service))
-    app.include_router(pictures.router(service, photos))
     if page:
         from fairweather.web.page import mounted
 
+        app.include_router(pictures.router(service, photos))
         app = mounted(app, service)
     return Gate(app, hosts)
 

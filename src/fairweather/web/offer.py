@@ -65,14 +65,21 @@ class Offer:
     """
 
     def __init__(
-        self, folders: Sequence[Path] = (), *, engine: str = "auto", precision: str = "auto", memory: Memory | None = None
+        self,
+        folders: Sequence[Path] = (),
+        *,
+        engine: str = "auto",
+        precision: str = "auto",
+        memory: Memory | None = None,
     ) -> None:
         self.folders = dict(cards.shipped())
         for given in folders:
             folder = cards.find(given)
             name = cards.read_card(folder).name
             if name in self.folders and self.folders[name] != folder or name == AUTO:
-                raise BadSettings(f"--models {given}: there is a model {name!r} already; give it another name in its card")
+                raise BadSettings(
+                    f"--models {given}: there is a model {name!r} already; give it another name in its card"
+                )
             self.folders[name] = folder
         self.cards = {name: cards.read_card(folder, verify=False) for name, folder in self.folders.items()}
         self._ways: dict[str, Any] = {"engine": engine, "precision": precision, "memory": memory}
@@ -99,9 +106,7 @@ class Offer:
                 f"model {settings.model} and weather {settings.weather} both say what to take out: give one of them"
             )
         check_strength(settings.strength)
-        if settings.weather not in (AUTO, "none") and (
-            lacking := self.auto.missing(cast(Decision, settings.weather))
-        ):
+        if settings.weather not in (AUTO, "none") and (lacking := self.auto.missing(cast(Decision, settings.weather))):
             raise BadSettings(f"weather {settings.weather} needs a model for {lacking[0]}, and none ships")
 
     def plan(self, look: Callable[[], Weather], settings: Settings) -> Plan:

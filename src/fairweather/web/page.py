@@ -14,7 +14,6 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-import fairweather
 from fairweather.web.offer import AUTO, WEATHERS
 from fairweather.web.pictures import examples
 from fairweather.web.service import Service
@@ -74,7 +73,7 @@ def drawn(service: Service) -> gr.Blocks:
     ]
     settings = "(model, weather, guard) => { window.fairweather.settings(model, weather, guard); return []; }"
     with gr.Blocks(title="fairweather", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(_read("head.html").replace("VERSION", fairweather.__version__), elem_id="fw-head")
+        gr.HTML(html_template=_read("head.html"), apply_default_css=False, elem_id="fw-head")
         with gr.Row(elem_id="fw-main", equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_id="fw-left"):
                 gr.HTML(
@@ -85,17 +84,22 @@ def drawn(service: Service) -> gr.Blocks:
                 )
             with gr.Column(scale=1, min_width=280, elem_id="fw-side"):
                 gr.HTML(html_template=_read("found.html"), apply_default_css=False, elem_id="fw-found")
-                strength = gr.Slider(
-                    0, 100, 100, step=1, label="Strength in %", elem_id="fw-strength", buttons=["reset"]
-                )
-                model = gr.Dropdown(named, value=AUTO, label="Model", elem_id="fw-model")
-                weather = gr.Radio(
-                    [(SEEN[name], name) for name in WEATHERS], value=AUTO, label="Take out", elem_id="fw-weather"
-                )
-                guard = gr.Checkbox(True, label="Guard against casts and noise", elem_id="fw-guard")
+                with gr.Column(elem_id="fw-amount"):
+                    strength = gr.Slider(
+                        0, 100, 100, step=1, label="Strength in %", elem_id="fw-strength", buttons=["reset"]
+                    )
+                with gr.Column(elem_id="fw-controls"):
+                    model = gr.Dropdown(named, value=AUTO, label="Model", elem_id="fw-model")
+                    weather = gr.Radio(
+                        [(SEEN[name], name) for name in WEATHERS], value=AUTO, label="Take out", elem_id="fw-weather"
+                    )
+                    guard = gr.Checkbox(True, label="Guard against casts and noise", elem_id="fw-guard")
                 gr.HTML(html_template=_read("take.html"), apply_default_css=False, elem_id="fw-take")
         strength.change(
-            fn=None, inputs=strength, js="(s) => { window.fairweather.strength(s); return []; }", api_visibility="private"
+            fn=None,
+            inputs=strength,
+            js="(s) => { window.fairweather.strength(s); return []; }",
+            api_visibility="private",
         )
         for control in (model, weather, guard):
             control.change(fn=None, inputs=[model, weather, guard], js=settings, api_visibility="private")

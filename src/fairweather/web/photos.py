@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fairweather.images import Photo, read, write
 from fairweather.images.formats import Kind
 from fairweather.images.headers import Header
+from fairweather.restoring.apply import MIN_TRANSMISSION
 from fairweather.restoring.recognise import Weather
 from fairweather.restoring.restorer import Seen
 from fairweather.restoring.stopping import check
@@ -272,10 +273,10 @@ def _small(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _coloured(seen: Seen, header: Header) -> NDArray[np.uint8]:
-    """The share of light that the haze adds, 1 - t, from dark violet (clear) to yellow (dense); H' x W' x 3 uint8."""
+    """The light that the haze takes, 1 - t, from dark violet (none) to yellow (the most that is seen); H' x W' x 3."""
     factor = min(1.0, MAP_SIDE / max(header.width, header.height))
     width, height = max(1, round(header.width * factor)), max(1, round(header.height * factor))
-    haze = cv2.resize(1 - seen.maps[0, 0], (width, height), interpolation=cv2.INTER_CUBIC)
+    haze = cv2.resize((1 - seen.maps[0, 0]) / (1 - MIN_TRANSMISSION), (width, height), interpolation=cv2.INTER_CUBIC)
     bytes_ = np.rint(np.clip(haze, 0, 1) * 255).astype(np.uint8)
     coloured: NDArray[np.uint8] = cv2.cvtColor(cv2.applyColorMap(bytes_, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     return coloured

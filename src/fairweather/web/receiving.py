@@ -46,20 +46,24 @@ async def receive(request: Request, folder: Path, limits: Limits, name: str | No
                     async for chunk in counted.request().stream():
                         file.write(chunk)
     except TimeoutError:
-        raise Refused(408, "too_slow", f"{called}: took longer than {limits.seconds:g} s to arrive; send it again") from None
+        raise Refused(
+            408, "too_slow", f"{called}: took longer than {limits.seconds:g} s to arrive; send it again"
+        ) from None
     except _TooMuch:
-        await _linger(request)
+        await counted.linger()
         raise too_large(called, limits) from None
     except Refused as error:
         if error.status == 413:
-            await _linger(request)
+            await counted.linger()
         raise
     except ClientDisconnect:
         raise Refused(400, "incomplete", f"{called}: did not arrive whole; send it again") from None
     except OSError as error:
         raise Refused(507, "no_room", f"{called}: the server's disk is full or cannot be written") from error
     if not path.stat().st_size:
-        raise Refused(422, "empty", f"{called}: is empty (0 bytes); send the photo's file as the body, or as a part {FIELD!r}")
+        raise Refused(
+            422, "empty", f"{called}: is empty (0 bytes); send the photo's file as the body, or as a part {FIELD!r}"
+        )
     return path, called
 
 
@@ -71,17 +75,26 @@ class _Counted:
     """The request, with its body counted while it is read."""
 
     def __init__(self, request: Request, most: int) -> None:
-        self._request, self._left = request, most
+        self._request, self._left, self._ended = request, most, False
 
     def request(self) -> Request:
         return Request(self._request.scope, self._receive)
 
     async def _receive(self) -> Any:
         message = await self._request.receive()
+        self._ended = message["type"] != "http.request" or not message.get("more_body", False)
         self._left -= len(message.get("body", b""))
         if self._left < 0:
             raise _TooMuch
         return message
+
+    async def linger(self) -> None:
+        """Take in what is still being sent and throw it away, for a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while not self._ended:
+                    with suppress(_TooMuch):
+                        await self._receive()
 
 
 async def _form(request: Request, path: Path, called: str, *, given: bool, limits: Limits) -> str:
@@ -107,13 +120,3 @@ async def _form(request: Request, path: Path, called: str, *, given: bool, limit
     finally:
         await form.close()
     return called
-
-
-async def _linger(request: Request) -> None:
-    """Take in what is still being sent, for a while."""
-    with suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(LINGER):
-            while True:
-                message = await request.receive()
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    return

@@ -362,6 +362,7 @@
 
   function begin(element) {
     root = one(".fw-viewer", element);
+    root.classList.add("fw-begun");
     root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-do]"), chosen = event.target.closest("[data-example]");
       if (button) doings[button.dataset.do]();
