@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from PIL import Image
 
 import fairweather
 from fairweather import images
-from tests.web.conftest import EXAMPLES, automatic, hazy
+from tests.conftest import ROOT
+from tests.house.imports import SOURCE
+from tests.web.conftest import EXAMPLES, automatic, hazy, python
 
 RESTORE = "/api/v1/restore"
 
@@ -204,3 +209,24 @@ def test_models_and_health(client: Any, service: Any) -> None:
 def test_methods_and_paths_that_are_none(client: Any) -> None:
     told(client.get(RESTORE), 405, "not_allowed")
     told(client.get("/api/v1/nothing"), 404, "no_such_path")
+
+
+def test_the_documented_call_runs(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/api.md, against a server: its Python, and every status and flag that it names."""
+    text = (ROOT / "docs" / "api.md").read_text()
+    server = served("--no-page")
+    (tmp_path / "harbour.jpg").write_bytes((EXAMPLES / "lighthouse.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    snippet = text.split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:7860", server.address)
+    exec(compile(snippet, "docs/api.md", "exec"), {})
+    assert (tmp_path / "clear.jpg").read_bytes() == python(tmp_path / "harbour.jpg", tmp_path / "out.jpg")
+    source = "".join(path.read_text() for path in (SOURCE / "web").glob("*.py"))
+    rows = text.split("## What is refused")[1].split("## Limits")[0]
+    named = {(int(row[0]), kind) for row in re.findall(r"^\| (\d+) \| ([^|]+) \|", rows, re.MULTILINE)
+             for kind in re.findall(r"`(\w+)`", row[1])}  # fmt: skip
+    said = {(int(status), kind) for status, kind in re.findall(r"Refused\(\s*(\d+),\s*\"(\w+)\"", source)}
+    assert said - {(404, "gone"), (404, "no_map")} <= named, "a refusal that the page does not name"
+    assert {kind for _, kind in named} <= set(re.findall(r"\"(\w+)\"", source))
+    flags = set(re.findall(r"`(--[a-z-]+)`", text))
+    help_ = subprocess.run([sys.executable, "-m", "fairweather", "serve", "--help"], capture_output=True, text=True)
+    assert not {flag for flag in flags if flag not in help_.stdout}

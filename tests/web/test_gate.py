@@ -35,7 +35,8 @@ def test_no_file_can_be_read_by_its_path(client: Any, service: Any, spelling: st
         ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/run/predict"),
         ("POST", "/gradio_api/process_recording"), ("GET", "/gradio_api/upload_progress"), ("GET", "/monitoring"),
         ("GET", "/gradio_api/openapi.json"), ("POST", "/gradio_api/component_server"), ("GET", "/docs"),
-        ("GET", "/gradio_api/deep_link"), ("POST", "/login"), ("GET", "/gradio_api/runs"), ("GET", "/gradio_api/dev/reload"),
+        ("GET", "/gradio_api/deep_link"), ("POST", "/login"), ("GET", "/gradio_api/runs"),
+        ("GET", "/gradio_api/dev/reload"),
     ],
 )  # fmt: skip
 def test_what_the_page_does_not_need_is_closed(client: Any, method: str, path: str) -> None:

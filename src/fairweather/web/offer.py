@@ -76,7 +76,7 @@ class Offer:
         for given in folders:
             folder = cards.find(given)
             name = cards.read_card(folder).name
-            if name in self.folders and self.folders[name] != folder or name == AUTO:
+            if name == AUTO or self.folders.get(name, folder) != folder:
                 raise BadSettings(
                     f"--models {given}: there is a model {name!r} already; give it another name in its card"
                 )

@@ -117,7 +117,7 @@ def mounted(app: FastAPI, service: Service) -> FastAPI:
         f"<script>window.fairweatherLimits = {told};</script>"
         '<script src="/page/static/page.js"></script>'
     )
-    return gr.mount_gradio_app(
+    whole: FastAPI = gr.mount_gradio_app(
         app,
         drawn(service),
         path="/",
@@ -134,6 +134,7 @@ def mounted(app: FastAPI, service: Service) -> FastAPI:
         mcp_server=False,
         enable_monitoring=False,
     )
+    return whole
 
 
 def _does(direction: str, weather: str) -> str:

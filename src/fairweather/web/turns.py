@@ -1,4 +1,4 @@
-"""The queue: a bounded number of requests inside, of which a few are worked on, each in a thread and for a bounded time.
+"""The queue: a bounded number of requests inside, of which a few are worked on, each in a thread, for a bounded time.
 
 A place is taken before a request's body is received, so that bodies on disk are bounded too. Work that is overdue is
 told to stop (`restoring.stopping`); it gives its thread back at the next step that looks.
