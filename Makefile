@@ -20,7 +20,7 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP) install -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,web,quantize,cluster,dev]'
+	.venv/bin/python $(PIP) install -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,web,quantize,cluster,video,dev]'
 	@touch $@
 
 check: install

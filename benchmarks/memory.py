@@ -1,6 +1,6 @@
 """Does `restore --memory` keep to it? Large photos from file to file, as the operating system counts.
 
-    python benchmarks/memory.py [--memory 2GB] [--model dehaze dehaze-fast derain] [--photo 10000x10000.jpg ...]
+    python benchmarks/memory.py [--memory 2GB] [--model dehaze dehaze-fast derain ...] [--photo 10000x10000.jpg ...]
 
 For each model and photo (mosaics of examples/): the peak of the process with the budget and without one, and the
 greatest difference between the two results in levels of 255: at most 1 is allowed, for tiles add floats in another
@@ -23,6 +23,7 @@ from speed import EXAMPLES, mosaic
 from fairweather.images import read
 from fairweather.restoring.budget import parse
 
+MODELS = ("dehaze", "dehaze-fast", "derain", "derain-fast")
 PHOTOS = ("10000x10000.jpg", "10000x10000.png", "30000x2000.jpg")
 
 
@@ -41,7 +42,7 @@ def difference(one: Path, other: Path) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory", default="2GB", metavar="SIZE")
-    parser.add_argument("--model", nargs="*", default=["dehaze", "dehaze-fast", "derain"], metavar="NAME|PATH")
+    parser.add_argument("--model", nargs="*", default=list(MODELS), metavar="NAME|PATH")
     parser.add_argument("--photo", nargs="*", default=list(PHOTOS), metavar="WIDTHxHEIGHT.SUFFIX")
     options = parser.parse_args(arguments)
     allowed, failed = parse(options.memory) / 2**20, 0

@@ -29,6 +29,7 @@ from fairweather.evaluation.sets import restored
 from fairweather.pairs import find_sets
 from fairweather.restoring import load
 
+MODELS = ("dehaze-fast", "dehaze", "derain-fast", "derain")
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 TRAIN = {"haze": ("sots_outdoor", "sots_indoor", "o_haze", "nh_haze"), "rain": ("rain100",)}
 TEST = {"haze": ("sots_outdoor", "sots_indoor", "i_haze", "nh_haze2"), "rain": ("rain100",)}
@@ -125,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     """What may be said on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", nargs="+", default=["dehaze-fast", "dehaze", "derain"], metavar="NAME|PATH")
+    parser.add_argument("--model", nargs="+", default=list(MODELS), metavar="NAME|PATH")
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--data", type=Path, default=PHOTOS)
     parser.add_argument("--steps", type=int, default=200)

@@ -15,7 +15,7 @@ ENGINE = "openvino"
 GUNET_T_SHARE = 2.60 / 2.758
 """As in opponents.py, which needs PyTorch."""
 
-PIXELS_TO_PIXELS = {"dehaze-fast": 0.035, "dehaze": 0.100, "derain": 0.100}
+PIXELS_TO_PIXELS = {"dehaze-fast": 0.035, "dehaze": 0.100, "derain": 0.100, "derain-fast": 0.100}
 """Model -> most seconds at FULL_HD."""
 FILE_TO_FILE = {"dehaze-fast": 1.2, "dehaze": 3.0}
 """Model -> most seconds at TWELVE megapixels."""

@@ -63,27 +63,41 @@ class Auto:
         """The photo without the weather that was seen, each in its amount, or without that which somebody decided on,
         whole: "none" gives a copy, "both" is rain, then haze."""
         check_photo(photo)
-        seen = weather if isinstance(weather, Weather) else None
-        decided = seen.decided if seen else cast("Decision", weather)
-        result, lacking = photo, self.missing(decided)
-        for part in self.parts(decided):
-            if part in lacking:
-                self._tell(part)
-            else:
-                amount = seen.amount(part) if seen else 1.0
-                result = self._restorer(self.models[part])(result, strength * amount, guard)
+        result = photo
+        for restorer, amount in self.taking(weather):
+            result = restorer(result, strength * amount, guard)
         return np.array(photo, order="C") if result is photo else result
 
+    def taking(self, weather: Weather | Decision) -> list[tuple[Restorer, float]]:
+        """The restorers that take out this weather, in their order, and how much of it each (0 to 1); those of weather
+        for which no model ships are left out, and that is said once."""
+        seen = weather if isinstance(weather, Weather) else None
+        decided = seen.decided if seen else cast("Decision", weather)
+        lacking = self.missing(decided)
+        for part in lacking:
+            self._tell(part)
+        return [
+            (self._restorer(self.models[part]), seen.amount(part) if seen else 1.0)
+            for part in self.parts(decided)
+            if part not in lacking
+        ]
+
     def frames(
-        self, frames: Iterable[NDArray[Any]], strength: float = 1.0, guard: bool = True
+        self,
+        frames: Iterable[NDArray[Any]],
+        strength: float = 1.0,
+        guard: bool = True,
+        *,
+        steady: bool = True,
+        rate: float = 25.0,
     ) -> Iterator[NDArray[Any]]:
-        """The restored frames of a film, one by one. The mean of all frames so far decides, so that it does not flicker
-        between two minds, and how much of it is taken out moves as slowly."""
-        haze = rain = 0.0
-        for number, frame in enumerate(frames, start=1):
-            seen = self.recognise(frame)
-            haze, rain = haze + (seen.haze - haze) / number, rain + (seen.rain - rain) / number
-            yield self.restore(frame, Weather(haze, rain), strength, guard)
+        """The restored frames of a film of `rate` frames a second, one by one. The weather is looked for every two
+        seconds (`fairweather.restoring.film.Watching`)."""
+        from fairweather.restoring.film import Watching
+
+        watching = Watching(self, strength, guard=guard, steady=steady)
+        for frame in frames:
+            yield watching(frame, 1 / rate)
 
     def parts(self, decided: Decision) -> tuple[str, ...]:
         """The kinds of weather in a decision, in the order in which they are taken out."""

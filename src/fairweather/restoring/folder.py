@@ -60,12 +60,18 @@ class _Found(NamedTuple):
     named: bool  # given as a file or by a pattern, not found inside a folder
 
 
-def plan(inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> list[Job]:
+def plan(
+    inputs: Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    also: frozenset[str] = frozenset(),
+) -> list[Job]:
     """The jobs that files, folders and patterns (`*`, `?`, `[...]`, `**`) amount to, in a stable order.
 
     A folder is searched to any depth and its structure is kept under `out`; a pattern keeps the structure below the
     part before its first wildcard. Inside folders and patterns only pictures count (by suffix), nothing hidden, and
-    nothing that lies in `out` already; a file that is named is taken whatever its suffix.
+    nothing that lies in `out` already, and files with the suffixes `also`; a file that is named is taken whatever its
+    suffix.
     `out` is a folder (default: `restored` in the current one), unless there is exactly one input file and `out` ends
     in a picture's suffix. Nothing is created.
 
@@ -75,7 +81,7 @@ def plan(inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] |
     target = Path(DEFAULT_OUT if out is None else out)
     found: list[_Found] = []
     for given in inputs:
-        found += _expand(os.fspath(given), target)
+        found += _expand(os.fspath(given), target, SUFFIXES | also)
     if not found:
         raise BadSettings("there is nothing to restore: give files, folders or patterns")
     if len(found) == 1 and found[0].named and target.suffix.lower() in SUFFIXES and not target.is_dir():
@@ -290,12 +296,12 @@ def bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None]
         yield show
 
 
-def _expand(given: str, target: Path) -> list[_Found]:
+def _expand(given: str, target: Path, suffixes: frozenset[str]) -> list[_Found]:
     path = Path(given)
     if os.path.isdir(given):
-        found = [_Found(file, file.relative_to(path), False) for file in _pictures(path, target)]
+        found = [_Found(file, file.relative_to(path), False) for file in _pictures(path, target, suffixes)]
         if not found:
-            raise BadFolder(f"{path}: there are no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
+            raise BadFolder(f"{path}: there are no pictures in this folder; looked for {', '.join(sorted(suffixes))}")
         return found
     if os.path.exists(given):
         return [_Found(path, Path(path.name), True)]
@@ -310,15 +316,15 @@ def _expand(given: str, target: Path) -> list[_Found]:
         if _inside(match, target) and not _inside(root, target):
             continue  # an earlier result
         if match.is_dir() and "**" not in given:
-            found += [_Found(file, file.relative_to(root), True) for file in _pictures(match, target)]
-        elif match.is_file() and match.suffix.lower() in SUFFIXES:
+            found += [_Found(file, file.relative_to(root), True) for file in _pictures(match, target, suffixes)]
+        elif match.is_file() and match.suffix.lower() in suffixes:
             found.append(_Found(match, match.relative_to(root), True))
     if not found:
         raise BadFolder(f"{given}: no picture matches this pattern; check it, and quote it")
     return found
 
 
-def _pictures(folder: Path, target: Path) -> Iterator[Path]:
+def _pictures(folder: Path, target: Path, suffixes: frozenset[str]) -> Iterator[Path]:
     """Pictures below a folder, sorted; hidden ones are left out, and so is the folder that results go to."""
 
     def refuse(error: OSError) -> None:
@@ -331,7 +337,7 @@ def _pictures(folder: Path, target: Path) -> Iterator[Path]:
         )
         for name in sorted(files):
             path = Path(place, name)
-            if name[0] != "." and path.suffix.lower() in SUFFIXES and path.is_file():
+            if name[0] != "." and path.suffix.lower() in suffixes and path.is_file():
                 yield path
 
 

@@ -218,11 +218,24 @@ class Restorer:
         return self._memory() if callable(self._memory) else self._memory
 
     def frames(
-        self, frames: Iterable[NDArray[Any]], strength: float = 1.0, guard: bool = True
+        self,
+        frames: Iterable[NDArray[Any]],
+        strength: float = 1.0,
+        guard: bool = True,
+        *,
+        steady: bool = True,
+        rate: float = 25.0,
     ) -> Iterator[NDArray[Any]]:
-        """The restored frames, one by one as they are asked for."""
+        """The restored frames of a film of `rate` frames a second, one by one as they are asked for.
+
+        With `steady` what a maps network says is smoothed over time (`fairweather.restoring.steady`); without, and for
+        networks that give pictures, each frame is restored as a photo is.
+        """
+        from fairweather.restoring.film import Film
+
+        film = Film([(self, strength)], guard=guard, steady=steady)
         for frame in frames:
-            yield self(frame, strength, guard)
+            yield film(frame, 1 / rate)
 
     def maps(self, photo: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """What a maps network sees in the photo, at the network's own low resolution.

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -48,15 +49,26 @@ def restore(
     max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 200_000_000,
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: as is free)")] = None,
     cluster: Annotated[str | None, tyro.conf.arg(metavar="local|ray://HOST:PORT", help_behavior_hint="")] = None,
+    film: bool = False,
+    start: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="")] = None,
+    end: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="")] = None,
+    preview: Annotated[Literal["side", "split"] | None, tyro.conf.arg(help_behavior_hint="")] = None,
+    steady: bool = True,
+    blend: bool = False,
+    codec: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the source's)")] = None,
+    quality: Annotated[float | None, tyro.conf.arg(metavar="Q", help_behavior_hint="(default: the source's)")] = None,
+    fps: Annotated[str | None, tyro.conf.arg(metavar="RATE", help_behavior_hint="(default: 25)")] = None,
 ) -> int:
-    """Take the weather out of photos. The exit code is the number of photos that failed (100 at most).
+    """Take the weather out of photos and films. The exit code is the number of inputs that failed (100 at most).
 
     A model that was exported to degrade puts its weather into clear photos instead. Inputs are never written over.
     What is there already is skipped, so that an interrupted call can be repeated.
 
     Args:
-        inputs: photos, folders (searched through, their structure kept) or quoted patterns.
-        out: a folder, or a picture if there is one input; degraded/ by default where the model degrades.
+        inputs: photos, clips, folders (searched through, their structure kept) or quoted patterns; also a camera
+            (/dev/video0), an address (rtsp://...) or - for a pipe (extra: video).
+        out: a folder, or a picture or clip if there is one input; degraded/ by default where the model degrades; for
+            films also frames/%%05d.png, or - for a pipe.
         weather: what to take out; auto looks at each photo, says what it sees, and copies what is clear.
         model: take this model, whatever is in the photo: a shipped one (`fairweather models` lists them), or the path
             of a model folder or run folder.
@@ -71,6 +83,15 @@ def restore(
             networks work in windows that fit; what cannot fit is refused, and what it would need is said.
         cluster: hand the photos to the workers of a Ray cluster, one for each processor (extra: cluster); local starts
             them on this machine. All see the photos under the same paths; --memory is then each worker's.
+        film: a folder's pictures are one film's frames, in the order of their names (so they are if OUT is a clip).
+        start: films from here on: 12.5, 1:02.5 or 0:01:02.
+        end: films up to here.
+        preview: write films as they were beside what became of them (side), or half and half (split).
+        steady: without (--no-steady) each frame is restored as a photo would be.
+        blend: mix each frame with the one before along its motion: steadier, for models that give pictures too.
+        codec: of films: h264, hevc, vp9, av1, prores, ffv1, or an encoder by its FFmpeg name.
+        quality: of films, the encoder's own number (H.264: 18 is all but lossless, 28 small).
+        fps: frames a second of a folder of frames: 25, or 30000/1001.
     """
     if not inputs:
         print("fairweather restore: name the photos, folders or patterns (see --help)", file=sys.stderr)
@@ -87,38 +108,88 @@ def restore(
     card = None if model is None else cards.read_card(cards.find(model), verify=False)
     degrades = card is not None and card.direction == "degrade"
     size = None if memory is None else parse(memory)
-    jobs = folder.plan(inputs, Path("degraded") if degrades and out is None else out)
+    from fairweather.verbs.films import Wanted, apart, restore_films, split, summary
+    from fairweather.video import run as films
+
+    if degrades and out is None:
+        out = Path("degraded")
+    options = films.Options(
+        start=0.0 if start is None else _seconds("--start", start),
+        end=None if end is None else _seconds("--end", end),
+        view=preview,
+        codec=codec,
+        quality=quality,
+        rate=None if fps is None else _rate(fps),
+        overwrite=overwrite,
+    )
+    moving, still = apart(inputs, out, film)
+    clips = films.plan(moving, out)
+    jobs, found = split(folder.plan(still, out, also=films.SUFFIXES)) if still else ([], [])
+    clips += found
     done = f"given {card.weather}" if card is not None and degrades else "restored"
     strength_of_run = 0 if model is None and weather == "none" else strength
     make = partial(_work, model, weather or "auto", strength, guard, engine, precision, size)
-    if cluster is not None:
-        from fairweather.restoring import cluster as machines
+    failed = 0
+    tell = partial(print, file=sys.stderr if out is not None and str(out) == "-" else sys.stdout)
+    if jobs:
+        if cluster is not None:
+            from fairweather.restoring import cluster as machines
 
-        report = machines.run(
-            jobs,
-            cluster,
-            partial(make, threads=1),
-            strength=strength_of_run,
-            overwrite=overwrite,
-            max_pixels=max_pixels,
-            tell=_tell,
-        )
-    else:
-        work = make()
-        report = folder.run(
-            jobs,
-            work.restore,
-            strength=strength_of_run,
-            overwrite=overwrite,
-            max_pixels=max_pixels,
-            said=work.said,
-            tell=lambda job, line: _tell(line),
-            budget=work.budget,
-        )
-    for _, message in report.failed:
-        print(f"not {'done' if degrades else 'restored'}: {message}", file=sys.stderr)
-    print(_summary(report, jobs, done))
-    return min(len(report.failed), 100)
+            report = machines.run(
+                jobs,
+                cluster,
+                partial(make, threads=1),
+                strength=strength_of_run,
+                overwrite=overwrite,
+                max_pixels=max_pixels,
+                tell=_tell,
+            )
+        else:
+            work = make()
+            report = folder.run(
+                jobs,
+                work.restore,
+                strength=strength_of_run,
+                overwrite=overwrite,
+                max_pixels=max_pixels,
+                said=work.said,
+                tell=lambda job, line: _tell(line),
+                budget=work.budget,
+            )
+        for _, message in report.failed:
+            print(f"not {'done' if degrades else 'restored'}: {message}", file=sys.stderr)
+        tell(_summary(report, jobs, done))
+        failed += len(report.failed)
+    if clips:
+        how = Wanted(model, weather or "auto", strength, guard, engine, precision, size, steady, blend)
+        made = restore_films(clips, how, options, _tell)
+        for _, message in made.failed:
+            print(f"not restored: {message}", file=sys.stderr)
+        tell(summary(made, len(clips), clips))
+        failed += len(made.failed)
+        if made.stopped:
+            print(f"fairweather: {made.stopped}", file=sys.stderr)
+            return 130
+    return min(failed, 100)
+
+
+def _seconds(flag: str, given: str) -> float:
+    from fairweather.errors import BadSettings
+    from fairweather.video.source import seconds_of
+
+    try:
+        return seconds_of(given)
+    except BadSettings as error:
+        raise BadSettings(f"{flag}: {error}") from error
+
+
+def _rate(given: str) -> Fraction:
+    from fairweather.errors import BadSettings
+
+    try:
+        return Fraction(given)
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadSettings(f"--fps is a number (25) or a fraction (30000/1001), not {given!r}") from error
 
 
 def _work(
