@@ -2,10 +2,10 @@
 
     python benchmarks/serve.py [--requests 200] [--at-a-time 8] [--large 10]
 
-Starts `fairweather serve --no-page` in a process of its own and asks its API from threads of this one, for the photos of
-`examples/` in turn; every `--large`th request is one of 12 megapixels instead. Every answer is compared byte for byte
-with the first to the same photo. Memory is what the system counts for the server, resident: after the first quarter of
-the requests, which meets every photo and opens every model, and at the end.
+Starts `fairweather serve --no-page` in a process of its own and asks its API from threads of this one, for the photos
+of `examples/` in turn; every `--large`th request is one of 12 megapixels instead. Every answer is compared, byte for
+byte, with the first to the same photo. Memory is what the system counts for the server, resident: after the first
+quarter of the requests, which meets every photo and opens every model, and at the end.
 """
 
 from __future__ import annotations

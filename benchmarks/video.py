@@ -193,6 +193,7 @@ def of_file(film: Path, frames: int | None) -> Iterator[Any]:
 def synthetic(photo: Path, frames: int = 100) -> Iterator[Any]:
     """A hazy clip over a clear photo, with its truth."""
     from fairweather.data.clips import hazy_clip
+
     from fairweather.images import read
 
     pixels = read(photo).pixels

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +89,7 @@ def test_clips_are_told_from_photos(start: bytes, clip: bool) -> None:
     assert clips.is_clip(start) is clip
 
 
-def test_the_seam_for_clips_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import ModuleType
-
-    monkeypatch.setitem(sys.modules, clips.MODULE, None)
-    assert clips.restorer() is None
-    assert "single frames" in str(clips.refusal("a.mp4"))
-    video = ModuleType(clips.MODULE)
-    video.restore_video = lambda: None  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, clips.MODULE, video)
-    assert clips.restorer() is video.restore_video
+def test_whoever_sends_a_clip_is_told_what_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "fairweather restore" in str(clips.refusal("a.mp4"))
+    monkeypatch.setattr(clips, "VIDEO", "fairweather.no_such_room")
+    assert "single frames" in str(clips.refusal("a.mp4"))

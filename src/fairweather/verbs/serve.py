@@ -101,6 +101,7 @@ def serve(
                 application,
                 log_level="warning",
                 server_header=False,
+                limit_concurrency=256,  # connections, idle ones and those for the page's own files included
                 timeout_keep_alive=15,
                 timeout_graceful_shutdown=5,
             )

@@ -25,14 +25,12 @@ class Limits:
     """Minutes that the page's photos stay after they were last asked for."""
     disk: int = 2_000_000_000
     """Bytes of all photos that the page keeps; beyond it the ones longest unused go."""
-    clip_seconds: float = 60.0
-    """Of one clip."""
 
     def __post_init__(self) -> None:
         for name, least in (("bytes", 1), ("pixels", 1), ("at_once", 1), ("waiting", 0), ("disk", 1)):
             if getattr(self, name) < least:
                 raise BadSettings(f"--{_flag(name)} must be at least {least}, not {getattr(self, name)}")
-        for name in ("seconds", "keep", "clip_seconds"):
+        for name in ("seconds", "keep"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise BadSettings(f"--{_flag(name)} must be a number above 0, not {getattr(self, name)}")
 

@@ -5,7 +5,8 @@
 (() => {
   "use strict";
   const limits = window.fairweatherLimits;
-  const AT_ONCE = 2, SOON = 250, AWAY = 2000, MOST_ENLARGED = 2;
+  const AT_ONCE = 2, SOON = 250, AWAY = 2000, MOST_ENLARGED = 2, MOST_LOST = 4;
+  const IMAGES = [".fw-before", ".fw-after", ".fw-map"];
   const state = { photos: [], current: -1, model: "auto", weather: "auto", guard: true, strength: 1,
                   place: 0.5, map: false, full: false, under: 0 };
   let root, timer;
@@ -273,10 +274,13 @@
     next();
   }
 
-  async function lost() {  // an image did not come: the photo is gone with a server, or the server is away
+  function lost() {  // an image did not come: the photo is gone with a server, or the server is away or busy
     const photo = shown();
     if (!photo || photo.status !== "ready") return;
-    Object.assign(photo, { status: "waiting", said: "fetching it again", token: photo.token });
+    for (const name of IMAGES) one(name, root).removeAttribute("src");
+    photo.lost = (photo.lost || 0) + 1;
+    if (photo.lost > MOST_LOST) return wrong(photo, `${photo.name}: cannot be shown here; the server may be too busy`);
+    Object.assign(photo, { status: "waiting", said: "fetching it again" });
     draw();
     next();
   }
@@ -349,7 +353,7 @@
     fit: () => { state.full = false; draw(); },
     full: () => { state.full = true; draw(); const at = one(".fw-scroll", root); at.scrollLeft = (at.scrollWidth - at.clientWidth) / 2; at.scrollTop = (at.scrollHeight - at.clientHeight) / 2; },
     screen: () => (document.fullscreenElement ? document.exitFullscreen() : one(".fw-work", root).requestFullscreen()),
-    again: () => { Object.assign(shown(), { status: "waiting", said: "waiting" }); draw(); next(); },
+    again: () => { Object.assign(shown(), { status: "waiting", said: "waiting", lost: 0 }); draw(); next(); },
   };
 
   async function all() {
@@ -373,7 +377,8 @@
     one(".fw-stage", root).addEventListener("pointerdown", drag);
     one(".fw-handle", root).addEventListener("keydown", keys);
     one(".fw-scroll", root).addEventListener("scroll", divide, { passive: true });
-    for (const name of [".fw-before", ".fw-after", ".fw-map"]) one(name, root).addEventListener("error", lost);
+    for (const name of IMAGES) one(name, root).addEventListener("error", lost);
+    one(".fw-after", root).addEventListener("load", () => { if (shown()) shown().lost = 0; });
     new ResizeObserver(layout).observe(one(".fw-stage", root));
     document.addEventListener("fullscreenchange", layout);
     document.addEventListener("click", (event) => { if (event.target.closest(".fw-all")) all(); });
