@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -27,7 +27,11 @@ TIDYING = 30.0
 
 def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool = True) -> Any:
     """The ASGI application of a service. Without `page` there is the API alone, and Gradio is not imported."""
-    photos = Photos(service)
+    photos, drawn = Photos(service), None
+    if page:
+        from fairweather.web.page import mounted
+
+        drawn = mounted(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), service)
 
     @asynccontextmanager
     async def living(app: FastAPI) -> AsyncIterator[None]:
@@ -38,7 +42,8 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
 
         task = asyncio.create_task(tidy())
         try:
-            yield
+            async with drawn.router.lifespan_context(drawn) if drawn else nullcontext():
+                yield
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -57,12 +62,9 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _failed)
     app.include_router(api.router(service))
-    if page:
-        from fairweather.web.page import mounted
-
+    if drawn is not None:
         app.include_router(pictures.router(service, photos))
-        app = mounted(app, service)
-    return Gate(app, hosts)
+    return Gate(app, drawn, hosts)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -34,10 +34,12 @@ HEADERS = {
 
 
 class Gate:
-    """ASGI middleware. `hosts`: names by which the server may be called; None: any."""
+    """ASGI. What is ours goes to `app`, the rest to the page that Gradio draws, where there is one: were that mounted
+    in `app`, it would answer what `app` refuses. `hosts`: names by which the server may be called; None: any."""
 
-    def __init__(self, app: Any, hosts: Iterable[str] | None = None) -> None:
+    def __init__(self, app: Any, drawn: Any = None, hosts: Iterable[str] | None = None) -> None:
         self.app = app
+        self.drawn = drawn
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -58,7 +60,8 @@ class Gate:
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
-        await (self.app if wrong is None else refusal(wrong))(scope, receive, sent)
+        inside = self.app if self.drawn is None or scope["path"].startswith(OURS) else self.drawn
+        await (inside if wrong is None else refusal(wrong))(scope, receive, sent)
 
     def _wrong(self, method: str, path: str, headers: dict[str, str]) -> Refused | None:
         host = headers.get("host", "")

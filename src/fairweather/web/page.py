@@ -107,7 +107,7 @@ def drawn(service: Service) -> gr.Blocks:
 
 
 def mounted(app: FastAPI, service: Service) -> FastAPI:
-    """The application with the page at its root."""
+    """An application with the page at its root."""
     limits = service.limits
     told = json.dumps({"bytes": limits.bytes, "pixels": limits.pixels, "keep": limits.keep})
     head = (
