@@ -178,6 +178,9 @@ def test_forty_megapixels(opened: Callable[..., Any], tmp_path: Path) -> None:
     send(page, path)
     assert "8000 × 5000" in page.inner_text(".fw-name")
     assert page.evaluate("document.querySelector('.fw-after').naturalWidth") == 8000
+    page.click("[data-do=full]")
+    assert page.evaluate("document.querySelector('.fw-canvas').clientWidth") == 8000
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the photo makes the page wider"
     assert downloaded(page)[1] == python(path, tmp_path / "out.jpg")
 
 
