@@ -20,7 +20,7 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP) install -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,quantize,cluster,video,dev]'
+	.venv/bin/python $(PIP) install -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,web,quantize,cluster,video,dev]'
 	@touch $@
 
 check: install
@@ -28,9 +28,11 @@ check: install
 	.venv/bin/mypy
 
 test: check
+	@sh tests/web/chromium.sh
 	# tests/training in a process of its own: after all the others in one, PyTorch crashes there (cause not found yet)
-	.venv/bin/pytest --ignore=tests/training
-	.venv/bin/pytest tests/training
+	# files side by side in two processes: one test uses little more than a core
+	.venv/bin/pytest -n 2 --dist loadfile --ignore=tests/training
+	.venv/bin/pytest -n 2 --dist loadfile tests/training
 
 # Tables of quality and speed; the real photos are looked for in ../shared/data.
 bench: install

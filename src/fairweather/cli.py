@@ -28,6 +28,8 @@ Clear pictures
       IN is a photo, a folder (searched through, its structure kept) or a pattern. OUT is a folder, or a
       picture if there is one IN; without it results go to restored/. Inputs are never written over.
       Each photo is looked at first: what is clear is copied, the rest loses the weather seen in it.
+  fairweather serve [--host ADDRESS] [--port N] [--models FOLDER...] [--memory 2GB]
+      The same as a page in the browser and as an HTTP API, on this machine alone unless --host says more.
 
 Make the model that clears them
   fairweather train RECIPE --data DIR | --degraded DIR --clear DIR
@@ -72,6 +74,7 @@ VERBS = {
     "export": "export",
     "quantize": "quantize",
     "check-data": "check_data",
+    "serve": "serve",
     "models": "models",
     "info": "models",
 }
@@ -176,6 +179,10 @@ EXTRAS = {
     "ray": "cluster",
     "pillow_heif": "photo",
     "av": "video",
+    "gradio": "web",
+    "fastapi": "web",
+    "starlette": "web",
+    "uvicorn": "web",
 }
 """Module -> the extra that installs it, for verbs that find it missing."""
 

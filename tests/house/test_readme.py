@@ -17,7 +17,10 @@ from fairweather import cards, cli, images
 from tests.conftest import ROOT
 from tests.house.imports import SOURCE, files
 
-PROSE = ["README.md", "CONTRIBUTING.md", "examples/README.md", "docs/systems.md", "docs/models.md", "docs/speed.md"]
+PROSE = [
+    *("README.md", "CONTRIBUTING.md", "examples/README.md"),
+    *("docs/systems.md", "docs/models.md", "docs/speed.md", "docs/api.md"),
+]
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)\)")
 LATER = {"docs/before-after.jpg"}

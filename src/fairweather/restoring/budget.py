@@ -35,17 +35,17 @@ _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _RETURNED = 4 << 20
 
 
-def parse(text: str) -> int:
+def parse(text: str, flag: str = "--memory") -> int:
     """Bytes from "2GB", "1.5 GiB", "500M", "800000000": KB, MB, GB, TB are powers of 1000, KiB to TiB of 1024.
 
-    Raises BadSettings.
+    Raises BadSettings, which names the flag.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([KMGT]?)(I?)B?\s*", text.upper())
     if found is None or (found[3] and not found[2]):
-        raise BadSettings(f"--memory {text!r} is no amount of memory: give it as 2GB, 1.5GiB or 500MB")
+        raise BadSettings(f"{flag} {text!r} is no amount: give it as 2GB, 1.5GiB or 500MB")
     size = int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS[found[2]])
     if size < 1:
-        raise BadSettings(f"--memory {text} is nothing: give it as 2GB, 1.5GiB or 500MB")
+        raise BadSettings(f"{flag} {text} is nothing: give it as 2GB, 1.5GiB or 500MB")
     return size
 
 

@@ -1,0 +1,89 @@
+"""The whole application: the API, the photos of the page, the page, and the gate before them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import fairweather
+from fairweather.errors import FairweatherError
+from fairweather.web import api, pictures
+from fairweather.web.gate import Gate
+from fairweather.web.limits import Refused, refused
+from fairweather.web.photos import Photos
+from fairweather.web.replies import refusal
+from fairweather.web.service import Service
+
+TIDYING = 30.0
+"""Seconds between two looks for photos whose time is over."""
+
+
+def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool = True) -> Any:
+    """The ASGI application of a service. Without `page` there is the API alone, and Gradio is not imported."""
+    photos, drawn = Photos(service), None
+    if page:
+        from fairweather.web.page import mounted
+
+        drawn = mounted(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), service)
+
+    @asynccontextmanager
+    async def living(app: FastAPI) -> AsyncIterator[None]:
+        async def tidy() -> None:
+            while True:
+                await asyncio.sleep(TIDYING)
+                await asyncio.to_thread(photos.tidy)
+
+        task = asyncio.create_task(tidy())
+        try:
+            async with drawn.router.lifespan_context(drawn) if drawn else nullcontext():
+                yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    app = FastAPI(
+        title="fairweather",
+        version=fairweather.__version__,
+        lifespan=living,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    app.add_exception_handler(FairweatherError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _failed)
+    app.include_router(api.router(service))
+    if drawn is not None:
+        app.include_router(pictures.router(service, photos))
+    return Gate(app, drawn, hosts)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return refusal(refused(error))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    wrong = error.errors()[0]
+    name = str(wrong["loc"][-1])
+    return refusal(Refused(422, "bad_setting", f"{name}: {wrong['msg']}, not {str(wrong.get('input'))[:60]!r}"))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = {404: "no_such_path", 405: "not_allowed"}.get(error.status_code, "refused")
+    wrong = Refused(error.status_code, kind, f"{request.method} {request.url.path}: {error.detail}")
+    return refusal(wrong)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return refusal(Refused(500, "failed", "the server failed on this request; its log says why"))

@@ -1,0 +1,87 @@
+"""What one server takes on, and how a request that asks for more is refused: a status, a message, a remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra, UnknownName
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one server, the same for the page and for the API. Raises BadSettings."""
+
+    bytes: int = 100_000_000
+    """Of one file."""
+    pixels: int = 100_000_000
+    """Of one photo, as its header says, before anything is decoded."""
+    at_once: int = 2
+    """Requests that are worked on."""
+    waiting: int = 16
+    """Requests that wait for their turn; a further one is refused at once."""
+    seconds: float = 120.0
+    """For receiving a file, and once more from there to its answer, waiting included."""
+    keep: float = 30.0
+    """Minutes that the page's photos stay after they were last asked for."""
+    disk: int = 2_000_000_000
+    """Bytes of all photos that the page keeps; beyond it the ones longest unused go."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("bytes", 1), ("pixels", 1), ("at_once", 1), ("waiting", 0), ("disk", 1)):
+            if getattr(self, name) < least:
+                raise BadSettings(f"--{_flag(name)} must be at least {least}, not {getattr(self, name)}")
+        for name in ("seconds", "keep"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise BadSettings(f"--{_flag(name)} must be a number above 0, not {getattr(self, name)}")
+
+
+def _flag(name: str) -> str:
+    return {"bytes": "max-bytes", "pixels": "max-pixels"}.get(name, name.replace("_", "-"))
+
+
+class Refused(FairweatherError):
+    """A request that is not answered with a picture. `status` is HTTP's, `kind` one word for programs."""
+
+    def __init__(self, status: int, kind: str, message: str, retry: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.retry = retry
+        """Seconds after which asking again makes sense."""
+
+    def body(self) -> dict[str, object]:
+        """What stands in the JSON answer."""
+        return {"error": {"status": self.status, "kind": self.kind, "message": str(self)}}
+
+
+def too_large(name: str, limits: Limits) -> Refused:
+    """A file of more bytes than are taken."""
+    return Refused(
+        413, "too_large", f"{name}: is larger than {limits.bytes / 1e6:g} MB, the most that this server takes; "
+        "make it smaller, or save it with stronger compression"
+    )  # fmt: skip
+
+
+def refused(error: Exception, path: str = "", name: str = "the request") -> Refused:
+    """What went wrong with the file at `path`, which its owner calls `name`, for the one who sent it.
+
+    The server's own paths are not told. What is nobody's fault but ours is a 500 without details.
+    """
+    if isinstance(error, Refused):
+        return error
+    message = str(error).replace(path, name) if path else str(error)
+    if isinstance(error, MissingExtra):
+        return Refused(415, "unsupported", f"{name}: {message}, where the server runs; or give another format")
+    if isinstance(error, UnknownName):
+        return Refused(404, "unknown_model", message)
+    if isinstance(error, BadSettings):
+        return Refused(422, "bad_setting", message)
+    if isinstance(error, BadImage):
+        return Refused(422, "bad_picture", message)
+    if isinstance(error, BadFolder):
+        return Refused(507, "no_room", f"{name}: the server's disk is full or cannot be written; tell who runs it")
+    if isinstance(error, MemoryError):
+        return Refused(
+            503, "no_memory", f"{name}: there is not enough memory for it now; try again, or make it smaller", 10
+        )
+    return Refused(500, "failed", f"{name}: the server failed on it ({type(error).__name__}); its log says why")

@@ -1,0 +1,135 @@
+"""A service in this process, and servers in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fairweather
+from fairweather import images
+from tests.conftest import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def web() -> None:
+    """Skips, loudly, where the extra is not installed."""
+    for module in ("fastapi", "gradio", "uvicorn"):
+        pytest.importorskip(module, reason=f"NO PAGE IS TESTED: {module} is missing; pip install 'fairweather[web]'")
+
+
+@pytest.fixture(scope="session")
+def service(web: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A service with narrow limits and the models that ship."""
+    from fairweather.web.limits import Limits
+    from fairweather.web.service import Service
+
+    made = Service(
+        Limits(bytes=3_000_000, pixels=2_000_000, at_once=2, waiting=2, seconds=60),
+        parent=tmp_path_factory.mktemp("server"),
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def client(service: Any) -> Iterator[Any]:
+    """Asks the whole application, without a network."""
+    from starlette.testclient import TestClient
+
+    from fairweather.web.app import create
+    from fairweather.web.gate import hosts_of
+
+    with TestClient(create(service, hosts=hosts_of("127.0.0.1")), base_url="http://127.0.0.1") as asked:
+        yield asked
+
+
+@dataclass
+class Server:
+    """A `fairweather serve` in a process of its own."""
+
+    process: subprocess.Popen[str]
+    address: str
+    temporary: Path
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def served(web: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts servers; all of them are ended in the end."""
+    started: list[Server] = []
+
+    def start(*words: str, temporary: Path | None = None) -> Server:
+        place = tmp_path_factory.mktemp("tmp") if temporary is None else temporary
+        command = [
+            sys.executable,
+            "-m",
+            "fairweather",
+            "serve",
+            *(words if "--port" in words else ("--port", "0", *words)),
+        ]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "TMPDIR": str(place)},
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found is not None, f"the server did not start: {line!r}"
+        started.append(Server(process, found[0], place))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def server(served: Callable[..., Server]) -> Server:
+    """One server for all tests that leave it as it is."""
+    return served("--max-bytes", "60MB", "--max-pixels", "50000000", "--waiting", "6")
+
+
+@cache
+def automatic() -> Any:
+    """What `fairweather.load("auto")` gives, opened once."""
+    return fairweather.load("auto")
+
+
+def python(path: Path, out: Path, strength: float = 1.0, model: str = "auto") -> bytes:
+    """The file that the Python call and `images.write` make of a photo."""
+    photo = images.read(path)
+    restorer = automatic() if model == "auto" else fairweather.load(model)
+    images.write(out, photo.replaced(restorer(photo.pixels, strength)))
+    return out.read_bytes()
+
+
+def hazy(height: int, width: int, dtype: Any = np.uint8) -> np.ndarray:
+    """A picture in which haze is seen, of any size: the lighthouse, repeated by reflection."""
+    pixels = images.read(EXAMPLES / "lighthouse.jpg").pixels
+    down, across = height - pixels.shape[0], width - pixels.shape[1]
+    pixels = np.pad(pixels, ((0, max(0, down)), (0, max(0, across)), (0, 0)), mode="symmetric")[:height, :width]
+    return pixels.astype(dtype) * 257 if dtype == np.uint16 else pixels
