@@ -2,7 +2,7 @@
 our models in each engine, PyTorch eager of the same networks among them, beside other networks and the prior.
 
     python benchmarks/speed.py [--model NAME|PATH ...] [--size 4000x3000 ...] [--photo PATH] [--runs 5]
-                               [--engine openvino ...] [--others gUNet-T ...] [--slow]
+                               [--engine openvino openvino-int8 ...] [--others gUNet-T ...] [--slow]
 
 Each line of the table is one process of its own: it loads the system, restores the photo from file to file twice to
 warm up and then --runs times; times are medians of the warm runs, with their share of the whole:
@@ -15,7 +15,7 @@ encode    pixels -> file, with the source's quantization
 
 "memory ms" is prepare, network and apply: a photo that is decoded already; "bare ms" is the same without the guards.
 "first" is the first photo with all that comes before it: imports, loading the model. "peak" is the most memory that
-the operating system has seen the process hold (getrusage), for whichever run took most.
+the operating system has seen the process hold, for whichever run took most.
 "of limit" is the network's MACs a second (known where torch is among the engines, whose line counts them) as a share
 of the most that `limits.py` measured in the same run on this machine; "of copy" is the bytes of the photo and of its
 answer a second in apply, as a share of a plain copy's.
@@ -201,7 +201,8 @@ def measure(system: str, source: Path, runs: int, engine: str, once: bool = Fals
     else:
         from fairweather.restoring import load
 
-        restorer = load(system, engine=engine)
+        runtime, _, precision = engine.partition("-")
+        restorer = load(system, engine=runtime, precision=precision or "auto")
         name, run = restorer.card.name, timed_restorer(restorer)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "restored.jpg"
@@ -307,7 +308,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", nargs="*", default=list(SIZES), metavar="WIDTHxHEIGHT")
     parser.add_argument("--photo", type=Path, help="build the photo from this one rather than from examples/")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--engine", nargs="*", default=[], help="openvino, onnxruntime, torch; all that are installed")
+    parser.add_argument(
+        "--engine", nargs="*", default=[], help="openvino, openvino-int8, onnxruntime, torch; all that are installed"
+    )
     parser.add_argument("--others", nargs="*", default=list(OTHERS), choices=OTHERS, help="other networks")
     parser.add_argument("--slow", action="store_true", help="slow networks on large photos, too")
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
