@@ -30,9 +30,9 @@ check: install
 test: check
 	@sh tests/web/chromium.sh
 	# tests/training in a process of its own: after all the others in one, PyTorch crashes there (cause not found yet)
-	# files side by side in two processes: one test uses little more than a core
-	.venv/bin/pytest -n 2 --dist loadfile --ignore=tests/training
-	.venv/bin/pytest -n 2 --dist loadfile tests/training
+	# files side by side in two processes of one thread each, for most of a test runs on one core
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --ignore=tests/training
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile tests/training
 
 # Tables of quality and speed; the real photos are looked for in ../shared/data.
 bench: install

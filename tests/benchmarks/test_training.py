@@ -35,7 +35,8 @@ def tiny(name: str) -> Any:
 
 
 def test_every_recipe_is_measured() -> None:
-    assert set(training.NAMES) == set(RECIPES) == set(plain_loops.PLAIN) == set(TINY)
+    ours = set(RECIPES) - {"clips"}  # which is no system of somebody else's that a plain loop would stand for
+    assert set(training.NAMES) == ours == set(plain_loops.PLAIN) == set(TINY)
 
 
 @pytest.mark.parametrize("name", sorted(TINY))

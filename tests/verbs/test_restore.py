@@ -211,7 +211,7 @@ def test_memory_is_kept_to_or_says_what_it_takes(
 ) -> None:
     assert restore(tiny_model, "photos", "--memory", "8GB") == 0
     assert "2 of 2 photos restored" in capsys.readouterr().out
-    for words, told in (("10MB", "too little"), ("plenty", "no amount of memory"), ("2GBB", "no amount")):
+    for words, told in (("10MB", "too little"), ("plenty", "no amount"), ("2GBB", "no amount")):
         assert restore(tiny_model, "photos", "-o", "other", "--memory", words) == 1
         assert told in capsys.readouterr().err
     assert not (here / "other").exists()
