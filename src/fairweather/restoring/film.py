@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairweather.restoring import stepping
 from fairweather.restoring.auto import Auto
 from fairweather.restoring.recognise import Weather
 from fairweather.restoring.restorer import Restorer, Seen
-from fairweather.restoring.steady import Blend, Steady
+from fairweather.restoring.steady import Blend, Motion, Steady, small
+from fairweather.restoring.stepping import Stepping
 
 Array = NDArray[Any]
 
@@ -21,8 +23,9 @@ class Film:
     """Restores frames in their order; it remembers what it needs of those before.
 
     `parts`: the restorers, in the order in which they work, and how much of what each finds is taken out (0 to 1).
-    With `steady` the maps of those that give maps are smoothed over time; with `blend` the restored frames are mixed
-    along their motion, whatever the model.
+    With `steady` the maps of those that give maps are smoothed over time, and a network with a memory of its own keeps
+    that from frame to frame (`fairweather.restoring.stepping`) and forgets it at a cut; with `blend` the restored
+    frames are mixed along their motion, whatever the model.
     """
 
     def __init__(
@@ -37,14 +40,14 @@ class Film:
         self._smooth = steady
         self._blend = Blend() if blend else None
         self._parts: list[tuple[Restorer, float]] = []
-        self._steady: dict[int, Steady] = {}
+        self._kept: dict[int, _Kept] = {}
         self.take(parts)
 
     def take(self, parts: Sequence[tuple[Restorer, float]]) -> None:
         """From the next frame on work with these restorers and amounts."""
         self._parts = [(restorer, amount) for restorer, amount in parts if amount > 0]
-        kept = {id(restorer) for restorer, _ in self._parts if self._smooth and _by_maps(restorer)}
-        self._steady = {key: self._steady.get(key) or Steady() for key in kept}
+        kept = {id(restorer): _Kept(restorer) for restorer, _ in self._parts if self._smooth and _by_maps(restorer)}
+        self._kept = {key: self._kept.get(key) or new for key, new in kept.items()}
 
     def __call__(self, frame: Array, step: float) -> Array:
         """The restored frame, H x W x 3 of the same type; `step`: seconds since the frame before."""
@@ -57,18 +60,37 @@ class Film:
             return partial(np.array, frame, order="C")
         result = frame
         for index, (restorer, amount) in enumerate(self._parts):
-            steady = self._steady.get(id(restorer))
-            if steady is None:
+            kept = self._kept.get(id(restorer))
+            if kept is None:
                 result = restorer(result, amount, self._guard)
                 continue
-            seen = restorer.seen(result)
-            seen = Seen(seen.reduced, steady(seen.reduced, seen.maps, step))
+            seen = kept.seen(result, step)
             if index == len(self._parts) - 1 and self._blend is None:
                 return partial(restorer.applied, result, seen, amount, self._guard)
             result = restorer.applied(result, seen, amount, self._guard)
         if self._blend is not None:
             result = self._blend(frame, result)
         return partial(_given, result)
+
+
+class _Kept:
+    """What is kept from frame to frame for one restorer that gives maps."""
+
+    def __init__(self, restorer: Restorer) -> None:
+        self._restorer = restorer
+        self._remembers = isinstance(restorer.engine, Stepping)
+        self._steady, self._motion = Steady(), Motion()
+        self._state: NDArray[np.float32] | None = None
+
+    def seen(self, frame: Array, step: float) -> Seen:
+        """What the restorer sees in the next frame, in the light of those before."""
+        if not self._remembers:
+            seen = self._restorer.seen(frame)
+            return Seen(seen.reduced, self._steady(seen.reduced, seen.maps, step))
+        if self._motion(small(frame)) is None:
+            self._state = None
+        seen, self._state = stepping.step(self._restorer, frame, self._state)
+        return seen
 
 
 class Watching:

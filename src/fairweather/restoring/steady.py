@@ -138,12 +138,7 @@ class Blend:
     def __call__(self, frame: Array, restored: Array) -> Array:
         """The restored frame, mixed; `frame` is what came in: both H x W x 3 of one type."""
         height, width = frame.shape[:2]
-        scale = min(1.0, SIDE / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-        if small.dtype == np.uint16:
-            small = (small >> 8).astype(np.uint8)
-        move = self._motion(small)
+        move = self._motion(small(frame))
         if move is not None and self._held is not None and self._held.shape == restored.shape:
             before = move.moved(self._held)
             keep = np.float32(self.share) * move.trusted(height, width)
@@ -151,3 +146,12 @@ class Blend:
             restored = mixed if restored.dtype == np.float32 else np.rint(mixed).astype(restored.dtype)
         self._held = restored
         return restored
+
+
+def small(frame: Array) -> Array:
+    """A frame, H x W x 3, reduced to at most SIDE pixels a side, as `Motion` takes it."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    return (reduced >> 8).astype(np.uint8) if reduced.dtype == np.uint16 else np.asarray(reduced)
