@@ -25,9 +25,10 @@ Clear pictures
                             [--strength S] [--no-guard] [--overwrite]
                             [--engine auto|openvino|onnxruntime|torch|...] [--precision auto|f32|bf16|int8]
                             [--memory 2GB] [--cluster local|ray://HOST:PORT]
-      IN is a photo, a folder (searched through, its structure kept) or a pattern. OUT is a folder, or a
-      picture if there is one IN; without it results go to restored/. Inputs are never written over.
-      Each photo is looked at first: what is clear is copied, the rest loses the weather seen in it.
+                            films: [--start T] [--end T] [--preview side|split] [--no-steady] [--film --fps N]
+      IN is a photo, a clip, a folder (searched through, its structure kept) or a pattern. OUT is a folder,
+      or a picture or clip if there is one IN; without it results go to restored/. Inputs are never written
+      over. Each is looked at first: what is clear is copied, the rest loses the weather seen in it.
   fairweather serve [--host ADDRESS] [--port N] [--models FOLDER...] [--memory 2GB]
       The same as a page in the browser and as an HTTP API, on this machine alone unless --host says more.
 

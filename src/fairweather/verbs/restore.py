@@ -68,7 +68,7 @@ def restore(
         inputs: photos, clips, folders (searched through, their structure kept) or quoted patterns; also a camera
             (/dev/video0), an address (rtsp://...) or - for a pipe (extra: video).
         out: a folder, or a picture or clip if there is one input; degraded/ by default where the model degrades; for
-            films also frames/%%05d.png, or - for a pipe.
+            films also frames/%05d.png, or - for a pipe.
         weather: what to take out; auto looks at each photo, says what it sees, and copies what is clear.
         model: take this model, whatever is in the photo: a shipped one (`fairweather models` lists them), or the path
             of a model folder or run folder.
