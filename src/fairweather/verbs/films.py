@@ -116,12 +116,18 @@ def summary(report: Report, count: int, jobs: Sequence[Job]) -> str:
     pace = (
         f" ({report.frames} frames, {report.frames / max(report.seconds, 1e-3):.1f} a second)" if report.frames else ""
     )
-    parts = [f"{report.done - report.unchanged} of {count} films restored in {report.seconds:.1f} s{pace}"]
+    first = f"{report.done - report.unchanged} of {count} films restored in {report.seconds:.1f} s{pace}"
+    return counted(first, report, jobs[0].destination if len(jobs) == 1 else None)
+
+
+def counted(first: str, report: Report | folder.Report, where: object) -> str:
+    """`first`, then what else became of the photos or films, and `where` the results are (None: in several places)."""
+    parts = [first]
     if report.unchanged:
         parts.append(f"{report.unchanged} left as they were")
     if report.skipped:
         parts.append(f"{report.skipped} were there already (--overwrite does them again)")
     if report.failed:
         parts.append(f"{len(report.failed)} failed")
-    there = report.done or report.skipped
-    return ", ".join(parts) + (f": {jobs[0].destination}" if there and len(jobs) == 1 else "")
+    there = report.done or report.skipped  # else nothing is where it was to go
+    return ", ".join(parts) + (f": {where}" if there and where is not None else "")

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.generic]
 
-NEARLY = 0.9
-"""From this share on weather is said to be taken out, without the number."""
-
 
 def restore(
     inputs: Annotated[
@@ -260,6 +257,8 @@ class _Judge:
         if lacking == parts:  # both are empty for a clear photo
             end += ": left as it is"
         amounts = {part: seen.amount(part) for part in sorted(set(parts) - set(lacking))}
+        from fairweather.verbs.films import NEARLY
+
         doubtful = [f"{amount:.0%} of the {part}" for part, amount in amounts.items() if amount < NEARLY]
         if doubtful:
             end += f": {' and '.join(doubtful)} taken out (all: --weather {seen.decided})".replace("%", " %")
@@ -268,16 +267,11 @@ class _Judge:
 
 def _summary(report: folder.Report, jobs: list[folder.Job], done: str) -> str:
     """One line: what was done, how fast, and where it is."""
+    from fairweather.verbs.films import counted
+
     where = jobs[0].destination if len(jobs) == 1 else _common(jobs)
-    parts = [f"{report.done - report.unchanged} of {len(jobs)} photos {done} in {report.seconds:.1f} s"]
-    if report.unchanged:
-        parts.append(f"{report.unchanged} left as they were")
-    if report.skipped:
-        parts.append(f"{report.skipped} were there already (--overwrite does them again)")
-    if report.failed:
-        parts.append(f"{len(report.failed)} failed")
-    there = report.done or report.skipped  # else nothing is where it was to go
-    return ", ".join(parts) + (f": {where}" if there else "")
+    first = f"{report.done - report.unchanged} of {len(jobs)} photos {done} in {report.seconds:.1f} s"
+    return counted(first, report, where)
 
 
 def _common(jobs: list[folder.Job]) -> Path:

@@ -192,7 +192,6 @@ class _Palette:
 
     def __init__(self, width: int, height: int, time_base: Fraction) -> None:
         self._size, self._time_base = (width, height), time_base
-        self._graph: Any = None
 
     def __call__(self, picture: Any) -> Any:
         import av
