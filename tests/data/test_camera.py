@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from fairweather.data.camera import draw_camera, draw_drift
 from fairweather.errors import BadSettings
@@ -45,6 +48,23 @@ def test_a_mirrored_one_shows_the_mirror_image() -> None:
     )
     assert np.abs(one.look(picture, 7)[:, ::-1] - other.look(picture, 7)).max() < 1e-3
     assert np.abs(one.look(picture, 7) - other.look(picture, 7)).mean() > 0.05
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_its_moves_lead_from_each_frame_to_the_one_before(mirrored: bool) -> None:
+    """Taken along these moves, the frame before is this frame, where it was in sight; sides differ on purpose."""
+    rng = np.random.default_rng(2)
+    picture = cv2.GaussianBlur(rng.random((200, 300, 3)).astype(np.float32), (0, 0), 4)
+    camera = draw_camera((200, 300), (60, 90), rng, speed=6, mirrored=mirrored)
+    moves = camera.moves(12)
+    assert moves.shape == (12, 2, 3)
+    assert np.abs(moves[0] - np.eye(3)[:2]).max() < 1e-6, "nothing was before the first frame"
+    frames = [torch.from_numpy(camera.look(picture, t).transpose(2, 0, 1))[None] for t in range(12)]
+    for t in range(1, 12):
+        grid = F.affine_grid(torch.from_numpy(moves[t])[None], [1, 3, 60, 90], align_corners=False)
+        moved = F.grid_sample(frames[t - 1], grid, align_corners=False)
+        inner = (..., slice(12, -12), slice(12, -12))
+        assert (moved - frames[t])[inner].abs().mean() < 0.1 * (frames[t - 1] - frames[t])[inner].abs().mean()
 
 
 def test_the_same_seed_is_the_same_path() -> None:

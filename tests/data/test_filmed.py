@@ -52,6 +52,8 @@ def test_every_kind_gives_strips_and_the_same_ones_again(root: Path, name: str) 
             assert torch.equal(sample[side], again[side])
             assert sample[side].min() >= 0
             assert sample[side].max() <= 1
+        assert sample["moves"].shape == (5, 2, 3)
+        assert torch.equal(sample["moves"], again["moves"])
     assert len({sample["clear"].numpy().tobytes() for sample in samples}) == 4
     moves = [np.abs(np.diff(frames_of(sample["clear"]), axis=0)).mean() for sample in samples]
     assert max(moves) > 1e-3, "the camera moves"

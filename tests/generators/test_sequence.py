@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fairweather.generators import Sequence, Swift
+from fairweather.generators.sequence import carried
 
 SMALL: dict[str, Any] = {"size": 64, "widths": (8, 8, 12, 12)}
 MEMORY: dict[str, Any] = {"memory": 8, "states": 2, "taps": 3}
@@ -107,3 +108,27 @@ def test_clips_of_a_batch_do_not_meet() -> None:
         both = network.clip(torch.cat([one, other]))
         assert (both[:1] - network.clip(one)).abs().max() < 1e-5
         assert (both[1:] - network.clip(other)).abs().max() < 1e-5
+
+
+def test_a_state_that_stays_in_its_place_is_the_scan() -> None:
+    network = lively(Sequence(**SMALL, **MEMORY))
+    frames = torch.cat([clip(6), clip(6).flip(1)])
+    still = torch.eye(3)[:2].repeat(2, 6, 1, 1)
+    with torch.no_grad():
+        assert (network.clip(frames, moves=still) - network.clip(frames)).abs().max() < 1e-5
+
+
+def test_a_state_goes_along_with_the_camera() -> None:
+    """Two cells to the right in the frame before is where this frame's place was: there is the state, and what came in
+    at the edge has none."""
+    state = torch.rand(1, 5, 6, 8)
+    move = torch.tensor([[[1.0, 0.0, 2 * 2 / 8], [0.0, 1.0, 0.0]]])
+    moved = carried(state, move)
+    assert torch.allclose(moved[..., :-2], state[..., 2:], atol=1e-5)
+    assert moved[..., -2:].abs().max() == 0
+    network = lively(Sequence(**SMALL, **MEMORY))
+    frames, moves = clip(4), torch.eye(3)[:2].repeat(1, 4, 1, 1)
+    moves[:, 1:, 0, 2] = 2 / 90  # the picture goes left by a pixel of 90 a frame
+    with torch.no_grad():
+        assert (network.clip(frames, moves=moves)[:, 0] - network.clip(frames)[:, 0]).abs().max() < 1e-6
+        assert (network.clip(frames, moves=moves)[:, 3] - network.clip(frames)[:, 3]).abs().max() > 1e-4

@@ -41,7 +41,7 @@ def test_an_error_that_stays_is_steady_and_one_that_flickers_is_not() -> None:
             self.amount = nn.Parameter(torch.tensor(0.2))
             self.flicker = flicker
 
-        def clip(self, frames: torch.Tensor) -> torch.Tensor:
+        def clip(self, frames: torch.Tensor, moves: torch.Tensor | None = None) -> torch.Tensor:
             on = torch.arange(frames.shape[1]) % 2 if self.flicker else torch.ones(frames.shape[1])
             return frames + self.amount * on.view(1, -1, 1, 1, 1)
 

@@ -55,6 +55,22 @@ def test_what_belongs_to_a_place_goes_along_at_any_size(scene: np.ndarray) -> No
     assert np.abs(move.moved(small) - wanted)[inner].mean() < 0.2 * np.abs(small - wanted)[inner].mean()
 
 
+def test_a_memory_goes_along_and_nothing_is_remembered_of_what_was_hidden(scene: np.ndarray) -> None:
+    """Seven channels, which OpenCV does not move at once: each is moved as it is alone."""
+    motion = Motion()
+    motion(frame_at(scene, 10))
+    move = motion(frame_at(scene, 22))  # three places of the state come in from the right
+    state = np.random.default_rng(1).random((1, 7, 36, 64)).astype(np.float32)
+    carried = move.carried(state)
+    assert carried.shape == state.shape
+    assert carried.dtype == np.float32
+    for channel in range(7):
+        alone = move.moved(np.ascontiguousarray(state[0, channel][..., None]))[..., 0] * move.trusted(36, 64)[..., 0]
+        assert np.abs(carried[0, channel] - alone).max() < 1e-6
+    assert np.abs(carried[0, :, 5:-5, 5:50] - state[0, :, 5:-5, 8:53]).mean() < 0.1
+    assert np.abs(carried[0, :, 5:-5, -2:]).mean() < 0.3 * np.abs(carried[0, :, 5:-5, 5:50]).mean()
+
+
 def test_flickering_answers_are_smoothed(scene: np.ndarray) -> None:
     steady, rng = Steady(), np.random.default_rng(0)
     given, answers = [], []

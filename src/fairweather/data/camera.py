@@ -69,6 +69,16 @@ class Camera:
         shift = np.array([middle_x, middle_y]) - turned @ [(columns - 1) / 2, (rows - 1) / 2]
         return np.column_stack([turned, shift])
 
+    def moves(self, frames: int) -> NDArray[np.float32]:
+        """T x 2 x 3 for frames 0 to T - 1: a place in this frame -> where it was in the one before, both in coordinates
+        that run from -1 to 1 over the frame's outer edges (PyTorch's affine_grid without align_corners)."""
+        sides = np.array(self.frame[::-1], float)
+        normed = np.vstack([np.column_stack([np.diag(2 / sides), 1 / sides - 1]), [0, 0, 1]])
+        whole = [np.vstack([self.matrix(t), [0, 0, 1]]) for t in range(frames)]
+        steps = [np.linalg.inv(before) @ now for before, now in zip([whole[0], *whole], whole, strict=False)]
+        moves: NDArray[np.float32] = np.array([(normed @ step @ np.linalg.inv(normed))[:2] for step in steps], np.float32)
+        return moves
+
     def look(self, picture: Array, frame: float) -> Array:
         """A picture of `self.picture` pixels, any channels -> what this frame shows of it, same dtype."""
         if picture.shape[:2] != self.picture:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fairweather import images
@@ -27,7 +28,8 @@ Weather = Callable[[int, Picture, Picture], Picture]
 
 
 class Filmed:
-    """Clips of a source's photos, as strips: `degraded` and `clear` are 3 x T S x S, the T frames one below another.
+    """Clips of a source's photos, as strips: `degraded` and `clear` are 3 x T S x S, the T frames one below another;
+    `moves`, T x 2 x 3, says how the camera moved (`Camera.moves`).
 
     Pairs are filmed as they are, both sides by one camera. Haze hangs where the source would put it: along its depth,
     its measured transmission, or the fog it borrows; rain falls. With `moving` the photos are the frames of films (a
@@ -75,7 +77,7 @@ class Filmed:
             weather=weather,
         )
         degraded, clear = (to_tensor(np.concatenate(frames)) for frames in shots)
-        return {"degraded": degraded, "clear": clear}
+        return {"degraded": degraded, "clear": clear, "moves": torch.from_numpy(camera.moves(self.frames))}
 
     def _scene(
         self, first: int, films: bool, rng: np.random.Generator

@@ -13,7 +13,7 @@ from torch import Tensor
 from fairweather.pairs import Pair
 
 Sample = dict[str, Tensor]
-"""`degraded` and `clear`, each 3 x S x S float32 in [0,1]."""
+"""`degraded` and `clear`, each 3 x S x S float32 in [0,1]; of clips `moves` as well (see `fairweather.data.filmed`)."""
 
 
 class Dataset(Protocol):

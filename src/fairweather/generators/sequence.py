@@ -59,12 +59,13 @@ class Sequence(nn.Module):
     def forward(self, photo: Tensor) -> Tensor:
         return self.clip(photo[:, None])[:, 0]
 
-    def clip(self, frames: Tensor, state: Tensor | None = None) -> Tensor:
-        """Whole clips, B x T x 3 x H x W in [0, 1] -> the same. `state`: what came before; None is nothing."""
+    def clip(self, frames: Tensor, state: Tensor | None = None, moves: Tensor | None = None) -> Tensor:
+        """Whole clips, B x T x 3 x H x W in [0, 1] -> the same. `state`: what came before; None is nothing. `moves`: see
+        `SequenceMaps.clip`."""
         count, length, _, height, width = frames.shape
         flat = frames.flatten(0, 1)
         reduced = resize(flat, *reduced_size(height, width, self.size, self.maps_module.multiple_of))
-        maps, _ = self.maps_module.clip(torch.unflatten(reduced, 0, (count, length)), state)
+        maps, _ = self.maps_module.clip(torch.unflatten(reduced, 0, (count, length)), state, moves)
         restored = apply_maps(flat, reduced, maps.flatten(0, 1), self.radius, self.eps)
         return torch.unflatten(restored, 0, (count, length))
 
@@ -105,12 +106,33 @@ class SequenceMaps(SwiftMaps):
         maps = self.heads(remembered)
         return maps if state is None else (maps, after)
 
-    def clip(self, reduced: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """B x T x 3 x h x w -> the maps of all frames, B x T x 7 x h/2 x w/2, and the state behind the last."""
+    def clip(
+        self, reduced: Tensor, state: Tensor | None = None, moves: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """B x T x 3 x h x w -> the maps of all frames, B x T x 7 x h/2 x w/2, and the state behind the last.
+
+        By the parallel scan, each place's past at that place; with `moves`, B x T x 2 x 3, by the recurrence, the state
+        carried along before each frame: its place in this frame -> its place in the one before, from -1 to 1 over the
+        frame's edges. What comes in from outside has no past.
+        """
         length = reduced.shape[:2]
         features = torch.unflatten(self.features(reduced.flatten(0, 1)), 0, length)
-        remembered, after = self.memory(features, self.memory.start(features) if state is None else state)
-        return torch.unflatten(self.heads(remembered.flatten(0, 1)), 0, length), after
+        state = self.memory.start(features) if state is None else state
+        if moves is None:
+            remembered, state = self.memory(features, state)
+        else:
+            answers = []
+            for at, frame in enumerate(features.unbind(1)):
+                answer, state = self.memory.step(frame, carried(state, moves[:, at]))
+                answers.append(answer)
+            remembered = torch.stack(answers, 1)
+        return torch.unflatten(self.heads(remembered.flatten(0, 1)), 0, length), state
+
+
+def carried(state: Tensor, move: Tensor) -> Tensor:
+    """A state, B x C x h x w, where it is after a motion, B x 2 x 3 (see `SequenceMaps.clip`)."""
+    grid = F.affine_grid(move, list(state.shape), align_corners=False)
+    return F.grid_sample(state, grid.to(state), mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class KeptNorm(nn.Module):

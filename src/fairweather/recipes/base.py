@@ -23,6 +23,8 @@ class Batch:
 
     degraded: Tensor
     clear: Tensor
+    moves: Tensor | None = None
+    """Of clips, N x T x 2 x 3: where each place of a frame was in the frame before (`fairweather.data.filmed`)."""
 
 
 @dataclass(frozen=True)

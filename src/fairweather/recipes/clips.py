@@ -35,6 +35,8 @@ class ClipsSettings:
     with the truth in the place of optical flow)."""
     whole: bool = True
     """Whether all of the network learns; without, its memory alone does, and what it says of a single frame stays."""
+    follow: bool = True
+    """Whether the memory is carried along with the camera's motion, as films carry it along the motion they find."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW, or Muon, as in `supervised`."""
     lr: float = 1e-3
@@ -88,7 +90,7 @@ class Clips(Recipe):
     def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
         s = self.settings
         degraded, clear = frames_of(batch.degraded), frames_of(batch.clear)
-        clips = restored_clips(self.restore, degraded)
+        clips = restored_clips(self.restore, degraded, batch.moves if s.follow else None)
         restored, truth = clips.flatten(0, 1), clear.flatten(0, 1)
         terms: dict[str, Tensor] = {}
         if s.charbonnier:
@@ -127,12 +129,12 @@ def strips_of(clips: Tensor) -> Tensor:
     return torch.cat(clips.unbind(1), 2)
 
 
-def restored_clips(network: nn.Module, clips: Tensor) -> Tensor:
-    """B x T x 3 x S x S -> the same, by a network with a memory or frame by frame."""
+def restored_clips(network: nn.Module, clips: Tensor, moves: Tensor | None = None) -> Tensor:
+    """B x T x 3 x S x S -> the same, by a network with a memory or frame by frame; `moves`: B x T x 2 x 3, or None."""
     through: Any = getattr(network, "clip", None)
     if through is None:
         return torch.unflatten(padded(network, clips.flatten(0, 1)), 0, clips.shape[:2])
-    restored: Tensor = through(clips)
+    restored: Tensor = through(clips, moves=moves)
     return restored
 
 

@@ -24,8 +24,8 @@ class Film:
 
     `parts`: the restorers, in the order in which they work, and how much of what each finds is taken out (0 to 1).
     With `steady` the maps of those that give maps are smoothed over time, and a network with a memory of its own keeps
-    that from frame to frame (`fairweather.restoring.stepping`) and forgets it at a cut; with `blend` the restored
-    frames are mixed along their motion, whatever the model.
+    that from frame to frame (`fairweather.restoring.stepping`), carries it along with what moves, and forgets it at a
+    cut; with `blend` the restored frames are mixed along their motion, whatever the model.
     """
 
     def __init__(
@@ -87,8 +87,11 @@ class _Kept:
         if not self._remembers:
             seen = self._restorer.seen(frame)
             return Seen(seen.reduced, self._steady(seen.reduced, seen.maps, step))
-        if self._motion(small(frame)) is None:
+        move = self._motion(small(frame))
+        if move is None:
             self._state = None
+        elif self._state is not None:
+            self._state = move.carried(self._state)
         seen, self._state = stepping.step(self._restorer, frame, self._state)
         return seen
 

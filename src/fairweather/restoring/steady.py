@@ -30,6 +30,8 @@ CUT = 0.25
 """Where less than this share of a frame is found in the one before, it shows another scene."""
 SIDE = 256
 """The longer side of the picture on which motion is looked for."""
+_LAYERS = 4
+"""Channels that OpenCV moves at once; of more it gives a wrong picture without a word."""
 
 
 class Move(NamedTuple):
@@ -53,6 +55,16 @@ class Move(NamedTuple):
             y = (cv2.resize(self.y, (width, height)) + np.float32(0.5)) * np.float32(down) - np.float32(0.5)
         moved = cv2.remap(before, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(moved).reshape(before.shape)
+
+    def carried(self, state: Floats) -> Floats:
+        """A network's memory of the frame before, 1 x C x h' x w', where it is in this frame; there is none of what
+        was not seen then."""
+        channels, height, width = state.shape[1:]
+        layers = np.ascontiguousarray(state[0].transpose(1, 2, 0))
+        layers = np.pad(layers, ((0, 0), (0, 0), (0, -channels % _LAYERS)))
+        parts = [np.ascontiguousarray(part) for part in np.split(layers, layers.shape[2] // _LAYERS, 2)]
+        moved = np.concatenate([self.moved(part) for part in parts], 2)[..., :channels]
+        return np.ascontiguousarray((moved * self.trusted(height, width)).transpose(2, 0, 1)[None])
 
     def trusted(self, height: int, width: int) -> Floats:
         """`trust` at another size, h' x w' x 1."""

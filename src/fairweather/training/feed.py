@@ -149,7 +149,7 @@ class _Keys:
 
 
 def _collate(samples: list[dict[str, Tensor]]) -> Batch:
-    return Batch(*(torch.stack([sample[side] for sample in samples]) for side in ("degraded", "clear")))
+    return Batch(**{key: torch.stack([sample[key] for sample in samples]) for key in samples[0]})
 
 
 def _start_worker(_: int) -> None:
