@@ -76,7 +76,8 @@ class Camera:
         normed = np.vstack([np.column_stack([np.diag(2 / sides), 1 / sides - 1]), [0, 0, 1]])
         whole = [np.vstack([self.matrix(t), [0, 0, 1]]) for t in range(frames)]
         steps = [np.linalg.inv(before) @ now for before, now in zip([whole[0], *whole], whole, strict=False)]
-        moves: NDArray[np.float32] = np.array([(normed @ step @ np.linalg.inv(normed))[:2] for step in steps], np.float32)
+        back = np.linalg.inv(normed)
+        moves: NDArray[np.float32] = np.array([(normed @ step @ back)[:2] for step in steps], np.float32)
         return moves
 
     def look(self, picture: Array, frame: float) -> Array:

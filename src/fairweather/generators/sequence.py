@@ -60,8 +60,8 @@ class Sequence(nn.Module):
         return self.clip(photo[:, None])[:, 0]
 
     def clip(self, frames: Tensor, state: Tensor | None = None, moves: Tensor | None = None) -> Tensor:
-        """Whole clips, B x T x 3 x H x W in [0, 1] -> the same. `state`: what came before; None is nothing. `moves`: see
-        `SequenceMaps.clip`."""
+        """Whole clips, B x T x 3 x H x W in [0, 1] -> the same. `state`: what came before; None is nothing. `moves`: as
+        `SequenceMaps.clip` takes them."""
         count, length, _, height, width = frames.shape
         flat = frames.flatten(0, 1)
         reduced = resize(flat, *reduced_size(height, width, self.size, self.maps_module.multiple_of))

@@ -138,11 +138,12 @@ class Engine:
     def place(self, batch: Batch) -> Batch:
         """The batch on the device, in the memory format of the networks."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        sides = (
+        degraded, clear = (
             side.to(self.fabric.device, non_blocking=True, memory_format=layout)
             for side in (batch.degraded, batch.clear)
         )
-        return Batch(*sides, None if batch.moves is None else batch.moves.to(self.fabric.device, non_blocking=True))
+        moves = None if batch.moves is None else batch.moves.to(self.fabric.device, non_blocking=True)
+        return Batch(degraded, clear, moves)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision's context, for a forward pass."""
