@@ -28,7 +28,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "plain_unet": {"widths": [4, 8], "encoder": [1, 1], "decoder": [1]},
     "gunet": {"width": 4, "depths": [1, 1, 1]},
     "swift": {"size": 64, "widths": [8, 8, 8, 8]},
-    "sequence": {"size": 64, "widths": [8, 8, 8, 8], "memory": 8, "states": 2},
+    "sequence": {"size": 64, "widths": [8, 8, 8, 8], "heads": 4, "states": 2},
 }
 """Arguments, as a card would hold them, that make each network small enough to be run many times."""
 

@@ -12,7 +12,7 @@ from fairweather.generators import Sequence, Swift
 from fairweather.generators.sequence import carried
 
 SMALL: dict[str, Any] = {"size": 64, "widths": (8, 8, 12, 12)}
-MEMORY: dict[str, Any] = {"memory": 8, "states": 2, "taps": 3}
+MEMORY: dict[str, Any] = {"heads": 4, "states": 2}
 
 
 def lively(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -36,11 +36,11 @@ def clip(length: int, height: int = 70, width: int = 90) -> Tensor:
 def test_parameters_at_the_defaults() -> None:
     with torch.device("meta"):
         network = Sequence()
-    assert sum(p.numel() for p in network.parameters()) == 2_033_170
-    assert (network.maps_module.state_channels, network.maps_module.state_stride) == (40 * (4 + 3), 4)
+    assert sum(p.numel() for p in network.parameters()) == 2_034_178
+    assert (network.maps_module.state_channels, network.maps_module.state_stride) == (8 * 4 * (5 + 1), 4)
 
 
-def test_it_begins_with_the_pictures_of_the_swift_that_it_grew_from() -> None:
+def test_photos_are_those_of_the_swift_that_it_grew_from() -> None:
     swift = lively(Swift(**SMALL))
     network = Sequence(**SMALL, **MEMORY)
     network.grow(swift.state_dict())
@@ -48,26 +48,21 @@ def test_it_begins_with_the_pictures_of_the_swift_that_it_grew_from() -> None:
     for mode in (True, False):  # in training too: batch norm keeps its statistics
         network.train(mode)
         with torch.no_grad():
-            assert (network.clip(frames)[0] - swift(frames[0])).abs().max() < 1e-6
-            assert (network(frames[0]) - swift(frames[0])).abs().max() < 1e-6
+            assert (network.clip(frames)[:, 0] - swift(frames[:, 0])).abs().max() < 1e-5
+            assert (network(frames[0]) - swift(frames[0])).abs().max() < 1e-5
+            lively(network.maps_module.memory).train(mode)
+            assert (network(frames[0]) - swift(frames[0])).abs().max() < 1e-5, "whatever the memory has learned"
+            assert (network.clip(frames)[0] - swift(frames[0])).abs().max() > 1e-3, "the past counts"
     assert (swift(frames[0]) - frames[0]).abs().mean() > 0.01
 
 
-def test_after_that_it_learns_to_remember() -> None:
-    """The gradient opens the way out first; one step later all of the memory has one."""
+def test_all_of_the_memory_learns_from_the_first_step_on() -> None:
     network = Sequence(**SMALL, **MEMORY)
     network.grow(lively(Swift(**SMALL)).state_dict())
-    memory = network.maps_module.memory
-    optimizer = torch.optim.Adam(memory.parameters(), lr=1e-2)
-    frames = clip(4)
-    moved = []
-    for _ in range(2):
-        optimizer.zero_grad()
-        (network.clip(frames) - 0.3).square().mean().backward()
-        moved.append({name for name, p in memory.named_parameters() if p.grad is not None and p.grad.abs().max() > 0})
-        optimizer.step()
-    assert moved[0] == {"outwards.weight"}
-    assert moved[1] == {name for name, _ in memory.named_parameters()}
+    (network.clip(clip(4)) - 0.3).square().mean().backward()
+    for name, parameter in network.maps_module.memory.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
 
 
 def test_growing_takes_its_own_weights_too() -> None:
@@ -97,7 +92,7 @@ def test_a_clip_is_its_frames_with_the_state_handed_on(size: tuple[int, int]) ->
             alone = apply_maps(frame, reduced, maps, network.radius, network.eps)
             assert (together[:, at] - alone).abs().max() < 1e-5, at
         first = network(frames[:, 0])
-        assert (together[:, 0] - first).abs().max() < 1e-6, "a photo is a clip of one frame"
+        assert (together[:, 0] - first).abs().max() < 1e-5, "a photo is a clip of one frame"
         assert (together[:, 6] - network(frames[:, 6])).abs().max() > 1e-3, "the past counts"
 
 

@@ -56,7 +56,7 @@ def test_an_error_that_stays_is_steady_and_one_that_flickers_is_not() -> None:
 
 def test_a_memory_sees_the_frames_in_their_order_and_others_see_each_alone() -> None:
     torch.manual_seed(0)
-    network = Sequence(size=32, widths=(4, 4, 4, 4), memory=4, states=2).eval()
+    network = Sequence(size=32, widths=(4, 4, 4, 4), heads=2, states=2).eval()
     nn.init.normal_(network.maps_module.memory.outwards.weight)
     clips = frames_of(strips(side=32))
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_a_memory_sees_the_frames_in_their_order_and_others_see_each_alone() -> 
 
 def test_the_memory_alone_learns_where_that_is_asked() -> None:
     def build() -> nn.Module:
-        return Sequence(size=32, widths=(4, 4, 4, 4), memory=4, states=2)
+        return Sequence(size=32, widths=(4, 4, 4, 4), heads=2, states=2)
 
     recipe = Clips(build, ClipsSettings(whole=False))
     (player,) = recipe.players().values()

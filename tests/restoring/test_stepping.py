@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 FRAMES = 20
-ARGUMENTS: dict[str, Any] = {"size": 64, "widths": [8, 8, 12, 12], "memory": 8, "states": 3}
+ARGUMENTS: dict[str, Any] = {"size": 64, "widths": [8, 8, 12, 12], "heads": 4, "states": 3}
 
 
 def network(seed: int = 0) -> Any:
@@ -108,12 +108,12 @@ def test_the_state_is_the_callers(model: Path) -> None:
 
 def test_the_state_has_the_size_that_the_card_says(model: Path) -> None:
     card = cards.read_card(model)
-    assert card.state == cards.StateSpec(channels=8 * (3 + 3), stride=4)
+    assert card.state == cards.StateSpec(channels=4 * 3 * (2 + 1), stride=4)
     restorer = load(model, engine="openvino")
     seen, state = step(restorer, frames(1)[0])
     assert state.dtype == np.float32
-    assert state.shape == (1, 48, seen.reduced.shape[2] // 4, seen.reduced.shape[3] // 4)
-    with pytest.raises(BadSettings, match=r"state of 1 x 48 x 16 x 16 .* begin anew"):
+    assert state.shape == (1, 36, seen.reduced.shape[2] // 4, seen.reduced.shape[3] // 4)
+    with pytest.raises(BadSettings, match=r"state of 1 x 36 x 16 x 16 .* begin anew"):
         step(restorer, frames(1, 128, 64)[0], state)
 
 

@@ -70,10 +70,10 @@ def test_it_grows_from_a_swift_and_goes_on_exactly(
     swift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_export(monkeypatch)
-    words: dict[str, Any] = {"generator": "sequence", "generator_arguments": {"memory": 6}, "start": str(swift)}
+    words: dict[str, Any] = {"generator": "sequence", "generator_arguments": {"heads": 2}, "start": str(swift)}
     whole = clips_run(tmp_path / "whole", **words)
     told = whole.settings()["settings"]["generator"]
-    assert {key: told[key] for key in ("name", "size", "widths", "memory")} == {"name": "sequence", **TINY, "memory": 6}
+    assert {key: told[key] for key in ("name", "size", "widths", "heads")} == {"name": "sequence", **TINY, "heads": 2}
     seen = 0
 
     def interrupt() -> None:
@@ -93,7 +93,7 @@ def test_it_begins_with_the_pictures_of_that_swift(swift: Path) -> None:
     from fairweather.generators import GENERATORS
 
     start = read_start(str(swift))
-    arguments = start.completed({"name": "sequence", "memory": 6})
+    arguments = start.completed({"name": "sequence", "heads": 2})
     assert "mirror" not in arguments
     network = GENERATORS[arguments.pop("name")](**arguments)
     start.check(Named("sequence", arguments))
@@ -147,7 +147,7 @@ def test_a_run_from_its_settings_file_ships_a_memory(tmp_path: Path) -> None:
         name = "sequence"
         size = 64
         widths = [4, 4, 4, 4]
-        memory = 4
+        heads = 2
         [data]
         frames = 3
         crop = 64

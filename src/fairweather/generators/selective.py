@@ -1,25 +1,23 @@
-"""A memory over time for feature maps: the selective state space of Mamba, as a parallel scan and as a recurrence."""
+"""A memory over time for feature maps: a selective state space, as a parallel scan and as a recurrence."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STEP = (0.02, 0.5)
-"""Range in which the first step sizes lie, log-uniformly over channels: a memory of 2 to 50 frames. Gu & Dao (section
-3.6) begin with 0.001 to 0.1, for sequences of thousands; in a training clip of 8 frames that would hold next to
-nothing."""
+REACH = (2.0, 54.0)
+"""Frames after which the quickest and the slowest state space of a head forget, to begin with (a share of 1/e is left);
+those between lie evenly on a logarithmic scale. Gu & Dao (section 3.6) begin with up to 1,000, for longer sequences."""
+LEAST = 1e-3
+"""A frame counts at least so much, so that a mean has something to be divided by."""
 
 
 def scan(decay: Tensor, inflow: Tensor, first: Tensor) -> Tensor:
     """h_t = decay_t h_{t-1} + inflow_t for all t at once: B x T x ... twice, and h_{-1}, B x ... -> B x T x ...
 
     An associative scan by doubling (Hillis & Steele, "Data Parallel Algorithms", CACM 1986): log2(T) rounds of whole
-    tensors instead of T small steps. Autograd runs through it.
+    tensors instead of T small steps. Autograd runs through it. `decay` may have sides of 1 where `inflow` has more.
     """
     inflow = torch.cat([inflow[:, :1] + decay[:, :1] * first[:, None], inflow[:, 1:]], 1)
     reach = 1
@@ -32,108 +30,94 @@ def scan(decay: Tensor, inflow: Tensor, first: Tensor) -> Tensor:
 
 
 class SelectiveMemory(nn.Module):
-    """Mamba's block over time (Gu & Dao, "Mamba", arXiv:2312.00752, algorithm 2 and figure 3), causal, a residual.
+    """A selective state space over time (Mamba: Gu & Dao, arXiv:2312.00752; heads with one decay each as in Mamba-2: Dao
+    & Gu, arXiv:2405.21060, section 7), causal, a residual. Ours: it remembers means.
 
     `forward` takes a clip, B x T x C x h x w, and a state -> the same clip with what its past adds to each frame, and
     the state behind it; every place of h x w is a sequence of its own. `step` does the same with one frame,
     B x C x h x w, at a cost that does not depend on how many came before. Both give the same numbers.
 
-    Inside: RMS norm over channels; one projection to a signal and a gate of `width` channels; a causal convolution over
-    `taps` frames; from what comes out of it the step size, B and C of a state space with `states` numbers a channel,
-    h_t = exp(D A) h_{t-1} + D B u_t, y_t = C h_t + S u_t; y times the gate's SiLU, projected back.
+    Inside: the signal u, a linear view of the features, in `heads` parts; from the features the step size D and the
+    weight b of this frame, for each head; for each of a head's `states` reaches a state space
+        s_t = d_t s_{t-1} + (1 - d_t) b_t [u_t, 1],  d_t = exp(-D_t / reach)
+    (zero-order hold, Mamba's eq. 4). Its last number says how much the others have taken in (the normaliser of linear
+    attention: Katharopoulos et al., ICML 2020, eq. 12), so that s divided by it is a weighted mean of this place's past
+    and present, m. What is added is
+        W sum_n c_n (m_n - u),
+    where c, from the features and from how far each mean is off, is a softmax over the means and over the present alone
+    (the selective C). So a frame that nothing came before, and a scene in which nothing changes, stay as they are,
+    whatever was learned; and a new one already smooths: W is the identity, and every c and b the same.
 
-    The state is one picture: B x state_channels x h x w, zeros before the first frame. It holds the numbers of the
-    state space, then the signal of the last taps - 1 frames.
+    The state is one picture: B x state_channels x h x w, zeros before the first frame.
     """
 
-    def __init__(self, *, channels: int, width: int, states: int, taps: int) -> None:
+    def __init__(self, *, channels: int, heads: int, states: int) -> None:
         super().__init__()
-        if min(channels, width, states, taps) < 1:
-            raise ValueError(f"channels, width, states and taps are {channels}, {width}, {states}, {taps}: from 1 up")
-        self.width, self.states, self.taps = width, states, taps
-        self.rank = max(1, math.ceil(width / 16))
+        if min(channels, heads, states) < 1 or channels % heads:
+            raise ValueError(
+                f"channels, heads and states are {channels}, {heads}, {states}: from 1 up, heads of whole channels"
+            )
+        self.heads, self.states, self.each = heads, states, channels // heads
+        self.inwards = nn.Conv2d(channels, channels, 1, bias=False)
+        self.outwards = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.Parameter(torch.ones(channels))
-        self.inwards = nn.Conv2d(channels, 2 * width, 1, bias=False)
-        self.past = nn.Parameter(torch.empty(width, taps).uniform_(-(taps**-0.5), taps**-0.5))
-        self.past_bias = nn.Parameter(torch.zeros(width))
-        self.select = nn.Conv2d(width, self.rank + 2 * states, 1, bias=False)
-        self.pace = nn.Conv2d(self.rank, width, 1)
-        self.decay = nn.Parameter(torch.arange(1, states + 1, dtype=torch.float32).log().repeat(width, 1))
-        self.skip = nn.Parameter(torch.ones(width))
-        self.outwards = nn.Conv2d(width, channels, 1, bias=False)
-        assert self.pace.bias is not None
-        nn.init.uniform_(self.pace.weight, -(self.rank**-0.5), self.rank**-0.5)
-        with torch.no_grad():  # softplus(bias) is the first step size
-            steps = torch.empty(width).uniform_(math.log(STEP[0]), math.log(STEP[1])).exp()
-            self.pace.bias.copy_(steps.expm1().log())
-        # What the past adds is little at first.
-        nn.init.normal_(self.outwards.weight, std=1e-3)
+        self.select = nn.Conv2d(channels, 2 * heads, 1)
+        self.choose = nn.Conv2d(channels + heads * states, heads * (states + 1), 1)
+        self.reach = nn.Parameter(torch.empty(heads, states))
+        for layer in (self.inwards, self.outwards):
+            nn.init.dirac_(layer.weight)
+        for layer in (self.select, self.choose):
+            nn.init.normal_(layer.weight, std=1e-2)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            first, last = (torch.tensor(frames).log() for frames in REACH)
+            self.reach.copy_(torch.lerp(first, last, torch.linspace(0, 1, states)).expand_as(self.reach))
+            assert self.select.bias is not None
+            self.select.bias.fill_(1.0).expm1_().log_()  # softplus of it is 1
 
     @property
     def state_channels(self) -> int:
-        """Channels of the state: `states` numbers and `taps - 1` signals for each of `width` channels."""
-        return self.width * (self.states + self.taps - 1)
+        """Channels of the state: for each head and reach the sums of its channels, and their count."""
+        return self.heads * self.states * (self.each + 1)
 
     def start(self, like: Tensor) -> Tensor:
         """The state before the first frame: zeros, for frames like this one, B x ... x h x w."""
         return like.new_zeros(like.shape[0], self.state_channels, *like.shape[-2:])
 
     def forward(self, clip: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        count, length = clip.shape[:2]
-        held, recent = self._parts(state)
-        signal, gate = self._projected(clip.flatten(0, 1))
-        signal = torch.unflatten(signal, 0, (count, length))
-        line = torch.cat([recent.transpose(1, 2), signal], 1)  # B x (taps - 1 + T) x width x h x w
-        used = self._mixed([line[:, at : at + length].flatten(0, 1) for at in range(self.taps)])
-        decay, inflow, outflow = self._selected(used)
-        decay, inflow = (torch.unflatten(one, 0, (count, length)) for one in (decay, inflow))
-        history = scan(decay, inflow, held)
-        added = self._answer(history.flatten(0, 1), outflow, used, gate)
-        return clip + torch.unflatten(added, 0, (count, length)), self._joined(
-            history[:, -1], line[:, length:].transpose(1, 2)
-        )
+        length = clip.shape[:2]
+        frames = clip.flatten(0, 1)
+        signal, normed, decay, inflow = self._seen(frames)
+        held = scan(torch.unflatten(decay, 0, length), torch.unflatten(inflow, 0, length), self._spread(state))
+        answer = frames + self._added(held.flatten(0, 1), signal, normed)
+        return torch.unflatten(answer, 0, length), held[:, -1].flatten(1, 3)
 
     def step(self, frame: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        held, recent = self._parts(state)
-        signal, gate = self._projected(frame)
-        line = torch.cat([recent, signal[:, :, None]], 2)  # B x width x taps x h x w
-        used = self._mixed(list(line.unbind(2)))
-        decay, inflow, outflow = self._selected(used)
-        held = decay * held + inflow
-        return frame + self._answer(held, outflow, used, gate), self._joined(held, line[:, :, 1:])
+        signal, normed, decay, inflow = self._seen(frame)
+        held = decay * self._spread(state) + inflow
+        return frame + self._added(held, signal, normed), held.flatten(1, 3)
 
-    def _parts(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The state space's numbers, B x width x states x h x w, and the last signals, B x width x (taps - 1) x ..."""
-        held, recent = torch.split(state, [self.width * self.states, self.width * (self.taps - 1)], 1)
-        parts = torch.unflatten(recent, 1, (self.width, self.taps - 1))
-        return torch.unflatten(held, 1, (self.width, self.states)), parts
+    def _spread(self, state: Tensor) -> Tensor:
+        """B x state_channels x h x w -> B x heads x states x (each + 1) x h x w."""
+        return torch.unflatten(state, 1, (self.heads, self.states, self.each + 1))
 
-    def _joined(self, held: Tensor, recent: Tensor) -> Tensor:
-        return torch.cat([held.flatten(1, 2), recent.flatten(1, 2)], 1)
+    def _seen(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The signal, N x heads x 1 x each x h x w; normed features; the decay, N x heads x states x 1 x h x w; and
+        what comes in, N x heads x states x (each + 1) x h x w."""
+        signal = torch.unflatten(self.inwards(frames), 1, (self.heads, 1, self.each))
+        normed = frames * torch.rsqrt(frames.square().mean(1, keepdim=True) + 1e-6) * self.norm[:, None, None]
+        pace, weight = F.softplus(self.select(normed)).chunk(2, 1)
+        decay = torch.exp(-pace[:, :, None, None] * torch.exp(-self.reach)[:, :, None, None, None])
+        counted = torch.cat([signal, torch.ones_like(signal[:, :, :, :1])], 3)
+        return signal, normed, decay, (1 - decay) * ((weight + LEAST)[:, :, None, None] * counted)
 
-    def _projected(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        normed = frames * torch.rsqrt(frames.square().mean(1, keepdim=True) + 1e-6) * _over_places(self.norm)
-        signal, gate = self.inwards(normed).chunk(2, 1)
-        return signal, gate
-
-    def _mixed(self, window: Sequence[Tensor]) -> Tensor:
-        """The causal convolution: signals of the last `taps` frames, N x width x h x w, oldest first -> the same."""
-        weighed = [signal * _over_places(self.past[:, at]) for at, signal in enumerate(window)]
-        return F.silu(sum(weighed, start=_over_places(self.past_bias)))
-
-    def _selected(self, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """exp(D A) and D B u, N x width x states x h x w each, and C, N x 1 x states x h x w."""
-        pace, into, out = torch.split(self.select(used), [self.rank, self.states, self.states], 1)
-        step = F.softplus(self.pace(pace))
-        decay = torch.exp(step[:, :, None] * -torch.exp(self.decay)[:, :, None, None])
-        return decay, (step * used)[:, :, None] * into[:, None], out[:, None]
-
-    def _answer(self, held: Tensor, outflow: Tensor, used: Tensor, gate: Tensor) -> Tensor:
-        answer = (held * outflow).sum(2) + _over_places(self.skip) * used
-        added: Tensor = self.outwards(answer * F.silu(gate))
+    def _added(self, held: Tensor, signal: Tensor, normed: Tensor) -> Tensor:
+        sums, count = torch.split(held, [self.each, 1], 3)
+        off = sums / count - signal
+        far = torch.sqrt(off.square().mean(3) + 1e-6).flatten(1, 2)
+        far = far * torch.rsqrt(signal.square().mean((1, 2, 3)) + 1e-6)[:, None]
+        chosen = torch.unflatten(self.choose(torch.cat([normed, far], 1)), 1, (self.heads, self.states + 1))
+        share = torch.softmax(chosen, 2)[:, :, : self.states, None]
+        added: Tensor = self.outwards((share * off).sum(2).flatten(1, 2))
         return added
-
-
-def _over_places(values: Tensor) -> Tensor:
-    """C -> C x 1 x 1."""
-    return values[:, None, None]

@@ -19,16 +19,17 @@ STRIDE = 4
 class Sequence(nn.Module):
     """Ours: `swift` with a selective state space over time (Mamba: Gu & Dao, arXiv:2312.00752, 2023).
 
-    N x 3 x H x W in [0, 1] -> the same, any H and W, each a clip of one frame. 2,033,170 parameters.
+    N x 3 x H x W in [0, 1] -> the same, any H and W, each a clip of one frame. 2,034,178 parameters.
 
     The features that `swift` reads its maps from pass through `SelectiveMemory`: at each place of the reduced frame the
-    past of that place is added to them. What it keeps between two frames is one picture of `state_channels` at a
+    past of that place moves them. What it keeps between two frames is one picture of `state_channels` at a
     quarter of the reduced frame's sides, so that a frame costs the same whether it is the tenth or the ten thousandth.
 
     `clip` takes whole clips and learns by the parallel scan. `maps_module` is what is exported: a reduced frame and the
     state before it -> its maps and the state behind it; without a state it starts from none. Batch norm keeps the
     statistics that it began with: the frames of a few clips are too much alike to measure others.
-    `grow` begins with the weights of a `swift` and gives its pictures exactly, until the memory has learned something.
+    `grow` begins with the weights of a `swift`. Photos, and first frames, are that `swift`'s for as long as no more than
+    the memory learns; those behind a first frame are smoothed over time from the beginning.
     """
 
     output: ClassVar[str] = "maps"
@@ -46,14 +47,13 @@ class Sequence(nn.Module):
         radius: int = 2,
         eps: float = 2e-4,
         offset: float = 0.25,
-        memory: int = 40,
+        heads: int = 8,
         states: int = 4,
-        taps: int = 4,
     ) -> None:
         super().__init__()
         self.size, self.radius, self.eps = size, radius, eps
         self.maps_module = SequenceMaps(
-            widths=tuple(widths), blocks=blocks, offset=offset, memory=memory, states=states, taps=taps
+            widths=tuple(widths), blocks=blocks, offset=offset, heads=heads, states=states
         )
 
     def forward(self, photo: Tensor) -> Tensor:
@@ -70,15 +70,14 @@ class Sequence(nn.Module):
         return torch.unflatten(restored, 0, (count, length))
 
     def grow(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the weights of a `sequence`, or those of a `swift`, whose pictures it then gives: the memory adds
-        nothing yet. Raises RuntimeError, as load_state_dict does, where they are neither's."""
+        """Take the weights of a `sequence`, or those of a `swift`, whose photos it then gives. Raises RuntimeError, as
+        load_state_dict does, where they are neither's."""
         kept = {key: value for key, value in weights.items() if not key.endswith(".num_batches_tracked")}
         if any(key.startswith("maps_module.memory.") for key in kept):
             self.load_state_dict(kept)
             return
         own = {key: value for key, value in self.state_dict().items() if key.startswith("maps_module.memory.")}
         self.load_state_dict({**kept, **own})
-        nn.init.zeros_(self.maps_module.memory.outwards.weight)
 
 
 class SequenceMaps(SwiftMaps):
@@ -88,11 +87,11 @@ class SequenceMaps(SwiftMaps):
     state_stride: ClassVar[int] = STRIDE
 
     def __init__(
-        self, *, widths: tuple[int, ...], blocks: int, offset: float, memory: int, states: int, taps: int
+        self, *, widths: tuple[int, ...], blocks: int, offset: float, heads: int, states: int
     ) -> None:
         super().__init__(widths=widths, blocks=blocks, offset=offset, mirror=False)
         _keep_statistics(self)
-        self.memory = SelectiveMemory(channels=widths[0], width=memory, states=states, taps=taps)
+        self.memory = SelectiveMemory(channels=widths[0], heads=heads, states=states)
 
     @property
     def state_channels(self) -> int:
