@@ -54,6 +54,36 @@ def test_an_error_that_stays_is_steady_and_one_that_flickers_is_not() -> None:
     assert terms[True] == pytest.approx(3 * 0.2, rel=0.02)
 
 
+def test_a_picture_that_pulsates_as_a_whole_flickers() -> None:
+    """By half a level in every second frame; what a difference of pixels sees of noise, its mean does not."""
+    only = {**ALONE, "steadiness": 0.0, "flicker": 10.0}
+    truth = strips().clamp(0.1, 0.9)
+    on = torch.arange(4).repeat_interleave(16)[:, None] % 2
+    noise = 0.05 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(3))
+    found = {}
+    for name, off in (("pulse", 0.5 / 255 * on), ("still", torch.full_like(truth, 0.05)), ("noise", noise)):
+        recipe = Clips(lambda off=off: Adding(off))
+        recipe.settings = ClipsSettings(**only)
+        found[name] = recipe.step(Batch(truth, truth), Teacher(recipe))["flicker"].item()
+    assert found["pulse"] == pytest.approx(10 * 0.5 / 255, rel=1e-3)
+    assert found["still"] < 1e-5
+    assert found["noise"] < 0.2 * 10 * 0.05
+
+
+class Adding(nn.Module):
+    """Adds what it is given, a strip, and a parameter of nothing."""
+
+    multiple_of = 1
+
+    def __init__(self, off: torch.Tensor) -> None:
+        super().__init__()
+        self.off, self.amount = off, nn.Parameter(torch.zeros(1))
+
+    def clip(self, frames: torch.Tensor, moves: torch.Tensor | None = None) -> torch.Tensor:
+        off = self.off if self.off.ndim == 4 else self.off.expand(2, 3, 64, 16)
+        return frames + frames_of(off) + self.amount
+
+
 def test_a_memory_sees_the_frames_in_their_order_and_others_see_each_alone() -> None:
     torch.manual_seed(0)
     network = Sequence(size=32, widths=(4, 4, 4, 4), heads=2, states=2).eval()

@@ -30,8 +30,8 @@ def scan(decay: Tensor, inflow: Tensor, first: Tensor) -> Tensor:
 
 
 class SelectiveMemory(nn.Module):
-    """A selective state space over time (Mamba: Gu & Dao, arXiv:2312.00752; heads with one decay each as in Mamba-2: Dao
-    & Gu, arXiv:2405.21060, section 7), causal, a residual. Ours: it remembers means.
+    """A selective state space over time (Mamba: Gu & Dao, arXiv:2312.00752; heads with a step size each as in Mamba-2:
+    Dao & Gu, arXiv:2405.21060, section 7), causal, a residual. Ours: it remembers means.
 
     `forward` takes a clip, B x T x C x h x w, and a state -> the same clip with what its past adds to each frame, and
     the state behind it; every place of h x w is a sequence of its own. `step` does the same with one frame,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fairweather.errors import BadSettings
 from fairweather.generators import padded
-from fairweather.losses import charbonnier, frequency, ssim_loss
+from fairweather.losses import charbonnier, frequency, l1, ssim_loss
 from fairweather.recipes.base import Batch, Build, Learn, Player, Recipe, total
 from fairweather.recipes.supervised import negative_psnr
 
@@ -33,6 +33,9 @@ class ClipsSettings:
     """Weight of the Charbonnier difference between a restored clip's change from frame to frame and the truth's own:
     an error that stays costs nothing here, one that comes and goes does (the short-term loss of Lai et al., ECCV 2018,
     with the truth in the place of optical flow)."""
+    flicker: float = 0.0
+    """Weight of the same of the frames' mean colours, as an L1 difference: a picture that pulsates as a whole by half a
+    level of 255 is seen, and is little to a difference of pixels."""
     whole: bool = True
     """Whether all of the network learns; without, its memory alone does, and what it says of a single frame stays."""
     follow: bool = True
@@ -56,7 +59,8 @@ class Clips(Recipe):
 
     A clip comes as a strip: N x 3 x T S x S, its T square frames one below another (`data.frames`). A generator with a
     memory (a method `clip`) sees the frames of a clip in their order, any other one sees each by itself.
-    Terms: `charbonnier`, `ssim`, `frequency`, `psnr`, each where its weight is not zero; `steadiness` where T > 1, too.
+    Terms: `charbonnier`, `ssim`, `frequency`, `psnr`, each where its weight is not zero; where T > 1, `steadiness` and
+    `flicker`, too.
     """
 
     settings_type: ClassVar[type[ClipsSettings]] = ClipsSettings
@@ -104,6 +108,9 @@ class Clips(Recipe):
         if s.steadiness and clips.shape[1] > 1:
             change, own = (one.diff(dim=1).flatten(0, 1) for one in (clips, clear))
             terms["steadiness"] = s.steadiness * charbonnier(change, own)
+        if s.flicker and clips.shape[1] > 1:
+            mean, true = (one.mean((3, 4)).diff(dim=1) for one in (clips, clear))
+            terms["flicker"] = s.flicker * l1(mean, true)
         learn("generator", total(terms))
         return terms
 
