@@ -188,3 +188,24 @@ def test_a_thousand_frames_take_no_more_memory_than_a_hundred(model: Path, engin
                 pytest.skip("this system does not say what a process takes")
     assert taken[1000] - taken[100] < 10 * 2**20
     assert np.isfinite(state).all()
+
+
+@pytest.mark.parametrize(("precision", "hint"), [("auto", "f32"), ("bf16", "bf16"), ("f32", "f32")])
+def test_a_memory_is_not_rounded_unless_that_is_asked(
+    model: Path, monkeypatch: pytest.MonkeyPatch, precision: str, hint: str
+) -> None:
+    import openvino
+
+    from fairweather.restoring.engines import open_engine
+
+    asked: dict[str, Any] = {}
+
+    class Core:
+        def compile_model(self, path: str, device: str, config: dict[str, Any]) -> Any:
+            asked.update(config)
+            raise RuntimeError("enough")
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    with pytest.raises(BadCard, match="enough"):
+        open_engine("openvino", model, cards.read_card(model), precision=precision)
+    assert asked["INFERENCE_PRECISION_HINT"] == hint

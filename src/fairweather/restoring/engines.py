@@ -44,7 +44,8 @@ def open_engine(
     "torch-compiled" compiles the network for each new size of picture, which takes up to a minute.
     `threads` of None leaves the number to the engine. `precision`: "f32" computes in float32; "bf16" may round inside
     the network (OpenVINO only); "int8" takes the network that `fairweather quantize` put beside the other (OpenVINO and
-    ONNX Runtime); "auto" is bf16 where the processor has it in hardware, about three times as fast, and never int8.
+    ONNX Runtime); "auto" is bf16 where the processor has it in hardware, about three times as fast, never int8, and f32
+    where the network has a memory.
     Raises UnknownName, MissingExtra, BadSettings, and BadCard where the network cannot be read.
     """
     if name not in (*NAMES, "auto"):
@@ -114,9 +115,11 @@ def _openvino(folder: Path, card: cards.Card, threads: int | None, precision: st
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
-    if precision != "auto":
-        # what is left in float in a quantized network was left so because it needs it
-        config["INFERENCE_PRECISION_HINT"] = "f32" if precision == "int8" else precision
+    # What is left in float in a quantized network was left so because it needs it; and a memory adds up small steps,
+    # which bf16 rounds away one by one.
+    whole = precision == "int8" or (precision == "auto" and getattr(card, "state", None) is not None)
+    if whole or precision != "auto":
+        config["INFERENCE_PRECISION_HINT"] = "f32" if whole else precision
     path = folder / _network(precision)
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", config)
