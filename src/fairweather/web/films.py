@@ -98,7 +98,7 @@ class Job:
             "name": self.name,
             "state": self.state,
             "frames": progress.frames,
-            "total": facts.frames,
+            "total": progress.frames if self.state == "done" and progress.frames else facts.frames,
             "width": facts.width,
             "height": facts.height,
             "seconds": facts.seconds,

@@ -4,7 +4,7 @@
 // gets them once more without being asked to.
 (() => {
   "use strict";
-  const limits = window.fairweatherLimits;
+  const limits = window.fairweatherLimits, clips = window.fairweatherClips;
   const AT_ONCE = 2, SOON = 250, AWAY = 2000, MOST_ENLARGED = 2, MOST_LOST = 4;
   const IMAGES = [".fw-before", ".fw-after", ".fw-map"];
   const state = { photos: [], current: -1, model: "auto", weather: "auto", guard: true, strength: 1,
@@ -133,6 +133,7 @@
   function remove(photo) {
     const at = state.photos.indexOf(photo);
     state.photos.splice(at, 1);
+    clips.remove(photo);
     if (photo.token) fetch(`/page/photos/${photo.token}`, { method: "DELETE" }).catch(() => null);
     if (state.current > at || state.current >= state.photos.length) state.current -= 1;
     if (state.current < 0 && state.photos.length) state.current = 0;
@@ -182,7 +183,7 @@
     const place = one(".fw-strip", root), focused = document.activeElement?.dataset?.at;
     place.replaceChildren(...state.photos.map((photo, at) => {
       const item = document.createElement("div");
-      item.className = `fw-item fw-${photo.status}`;
+      item.className = `fw-item fw-${photo.status}${photo.found?.clip ? " fw-moving" : ""}`;
       const pick = document.createElement("button");
       pick.type = "button";
       pick.dataset.at = at;
@@ -210,7 +211,7 @@
     more.className = "fw-more";
     more.dataset.do = "pick";
     more.textContent = "+";
-    more.setAttribute("aria-label", "Add photos");
+    more.setAttribute("aria-label", "Add photos or clips");
     place.append(more);
     if (focused !== undefined) one(`[data-at="${focused}"]`, place)?.focus();
   }
@@ -228,21 +229,23 @@
     }
     const parts = told ? told.parts.map((part) => `${part.amount < 0.9 ? `${percent(part.amount)} of the ` : ""}${part.weather} with ${part.model}`) : [];
     one(".fw-done").textContent = !told ? "" : parts.length ? `Taken out: ${parts.join(", then ")}.` : "Nothing is taken out: the photo stays as it is.";
-    const ready = state.photos.filter((one) => one.status === "ready");
+    const ready = state.photos.filter((one) => one.status === "ready" && clips.link(one) !== null);
     one(".fw-all").hidden = ready.length < 2;
     one(".fw-all").textContent = `Download all ${ready.length}`;
   }
   const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
   function links() {
-    const photo = shown(), link = one(".fw-download");
+    const photo = shown(), link = one(".fw-download"), clip = clips.link(photo);
+    clips.draw(photo);
     if (!link) return;
-    const ready = photo && photo.status === "ready";
+    const ready = photo && photo.status === "ready" && clip !== null;
     link.setAttribute("aria-disabled", !ready);
     if (!ready) { link.removeAttribute("href"); link.textContent = "Download"; return; }
-    link.href = url(photo, "file", state.strength);
-    link.setAttribute("download", photo.found.download);
-    link.textContent = `Download ${photo.found.download.split(".").pop().toUpperCase()}`;
+    const [href, name] = clip || [url(photo, "file", state.strength), photo.found.download];
+    link.href = href;
+    link.setAttribute("download", name);
+    link.textContent = `Download ${name.split(".").pop().toUpperCase()}`;
   }
 
   // ---- strength and settings ---------------------------------------------------------------------------------------
@@ -308,7 +311,7 @@
 
   function divide() {
     const seen = visible(), at = seen.left + state.place * seen.width, cut = `inset(0 0 0 ${at - seen.canvas}px)`;
-    for (const name of [".fw-after", ".fw-exact", ".fw-map"]) one(name, root).style.clipPath = cut;
+    for (const name of [".fw-after", ".fw-exact", ".fw-map", ".fw-film-after"]) one(name, root).style.clipPath = cut;
     const handle = one(".fw-handle", root);
     handle.style.left = `${at - seen.stage}px`;
     handle.setAttribute("aria-valuenow", Math.round(100 * state.place));
@@ -353,12 +356,14 @@
     fit: () => { state.full = false; draw(); },
     full: () => { state.full = true; draw(); const at = one(".fw-scroll", root); at.scrollLeft = (at.scrollWidth - at.clientWidth) / 2; at.scrollTop = (at.scrollHeight - at.clientHeight) / 2; },
     screen: () => (document.fullscreenElement ? document.exitFullscreen() : one(".fw-work", root).requestFullscreen()),
+    ...clips.doings,
     again: () => { Object.assign(shown(), { status: "waiting", said: "waiting", lost: 0 }); draw(); next(); },
   };
 
   async function all() {
-    for (const photo of state.photos.filter((one) => one.status === "ready")) {
-      const link = Object.assign(document.createElement("a"), { href: url(photo, "file", state.strength), download: photo.found.download });
+    for (const photo of state.photos.filter((one) => one.status === "ready" && clips.link(one) !== null)) {
+      const [href, download] = clips.link(photo) || [url(photo, "file", state.strength), photo.found.download];
+      const link = Object.assign(document.createElement("a"), { href, download });
       link.click();
       await pause(400);
     }
@@ -367,6 +372,7 @@
   function begin(element) {
     root = one(".fw-viewer", element);
     root.classList.add("fw-begun");
+    clips.begin(root, { state, shown, query, ask, say, draw, next });
     root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-do]"), chosen = event.target.closest("[data-example]");
       if (button) doings[button.dataset.do]();
