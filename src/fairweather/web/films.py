@@ -240,9 +240,10 @@ class Films:
                 result = ClipSink(job.result, facts.container, clip, encoding(clip.track, facts.container))
             before: Preview | None = None
             if previews:
-                before = Preview(job.view("before"), clip, facts.width, facts.height)
+                before = Preview(job.view("before"), clip, facts.width, facts.height, sound=False)
                 closing.callback(before.close)
-                result = Both(Preview(job.view("after"), clip, facts.width, facts.height), result)
+                after = Preview(job.view("after"), clip, facts.width, facts.height, sound=True)
+                result = Both(after, result)
             assert result is not None
             bounded = _Bounded(clip, job.name, limits, before)
 

@@ -26,12 +26,12 @@ SIDE = 1280
 class Preview:
     """A sink: an MP4 that every browser plays, 8 bits, at most 1280 pixels wide or high."""
 
-    def __init__(self, path: Path, clip: Clip, width: int, height: int) -> None:
-        """`width`, `height`: of the frames that come, upright. Sound is copied where browsers play it."""
+    def __init__(self, path: Path, clip: Clip, width: int, height: int, *, sound: bool) -> None:
+        """`width`, `height`: of the frames that come, upright. `sound`: copied where browsers play it."""
         factor = min(1.0, SIDE / max(width, height))
         self._size = tuple(max(2, 2 * round(side * factor / 2)) for side in (width, height))
         encoding = Encoding("libx264", "yuv420p", {"crf": "20", "preset": "veryfast"})
-        self._sink = ClipSink(path, "mp4", _Heard(clip), encoding, size=(self._size[0], self._size[1]))
+        self._sink = ClipSink(path, "mp4", _Heard(clip, sound), encoding, size=(self._size[0], self._size[1]))
 
     def put(self, frame: Frame) -> None:
         pixels = frame.pixels
@@ -79,10 +79,11 @@ class Both:
 
 
 class _Heard(Clip):
-    """A clip with nothing beside its pictures but the first sound that browsers play."""
+    """A clip with nothing beside its pictures but the first sound that browsers play, if that."""
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: Clip, sound: bool) -> None:
         self.__dict__.update(clip.__dict__)
+        self._sound = sound
         colour = clip.track.colour
         # A smaller picture would be taken for one of another matrix where the file does not say which it has.
         self.track = replace(clip.track, colour=(clip.track.yuv, *colour[1:3], 1), metadata={})
@@ -90,7 +91,7 @@ class _Heard(Clip):
     @property
     def streams(self) -> list[Any]:
         heard = [one for one in super().streams if one.type == "audio" and one.codec_context is not None]
-        return [one for one in heard if one.codec_context.name in HEARD][:1]
+        return [one for one in heard if one.codec_context.name in HEARD][: int(self._sound)]
 
 
 def passed_on(items: Iterator[Frame | Packet], preview: Preview | None) -> Iterator[Frame | Packet]:
