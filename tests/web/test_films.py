@@ -9,16 +9,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
-from fairweather import images
-from tests.video.conftest import av, frames_of, make, packets_of, tone
+from tests.conftest import ROOT
+from tests.video.conftest import av, frames_of, make, packets_of
 from tests.web.conftest import EXAMPLES, sailing
 from tests.web.test_api import told
 
 CLIPS = "/api/v1/clips"
+FIELDS = {
+    *("id", "name", "state", "frames", "total", "frames_a_second", "seconds_left", "width", "height", "seconds"),
+    *("sound", "weather", "models", "changed", "download", "error"),
+}
 FAST = {"model": "dehaze-fast"}
 
 
@@ -61,8 +64,6 @@ def commanded(path: Path, out: Path, **wanted: Any) -> Path:
         ("a.mp4", {"audio": "aac"}, {}),
         ("b.mkv", {"audio": "aac"}, {**FAST, "strength": 0.6, "guard": False}),
         ("c.webm", {"codec": "libvpx-vp9", "audio": "libopus"}, FAST),
-        ("d.gif", {"codec": "gif", "pixel_format": "rgb8", "time_base": Fraction(1, 100)}, FAST),
-        ("e.mov", {"rotation": 90}, FAST),
     ],
 )
 def test_it_gives_what_the_command_gives(
@@ -96,6 +97,16 @@ def test_a_clear_clip_and_no_strength_give_the_very_file(client: Any, tmp_path: 
         assert ended(client, place)["changed"] is False
         assert client.get(f"{place}/result").content == path.read_bytes()
         client.delete(place)
+
+
+def test_the_documented_call_runs(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film(tmp_path / "harbour.mp4", audio="aac")
+    monkeypatch.chdir(tmp_path)
+    snippet = (ROOT / "docs" / "api.md").read_text().split("```python\n")[2].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(compile(snippet.replace("http://127.0.0.1:7860", server.address), "docs/api.md", "exec"), names)
+    assert set(names["told"]) | {"error"} == FIELDS
+    assert len(frames_of(tmp_path / "clear.mp4")[0]) == 12
 
 
 def test_a_form_takes_a_clip_too(client: Any, tmp_path: Path) -> None:
@@ -249,56 +260,6 @@ def test_what_the_file_says_of_its_length_is_not_believed(web: None, tmp_path: P
     client.service.close()
 
 
-def heard(path: Path) -> bytes:
-    with av.open(str(path), "w") as out:
-        tone(out, out.add_stream("aac", rate=48000), Fraction(1, 5))
-    return path.read_bytes()
-
-
-def frameless(path: Path) -> bytes:
-    """An MP4 whose track has no frame."""
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        out.start_encoding()
-    return path.read_bytes()
-
-
-BODIES: dict[str, tuple[Callable[[Path], bytes], int, str, str]] = {
-    "text": (lambda path: b"this is a text, not a clip", 415, "not_a_clip", "MP4, MOV"),
-    "photo": (lambda path: (EXAMPLES / "lighthouse.jpg").read_bytes(), 415, "not_a_clip", "MP4, MOV"),
-    "empty": (lambda path: b"", 422, "empty", "0 bytes"),
-    "header": (lambda path: b"\0\0\0\x18ftypisom" + bytes(100), 422, "bad_clip", "whole copy"),
-    "truncated": (lambda path: film(path, 6).read_bytes()[:-900], 422, "bad_clip", "truncated"),
-    "matroska": (lambda path: film(path.with_suffix(".mkv")).read_bytes()[:4000], 422, "bad_clip", "truncated"),
-    "avi": (lambda path: film(path.with_suffix(".avi"), codec="mpeg4").read_bytes()[:9000], 422, "bad_clip", "trunc"),
-    "sound": (heard, 422, "bad_clip", "no moving pictures"),
-    "frameless": (frameless, 422, "bad_clip", "no moving pictures"),
-    "pixels": (
-        lambda path: make(path, size=(2000, 1200), count=1).read_bytes(),
-        413,
-        "too_many_pixels",
-        "2 megapix",
-    ),
-    "bytes": (lambda path: b"\0\0\0\x18ftypisom" + bytes(3_000_001), 413, "too_large", "3 MB"),
-    "playlist": (lambda path: b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n", 415, "not_a_clip", "MP4, MOV"),
-    "concat": (lambda path: b"ffconcat version 1.0\nfile /etc/passwd\n", 415, "not_a_clip", "MP4, MOV"),
-}
-
-
-@pytest.mark.parametrize("body", BODIES)
-def test_what_is_no_clip(client: Any, service: Any, tmp_path: Path, body: str) -> None:
-    made, status, kind, says = BODIES[body]
-    before = set(service.folders.root.iterdir())
-    answer = client.post(CLIPS, params={"name": "harbour.mp4", **FAST}, content=made(tmp_path / "made.mp4"))
-    message = told(answer, status, kind)
-    assert message.startswith("harbour.mp4: ")
-    assert says in message
-    assert str(service.folders.root) not in message
-    assert service.turns.taken == 0
-    assert set(service.folders.root.iterdir()) == before, "temporary files are left"
-
-
 def test_settings_and_names_that_are_none(client: Any) -> None:
     told(client.post(CLIPS, params={"model": "no-such"}, content=b"not looked at"), 404, "unknown_model")
     told(client.post(CLIPS, params={"strength": "2"}, content=b"not looked at"), 422, "bad_setting")
@@ -311,80 +272,3 @@ def test_settings_and_names_that_are_none(client: Any) -> None:
     told(client.delete(f"{CLIPS}/{photo}"), 404, "gone")
     told(client.post(f"/page/photos/{photo}/clip"), 422, "bad_setting")
     client.delete(f"/page/photos/{photo}")
-
-
-def test_without_pyav_the_extra_is_named(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairweather.web import clips
-
-    path = film(tmp_path / "a.mp4", 2)
-    assert "/api/v1/clips" in told(client.post("/api/v1/restore", content=path.read_bytes()), 415, "clip")
-    monkeypatch.setattr(clips, "AV", "no_such_module")
-    assert "fairweather[video]" in told(client.post(CLIPS, content=path.read_bytes()), 415, "unsupported")
-    assert "fairweather[video]" in told(client.post("/api/v1/restore", content=path.read_bytes()), 415, "clip")
-    assert "fairweather[video]" in told(client.post("/page/photos", content=path.read_bytes()), 415, "unsupported")
-
-
-def test_nothing_but_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairweather.errors import BadImage
-    from fairweather.video.source import Clip
-
-    secret = film(tmp_path / "secret.mp4", 4)
-    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n")
-    (tmp_path / "cat.ffconcat").write_text("ffconcat version 1.0\nfile secret.mp4\n")
-    for name in ("list.m3u8", "cat.ffconcat"):
-        Clip(str(tmp_path / name)).close()  # where FFmpeg may choose, it follows
-        for only in ("mov", "matroska", "avi", "gif"):
-            with pytest.raises(BadImage):
-                Clip(str(tmp_path / name), only=only)
-    opened, real = [], av.open
-    monkeypatch.setattr(av, "open", lambda *given, **how: opened.append(how) or real(*given, **how))
-    Clip(str(secret), only="mov").close()
-    options = opened[0]["options"]
-    assert (opened[0]["format"], options["protocol_whitelist"], options["enable_drefs"]) == ("mov", "file", "0")
-
-
-def page_job(client: Any, path: Path, **settings: Any) -> tuple[str, dict[str, Any]]:
-    """The token of a clip on the page, and what it says once it is restored."""
-    token = client.post("/page/photos", params={"name": path.name}, content=path.read_bytes()).json()["token"]
-    look = client.post(f"/page/photos/{token}/look", params=FAST).json()
-    assert look["clip"]["frames"] == 12
-    answer = client.post(f"/page/photos/{token}/clip", params={**FAST, **settings})
-    assert answer.status_code == 202, answer.text
-    return token, ended(client, answer.headers["location"])
-
-
-@pytest.mark.parametrize(
-    ("name", "how"),
-    [("a.mp4", {}), ("b.mkv", {"pixel_format": "yuv420p10le", "codec": "libx265", "audio": "aac"}),
-     ("c.gif", {"codec": "gif", "pixel_format": "rgb8", "time_base": Fraction(1, 100)}), ("d.mov", {"rotation": 90})],
-)  # fmt: skip
-def test_the_page_shows_what_browsers_play(client: Any, tmp_path: Path, name: str, how: dict[str, Any]) -> None:
-    deep = "10" in how.get("pixel_format", "")
-    shown = {} if deep else {"shown": sailing(12, 118, 158)}
-    path = make(tmp_path / name, size=(158, 118), **how, **shown)
-    token, found = page_job(client, path)
-    frame = client.get(f"/page/photos/{token}/before")
-    (tmp_path / "frame.jpg").write_bytes(frame.content)
-    upright = (158, 118) if name == "d.mov" else (118, 158)
-    assert images.read(tmp_path / "frame.jpg").pixels.shape[:2] == upright
-    (tmp_path / f"result{path.suffix}").write_bytes(client.get(f"/api/v1/clips/{found['id']}/result").content)
-    command = commanded(path, tmp_path / f"command{path.suffix}", model="dehaze-fast")
-    assert np.array_equal(frames_of(tmp_path / f"result{path.suffix}")[1], frames_of(command)[1])
-    for side, like in (("before", path), ("after", command)):
-        answer = client.get(f"/page/clips/{found['id']}/{side}")
-        assert answer.headers["content-type"] == "video/mp4"
-        (tmp_path / f"{side}.mp4").write_bytes(answer.content)
-        times, frames = frames_of(tmp_path / f"{side}.mp4")
-        with av.open(str(tmp_path / f"{side}.mp4")) as file:
-            context = file.streams.video[0].codec_context
-            assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
-            assert len(file.streams.audio) == int("audio" in how and side == "after")
-        expected, pictures = frames_of(like)
-        assert np.allclose([float(one) for one in times], [float(one) for one in expected], atol=0.011)
-        if name != "d.mov":  # which is stored on its side
-            one, other = (cv2.blur(picture[5], (9, 9)).astype(int) for picture in (frames, pictures))
-            assert np.abs(one - other).mean() < 4  # a GIF's dots are not kept
-    assert client.get(f"/page/clips/{found['id']}/other").status_code == 422
-    assert client.get("/page/clips/no-such-token/after").status_code == 404
-    client.delete(f"/api/v1/clips/{found['id']}")
-    client.delete(f"/page/photos/{token}")

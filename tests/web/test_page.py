@@ -92,6 +92,7 @@ def test_clips_are_told_from_photos(start: bytes, clip: bool) -> None:
 
 
 def test_whoever_sends_a_clip_is_told_what_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "AV", "json")  # which is there
     assert "/api/v1/clips" in str(clips.refusal("a.mp4"))
     monkeypatch.setattr(clips, "AV", "no_such_module")
     assert "fairweather[video]" in str(clips.refusal("a.mp4"))

@@ -34,6 +34,8 @@ TYPE = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".m
 PLAYED = {".mp4": ("h264",), ".m4v": ("h264",), ".webm": ("vp8", "vp9")}
 """What every browser plays, with 8 bits, and as large as two of them side by side still run smoothly."""
 MOST_PLAYED = 1920 * 1088
+MOST_SHOWN = 1280 * 720
+"""Pixels of what is played in place of all others, about (`showing`)."""
 HEARD = ("aac", "mp3", "opus", "flac")
 SLACK = 0.5
 """Seconds over the limit that are let pass: sound often ends a little later than the pictures."""
@@ -66,8 +68,10 @@ class Facts(NamedTuple):
 
     @property
     def memory(self) -> int:
-        """Bytes that restoring it takes at the most: frames that wait between its steps, and those in the encoders."""
-        return (32 << 20) + self.width * self.height * (220 if self.deep else 140) + (0 if self.plays else 96 << 20)
+        """Bytes that restoring it takes: frames that wait between its steps, and those in the encoders (measured)."""
+        pixels = self.width * self.height
+        previews = 0 if self.plays else 252 * min(pixels, MOST_SHOWN)
+        return (32 << 20) + (500 if self.deep else 240) * pixels + previews
 
 
 def demuxer(start: bytes) -> str | None:
@@ -124,7 +128,8 @@ def examine(path: Path, name: str, limits: Limits) -> Facts:
         turned = track.rotation % 180 != 0
     finally:
         clip.close()
-    if length > limits.length + SLACK or (track.frames or 0) > limits.frames:
+    counted = (track.frames or 0) if kind == "mov" else 0  # others guess, from a rate that may be none
+    if length > limits.length + SLACK or counted > limits.frames:
         raise too_long(name, limits)
     plays = track.codec in PLAYED.get(suffix, ()) and track.pixel_format in ("yuv420p", "yuvj420p")
     return Facts(

@@ -187,9 +187,9 @@ class Films:
         finally:
             timer.cancel()
             if state == "failed":
-                for path in job.folder.iterdir() if job.folder.exists() else ():
-                    with suppress(OSError):
-                        path.unlink()
+                with suppress(OSError):  # gone already where it is not wanted any more
+                    for path in job.folder.iterdir():
+                        path.unlink(missing_ok=True)
             elif not job.shown and job.changed:
                 job.source.unlink(missing_ok=True)
             job.used = time.monotonic()

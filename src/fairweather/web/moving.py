@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from fairweather.restoring.stopping import check
 from fairweather.web import clips
 from fairweather.web.api import Guard, Model, Strength, Weather
 from fairweather.web.films import Job
@@ -52,6 +53,7 @@ def router(service: Service) -> APIRouter:
 
             def begin() -> Job:
                 facts = clips.examine(source, called, service.limits)
+                check()  # nobody may be waiting any more
                 return films.start(Job(folder, source, called, facts, settings, steady))
 
             job = await service.answer(begin)

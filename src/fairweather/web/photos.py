@@ -132,7 +132,7 @@ class Photos:
         facts = clips.examine(source, name, service.limits)
         frame = folder / "frame.jpg"
         try:
-            with service.room(facts.memory, name):
+            with service.room(facts.memory // 4, name):
                 write(frame, clips.middle(source, facts, service.limits))
         except Exception as error:
             raise clips.wrong(error, source, name, service.limits) from error

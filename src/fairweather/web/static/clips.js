@@ -2,7 +2,7 @@
 // slider: the restored one leads, and the one before it is kept in step. page.js calls what is given back here.
 window.fairweatherClips = (() => {
   "use strict";
-  const OFTEN = 400, AWAY = 2000, FAR = 0.3, NEAR = 0.015, MOST = 0.25;
+  const OFTEN = 400, AWAY = 2000, FAR = 0.3, BEHIND = 0.06, NEAR = 0.015, MOST = 0.25;
   let page, root, before, after, playing = null;
 
   const one = (selector, base = root) => base.querySelector(selector);
@@ -163,11 +163,13 @@ window.fairweatherClips = (() => {
     place();
   }
 
-  // Small differences are made up by speed, which is not seen; a jump is, and is for large ones.
+  // Small differences are made up by speed, which is not seen; a jump is, and is for large ones. Where a machine is too
+  // slow for two films, the one that leads waits.
   function step() {
     const apart = before.currentTime - after.currentTime;
     if (Math.abs(apart) > FAR) before.currentTime = after.currentTime;
     before.playbackRate = Math.abs(apart) < NEAR ? 1 : 1 + Math.min(MOST, Math.max(-MOST, -2 * apart));
+    after.playbackRate = apart < -BEHIND ? 0.5 : 1;
     if (before.paused && !before.ended && !after.paused) before.play().catch(() => null);
     place();
     if (!after.paused) requestAnimationFrame(step);

@@ -1,4 +1,5 @@
-// The page's own part: photos are sent one by one to /page/photos, looked at there, and shown before and after.
+// The page's own part: photos are sent one by one to /page/photos, looked at there, and shown before and after; what
+// is different with clips is in clips.js.
 // Strength is mixed here at once, by the opacity of the result; where maps restore the photo, the server's very answer
 // follows a moment later without another look of the network. Files stay at hand: a server that was started again
 // gets them once more without being asked to.
@@ -197,20 +198,14 @@
         pick.append(image);
       }
       pick.onclick = () => { state.current = at; draw(); };
-      const away = document.createElement("button");
-      away.type = "button";
-      away.className = "fw-away";
-      away.textContent = "×";
+      const away = Object.assign(document.createElement("button"), { type: "button", className: "fw-away", textContent: "×" });
       away.setAttribute("aria-label", `Remove ${photo.name}`);
       away.onclick = () => remove(photo);
       item.append(pick, away);
       return item;
     }));
-    const more = document.createElement("button");
-    more.type = "button";
-    more.className = "fw-more";
+    const more = Object.assign(document.createElement("button"), { type: "button", className: "fw-more", textContent: "+" });
     more.dataset.do = "pick";
-    more.textContent = "+";
     more.setAttribute("aria-label", "Add photos or clips");
     place.append(more);
     if (focused !== undefined) one(`[data-at="${focused}"]`, place)?.focus();
@@ -293,7 +288,7 @@
   function layout() {
     const photo = shown(), stage = one(".fw-stage", root), canvas = one(".fw-canvas", root), scroll = one(".fw-scroll", root);
     if (!photo || !photo.found || photo.status !== "ready" || !stage.clientWidth) { canvas.style.width = canvas.style.height = ""; return; }
-    const { width, height } = photo.found, tall = document.fullscreenElement ? innerHeight - 130 : Math.max(260, 0.7 * innerHeight);
+    const { width, height } = photo.found, tall = document.fullscreenElement ? innerHeight - 130 - one(".fw-clip", root).offsetHeight : Math.max(260, 0.7 * innerHeight);
     const fit = Math.min(stage.clientWidth / width, tall / height, MOST_ENLARGED);
     const scale = state.full ? 1 / devicePixelRatio : fit;
     canvas.style.width = `${width * scale}px`;
