@@ -98,6 +98,7 @@ def roll(page: Page, film: Path) -> None:
         page.wait_for_selector(".fw-plays.fw-rolling", timeout=300_000)
         page.keyboard.press("Space")
         page.locator(".fw-seek").fill("1.5")
+        page.locator(".fw-seek").blur()
 
 
 if __name__ == "__main__":

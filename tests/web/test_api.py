@@ -202,7 +202,7 @@ def test_models_and_health(client: Any, service: Any) -> None:
     assert (health["status"], health["version"], health["inside"]) == ("ok", fairweather.__version__, 0)
     assert health["limits"]["pixels"] == service.limits.pixels
     assert {
-        f"/api/v1/{name}" for name in ("restore", "models", "health", "clips", "clips/{token}", "clips/{token}/result")
+        f"/api/v1/{name}" for name in ("restore", "models", "health", "clips", "clips/{id}", "clips/{id}/result")
     } == set(client.get("/api/v1/openapi.json").json()["paths"])
 
 

@@ -190,7 +190,7 @@ class Films:
                 with suppress(OSError):  # gone already where it is not wanted any more
                     for path in job.folder.iterdir():
                         path.unlink(missing_ok=True)
-            elif not job.shown and job.changed:
+            elif job.changed and not (job.shown and job.facts.plays):
                 job.source.unlink(missing_ok=True)
             job.used = time.monotonic()
             job.state = state

@@ -61,27 +61,27 @@ def router(service: Service) -> APIRouter:
             undone.pop_all()
         return _begun(job)
 
-    async def state(token: str) -> Response:
+    async def state(id: str) -> Response:
         """How far it is."""
-        return JSONResponse(films.get(token).told(), headers=UNSTORED)
+        return JSONResponse(films.get(id).told(), headers=UNSTORED)
 
-    async def result(token: str) -> Response:
+    async def result(id: str) -> Response:
         """The restored clip, or ranges of it, once it is done."""
-        job = _done(films.get(token))
+        job = _done(films.get(id))
         headers = {"Content-Disposition": attached(clips.result_name(job.name, job.facts)), **UNSTORED}
         return FileResponse(job.result, media_type=clips.TYPE[job.facts.suffix], headers=headers)
 
-    async def drop(token: str) -> Response:
+    async def drop(id: str) -> Response:
         """Stop the work on it, and remove its files."""
-        films.get(token)
-        await run_in_threadpool(service.shelf.drop, token)
+        films.get(id)
+        await run_in_threadpool(service.shelf.drop, id)
         return Response(status_code=204)
 
     add = partial(routes.add_api_route, response_class=Response)
     add("/clips", send, methods=["POST"], status_code=202)
-    add("/clips/{token}", state, methods=["GET"])
-    add("/clips/{token}", drop, methods=["DELETE"], status_code=204)
-    add("/clips/{token}/result", result, methods=["GET"])
+    add("/clips/{id}", state, methods=["GET"])
+    add("/clips/{id}", drop, methods=["DELETE"], status_code=204)
+    add("/clips/{id}/result", result, methods=["GET"])
     return routes
 
 

@@ -176,11 +176,11 @@ window.fairweatherClips = (() => {
   }
 
   function place() {
-    const bar = one(".fw-seek"), now = after.currentTime, whole = after.duration || 0, told = `${clock(now)} of ${clock(whole)}`;
+    const bar = one(".fw-seek"), now = after.currentTime, whole = after.duration || 0, told = `${clock(now)} of ${clock(Math.round(whole))}`;
     bar.value = now;
     bar.style.setProperty("--fw-at", `${whole ? 100 * now / whole : 0}%`);
     if (bar.getAttribute("aria-valuetext") !== told) bar.setAttribute("aria-valuetext", told);
-    one(".fw-time").textContent = `${clock(now)} / ${clock(whole)}`;
+    one(".fw-time").textContent = whole < 60 ? `${now.toFixed(1)} / ${whole.toFixed(1)} s` : `${clock(now)} / ${clock(whole)}`;
   }
 
   function state() {
