@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +83,16 @@ def test_restore_play_seek_and_download(opened: Callable[..., Any], tmp_path: Pa
 
 def test_what_browsers_do_not_play_is_shown_all_the_same(opened: Callable[..., Any], tmp_path: Path) -> None:
     deep = film(tmp_path / "deep.mkv", codec="libx265")
-    moving = film(tmp_path / "moving.gif", codec="gif", pixel_format="rgb8", time_base=Fraction(1, 100))
     page = opened(**PHONE, color_scheme="dark")
-    send(page, EXAMPLES / "lighthouse.jpg", deep, moving)
+    send(page, EXAMPLES / "lighthouse.jpg", deep)
     page.tap("[data-at='1']")
     fast(page)
-    page.wait_for_function(READY.format(3))
-    for number in (1, 2):
-        page.tap(f"[data-at='{number}']")
-        restore(page, number)
-        assert page.evaluate("document.querySelector('.fw-film-before').videoWidth") == 160
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.inner_text(".fw-all") == "Download all 3"
+    page.wait_for_function(READY.format(2))
+    assert not page.is_visible(".fw-all")
+    restore(page, 1)
+    assert page.evaluate("document.querySelector('.fw-film-before').videoWidth") == 160
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.inner_text(".fw-all") == "Download all 2"
     page.tap("[data-at='0']")
     assert not page.is_visible(".fw-clip")
     page.wait_for_function("document.querySelector('.fw-film-after').paused")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -63,6 +64,21 @@ def test_what_is_no_clip(client: Any, service: Any, tmp_path: Path, body: str) -
     assert str(service.folders.root) not in message
     assert service.turns.taken == 0
     assert set(service.folders.root.iterdir()) == before, "temporary files are left"
+
+
+def test_what_goes_wrong_on_the_way_has_its_status(tmp_path: Path) -> None:
+    from fairweather.web.clips import wrong
+    from fairweather.web.limits import Limits
+
+    for error, status in (
+        (av.error.InvalidDataError(1, "nonsense"), 422),
+        (OSError(errno.ENOSPC, "no space left"), 507),
+        (MemoryError(), 503),
+        (ZeroDivisionError(), 500),
+    ):
+        refusal = wrong(error, tmp_path / "source", "harbour.mp4", Limits())
+        assert refusal.status == status
+        assert str(refusal).startswith("harbour.mp4: ")
 
 
 def test_without_pyav_the_extra_is_named(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ read, whatever it refers to: FFmpeg follows playlists where it may choose.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fairweather.errors import BadImage, MissingExtra
+from fairweather.errors import BadFolder, BadImage, MissingExtra
 from fairweather.restoring.recognise import Weather
 from fairweather.restoring.stopping import check
 from fairweather.video.formats import CONTAINERS, Track
@@ -199,6 +200,11 @@ def wrong(error: Exception, path: Path, name: str, limits: Limits) -> Refused:
         )  # fmt: skip
     if isinstance(error, BadImage):
         return Refused(422, "bad_clip", str(error).replace(str(path), name))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = BadFolder("the disk is full")
+    elif type(error).__module__.startswith(f"{AV}.") and not isinstance(error, MemoryError):
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return Refused(422, "bad_clip", f"{name}: cannot be restored as a video ({reason}); convert it")
     return refused(error, str(path), name)
 
 

@@ -97,7 +97,8 @@ def played(service: Service, photos: Photos) -> APIRouter:
         guard: Guard = True,
         steady: Steady = True,
     ) -> Response:
-        return _begun(photos.restore(token, Settings(model, weather, strength, guard), steady))
+        settings = Settings(model, weather, strength, guard)
+        return _begun(await run_in_threadpool(photos.restore, token, settings, steady))
 
     async def view(token: str, side: Literal["before", "after"]) -> Response:
         job = _done(service.films.get(token))
