@@ -1,4 +1,4 @@
-"""Screenshots of the page, with the photos that come with it: python docs/page/shoot.py
+"""Screenshots of the page, with the photos that come with it, and a film: python docs/page/shoot.py
 
 Starts a server of its own and looks at it with Debian's Chromium (tests/web/chromium.sh installs it) by Playwright.
 """
@@ -9,6 +9,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -18,6 +19,7 @@ SHOTS = {
     "start": {"viewport": {"width": 1360, "height": 850}},
     "desktop": {"viewport": {"width": 1360, "height": 850}},
     "map": {"viewport": {"width": 1360, "height": 850}},
+    "clip": {"viewport": {"width": 1360, "height": 850}},
     "dark": {"viewport": {"width": 1360, "height": 850}, "color_scheme": "dark"},
     "phone": {
         "viewport": {"width": 390, "height": 844},
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--only", nargs="*", choices=SHOTS, default=list(SHOTS))
+    parser.add_argument("--film", type=Path, default=Path("../shared/data/real/video/fog_city.mp4"))
     given = parser.parse_args()
     command = [sys.executable, "-m", "fairweather", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -51,7 +54,10 @@ def main() -> None:
                     page = browser.new_context(**SHOTS[name]).new_page()
                     page.goto(address[0])
                     page.wait_for_selector(".fw-begun .fw-drop")
-                    pose(page, name)
+                    if name == "clip":
+                        roll(page, given.film)
+                    else:
+                        pose(page, name)
                     page.wait_for_timeout(600)
                     page.screenshot(path=given.out / f"{name}.jpg", type="jpeg", quality=82)
                     page.close()
@@ -76,6 +82,23 @@ def pose(page: Page, name: str) -> None:
     if name == "map":
         page.click("[data-do=map]")
     page.wait_for_function("[...document.querySelectorAll('.fw-canvas img[src]')].every(one => one.complete)")
+
+
+def roll(page: Page, film: Path) -> None:
+    """Three seconds of a film, restored; it stands still in their middle."""
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / film.name
+        command = [sys.executable, "-m", "fairweather", "restore", str(film), "-o", str(part), "--weather", "none"]
+        subprocess.run([*command, "--start", "4", "--end", "7"], check=True)
+        page.set_input_files("#fw-input", [part])
+        page.wait_for_function("document.querySelectorAll('.fw-item.fw-ready').length === 1", timeout=120_000)
+        page.click("#fw-weather label:has-text('Haze') >> nth=0")
+        page.wait_for_function("document.querySelector('.fw-done').innerText.startsWith('Taken out: haze')")
+        page.click("[data-do=film]")
+        page.wait_for_selector(".fw-plays.fw-rolling", timeout=300_000)
+        page.keyboard.press("Space")
+        page.locator(".fw-seek").fill("1.5")
+        page.locator(".fw-seek").blur()
 
 
 if __name__ == "__main__":

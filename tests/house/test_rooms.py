@@ -23,7 +23,7 @@ RULE: dict[str, set[str]] = {
     "restoring": {"errors", "images", "cards"},
     "video": {"errors", "images", "restoring"},
     "evaluation": {"errors", "images", "cards", "pairs", "restoring"},
-    "web": {"errors", "images", "cards", "restoring"},
+    "web": {"errors", "images", "cards", "restoring", "video"},
     "deploy": {"errors", "images", "cards", "pairs", "generators", "restoring", "evaluation"},
     "training": {
         *("errors", "images", "cards", "pairs", "weather", "generators", "discriminators", "losses", "recipes", "data"),

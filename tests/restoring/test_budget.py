@@ -170,6 +170,26 @@ print(json.dumps([code, int(peak.split()[1]) * 1024]))
 """
 
 
+def test_what_is_held_beside_the_photos_waits_and_keeps_them_waiting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = begun(400_000_000, monkeypatch)
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (4000, 2000)).save(photo)
+    assert made.hold(320_000_000)
+    assert not made.hold(200_000_000)  # waits for the first
+    assert not made.admit(photo, photo), "there is room for it, later"
+    before = made.windows()
+    made.let_go(320_000_000)
+    assert made.windows() == before + 320_000_000
+    assert made.admit(photo, photo)
+    assert not made.hold(390_000_000)
+    made.release(photo)
+    with pytest.raises(BadSettings, match="--memory"):
+        made.hold(500_000_000)
+    assert made.held == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak of a process")
 def test_the_process_stays_below_its_budget(tmp_path: Path) -> None:
     """As the operating system counts. It can fail: the same photos without a budget take more."""

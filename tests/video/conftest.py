@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,9 @@ def make(
     rotation: int = 0,
     colour: tuple[int, int, int, int] | None = None,
     tags: bool = False,
+    shown: Iterable[Array] | None = None,
 ) -> Path:
-    """A clip; `times` in units of `time_base` (default: 25 a second)."""
+    """A clip; `times` in units of `time_base` (default: 25 a second); `shown`: its frames, in place of a pattern."""
     times = times if times is not None else [round(number / 25 / time_base) for number in range(count)]
     deep = "10" in pixel_format
     with av.open(str(path), "w") as out:
@@ -73,9 +74,8 @@ def make(
             )
         if sound is not None:
             tone(out, sound, times[-1] * time_base)
-        for time, picture in zip(
-            times, pictures(len(times), size[1], size[0], "uint16" if deep else "uint8"), strict=True
-        ):
+        pattern = pictures(len(times), size[1], size[0], "uint16" if deep else "uint8")
+        for time, picture in zip(times, pattern if shown is None else shown, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, "rgb48le" if deep else "rgb24")
             frame.pts, frame.time_base = time, time_base
             out.mux(stream.encode(frame))

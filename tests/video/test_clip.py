@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,8 +11,12 @@ import numpy as np
 import pytest
 
 from fairweather.errors import BadFolder, BadImage, BadSettings
+from fairweather.restoring import stopping
 from fairweather.video import clip
+from fairweather.video.formats import encoding
 from fairweather.video.run import Job, Options, run
+from fairweather.video.sink import ClipSink
+from fairweather.video.source import open_source
 from tests.video.conftest import Lift, av, frames_of, make, packets_of, pictures
 
 UNEVEN = [0, 512, 1024, 2048, 2100, 4096, 9000, 9512, 10000, 12800, 12900, 20000]
@@ -273,3 +279,21 @@ def test_what_stays_as_it_is_is_copied(tmp_path: Path) -> None:
     report = run([Job(str(source), str(tmp_path / "out.mp4"))], lambda job, source: (None, ""), Options())
     assert report.unchanged == 1
     assert (tmp_path / "out.mp4").read_bytes() == source.read_bytes()
+
+
+def test_it_is_stopped_from_outside(tmp_path: Path) -> None:
+    path, event = make(tmp_path / "a.mp4", count=60), threading.Event()
+
+    class Stopping(Lift):
+        def begin(self, frame: np.ndarray, step: float) -> Callable[[], np.ndarray]:
+            if len(self.steps) == 10:
+                event.set()
+            return super().begin(frame, step)
+
+    made, source = Stopping(), open_source(path)
+    sink = ClipSink(tmp_path / "b.mp4", "mp4", source, encoding(source.track, "mp4"))
+    with stopping.heeding(event), pytest.raises(stopping.Stopped):
+        clip.run(source, sink, made)
+    source.close()
+    assert len(made.steps) < 16
+    assert not [one for one in threading.enumerate() if one.name in ("read", "finish", "write")]

@@ -1,9 +1,10 @@
-"""A service in this process, and servers in processes of their own."""
+"""A service in this process, servers in processes of their own, and a browser."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -21,6 +23,10 @@ from fairweather import images
 from tests.conftest import ROOT
 
 EXAMPLES = ROOT / "examples"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PHONE = {"viewport": {"width": 390, "height": 780}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+READY = "document.querySelectorAll('.fw-item.fw-ready').length === {}"
+SHOWN = "[...document.querySelectorAll('.fw-canvas img[src]')].every(one => one.complete && one.naturalWidth)"
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +119,55 @@ def server(served: Callable[..., Server]) -> Server:
     return served("--max-bytes", "60MB", "--max-pixels", "50000000", "--waiting", "6")
 
 
+@pytest.fixture(scope="module")
+def chromium(web: None) -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST RUNS: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("NO BROWSER TEST RUNS: there is no Chromium here (sh tests/web/chromium.sh, as root on Debian)")
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium: Any, server: Server) -> Iterator[Callable[..., Any]]:
+    """Opens the page; asserts in the end that nothing was asked from elsewhere, and that no script failed."""
+    pages, outside, wrong = [], [], []
+
+    def open_(address: str = server.address, **options: Any) -> Any:
+        page = chromium.new_context(accept_downloads=True, **options).new_page()
+        page.set_default_timeout(30_000)
+        page.on(
+            "request",
+            lambda one: outside.append(one.url) if not one.url.startswith((address, "blob:", "data:")) else None,
+        )
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+        page.goto(address)
+        page.wait_for_selector(".fw-begun .fw-drop")
+        pages.append(page)
+        return page
+
+    yield open_
+    for page in pages:
+        page.context.close()
+    assert not outside, "something was asked from elsewhere"
+    assert not wrong
+
+
+def send(page: Any, *paths: Path, ready: int | None = None) -> None:
+    page.set_input_files("#fw-input", list(paths))
+    page.wait_for_function(READY.format(len(paths) if ready is None else ready), timeout=90_000)
+    page.wait_for_function(SHOWN)
+
+
+def downloaded(page: Any) -> tuple[str, bytes]:
+    with page.expect_download() as waiting:
+        page.click(".fw-download")
+    return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+
+
 @cache
 def automatic() -> Any:
     """What `fairweather.load("auto")` gives, opened once."""
@@ -133,3 +188,10 @@ def hazy(height: int, width: int, dtype: Any = np.uint8) -> np.ndarray:
     down, across = height - pixels.shape[0], width - pixels.shape[1]
     pixels = np.pad(pixels, ((0, max(0, down)), (0, max(0, across)), (0, 0)), mode="symmetric")[:height, :width]
     return pixels.astype(dtype) * 257 if dtype == np.uint16 else pixels
+
+
+def sailing(count: int, height: int = 120, width: int = 160) -> Iterator[np.ndarray]:
+    """The frames of a film with haze in it: the lighthouse, passed by."""
+    whole = cv2.resize(images.read(EXAMPLES / "lighthouse.jpg").pixels, (width + 2 * count, height))
+    for number in range(count):
+        yield whole[:, 2 * number : 2 * number + width]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +11,7 @@ import numpy as np
 import pytest
 
 from fairweather import images
-from tests.web.conftest import EXAMPLES, Server, hazy, python
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PHONE = {"viewport": {"width": 390, "height": 780}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
-READY = "document.querySelectorAll('.fw-item.fw-ready').length === {}"
-SHOWN = "[...document.querySelectorAll('.fw-canvas img[src]')].every(one => one.complete && one.naturalWidth)"
-
-
-@pytest.fixture(scope="module")
-def chromium(web: None) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST RUNS: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("NO BROWSER TEST RUNS: there is no Chromium here (sh tests/web/chromium.sh, as root on Debian)")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(chromium: Any, server: Server) -> Iterator[Callable[..., Any]]:
-    """Opens the page; asserts in the end that nothing was asked from elsewhere, and that no script failed."""
-    pages, outside, wrong = [], [], []
-
-    def open_(address: str = server.address, **options: Any) -> Any:
-        page = chromium.new_context(accept_downloads=True, **options).new_page()
-        page.set_default_timeout(30_000)
-        page.on(
-            "request",
-            lambda one: outside.append(one.url) if not one.url.startswith((address, "blob:", "data:")) else None,
-        )
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
-        page.goto(address)
-        page.wait_for_selector(".fw-begun .fw-drop")
-        pages.append(page)
-        return page
-
-    yield open_
-    for page in pages:
-        page.context.close()
-    assert not outside, "something was asked from elsewhere"
-    assert not wrong
-
-
-def send(page: Any, *paths: Path, ready: int | None = None) -> None:
-    page.set_input_files("#fw-input", list(paths))
-    page.wait_for_function(READY.format(len(paths) if ready is None else ready), timeout=90_000)
-    page.wait_for_function(SHOWN)
-
-
-def downloaded(page: Any) -> tuple[str, bytes]:
-    with page.expect_download() as waiting:
-        page.click(".fw-download")
-    return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+from tests.web.conftest import EXAMPLES, PHONE, READY, SHOWN, Server, downloaded, hazy, python, send
 
 
 def seen(page: Any, tmp_path: Path, x: float, y: float) -> np.ndarray:
@@ -146,7 +91,7 @@ def test_by_keyboard_alone(opened: Callable[..., Any]) -> None:
     for _ in range(40):
         page.keyboard.press("Tab")
         told = page.evaluate("(e => e.getAttribute('aria-label') || e.className || e.type)(document.activeElement)")
-        reached.add(told)
+        reached.add(told or "")  # the document itself has none of these
     assert {"Before and after", "fw-download"} <= reached
     assert any("lighthouse" in one for one in reached)
     page.focus(".fw-handle")

@@ -14,7 +14,8 @@ from fairweather.web.limits import Limits, Refused, refused
     ("wrong", "flag"),
     [({"bytes": 0}, "--max-bytes"), ({"pixels": 0}, "--max-pixels"), ({"at_once": 0}, "--at-once"),
      ({"waiting": -1}, "--waiting"), ({"seconds": 0.0}, "--seconds"), ({"seconds": float("nan")}, "--seconds"),
-     ({"keep": float("inf")}, "--keep"), ({"disk": 0}, "--disk")],
+     ({"keep": float("inf")}, "--keep"), ({"disk": 0}, "--disk"), ({"length": 0.0}, "--max-clip-seconds"),
+     ({"work": float("inf")}, "--clip-seconds")],
 )  # fmt: skip
 def test_limits_that_are_none(wrong: dict[str, Any], flag: str) -> None:
     with pytest.raises(BadSettings, match=flag):

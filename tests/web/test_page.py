@@ -78,6 +78,8 @@ def test_models_of_ones_own_are_offered_under_their_card_s_name(tmp_path: Path, 
         (b"\x1aE\xdf\xa3", True),
         (b"RIFF\0\0\0\0AVI ", True),
         (b"GIF89a", True),
+        (b"#EXTM3U\n", False),
+        (b"ffconcat version 1.0\n", False),
         (b"\0\0\0\x20ftypavif", False),
         (b"\0\0\0\x18ftypheic", False),
         (b"RIFF\0\0\0\0WEBP", False),
@@ -90,6 +92,7 @@ def test_clips_are_told_from_photos(start: bytes, clip: bool) -> None:
 
 
 def test_whoever_sends_a_clip_is_told_what_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "fairweather restore" in str(clips.refusal("a.mp4"))
-    monkeypatch.setattr(clips, "VIDEO", "fairweather.no_such_room")
-    assert "single frames" in str(clips.refusal("a.mp4"))
+    monkeypatch.setattr(clips, "AV", "json")  # which is there
+    assert "/api/v1/clips" in str(clips.refusal("a.mp4"))
+    monkeypatch.setattr(clips, "AV", "no_such_module")
+    assert "fairweather[video]" in str(clips.refusal("a.mp4"))

@@ -72,6 +72,8 @@ class Budget:
         self.total = total if total is not None else resident() + 3 * tiles.available_memory() // 4
         self.base = 0
         self.reserved: dict[Path, int] = {}
+        self.held = 0
+        """What other work beside the photos has taken (`hold`)."""
         self._alone: Path | None = None
         """The photo whose windows were given all that was left: until it is done no other one is read."""
         self._lock = threading.Lock()
@@ -98,7 +100,8 @@ class Budget:
         need, size = self._need(source, destination, max_pixels)
         with self._lock:
             taken = sum(self.reserved.values())
-            if self.reserved and (self._alone in self.reserved or taken + need > self._all() - self._kept()):
+            crowded = taken + need > self._all() - self._kept()
+            if (self.reserved or self.held) and (self._alone in self.reserved or crowded):
                 return False
             if self.strict and need > self._all() - WINDOWS:
                 least = self.base + WINDOWS
@@ -115,6 +118,26 @@ class Budget:
         with self._lock:
             self.reserved.pop(source, None)
 
+    def hold(self, need: int) -> bool:
+        """Take so many bytes for work beside the photos, where there is room now; False: wait until other work is done.
+
+        Photos then have the rest, and go on. Raises BadSettings where there never is, if the budget is a strict one.
+        """
+        with self._lock:
+            if self.reserved or self.held:
+                taken = sum(self.reserved.values())
+                if self._alone in self.reserved or taken + need > self._all() - self._kept():
+                    return False
+            if self.strict and need > self._all() - 2 * WINDOWS:
+                raise BadSettings(f"--memory {said(self.total)} is too little: this takes {said(need)} more")
+            self.held += need
+        return True
+
+    def let_go(self, need: int) -> None:
+        """What was held is free again."""
+        with self._lock:
+            self.held -= need
+
     def windows(self) -> int:
         """What a network may take now, beside the photos that are in memory: all that is left where there is but one,
         else what is kept free for windows whatever photos come."""
@@ -128,7 +151,7 @@ class Budget:
 
     def _all(self) -> int:
         """For photos and windows together."""
-        return self.total - self.base
+        return self.total - self.base - self.held
 
     def _kept(self) -> int:
         return max(WINDOWS, min(self.at_ease, self._all() // 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _current = threading.local()
@@ -29,3 +29,9 @@ def check() -> None:
     event: threading.Event | None = getattr(_current, "event", None)
     if event is not None and event.is_set():
         raise Stopped
+
+
+def asked() -> Callable[[], bool]:
+    """Whether the event that this thread heeds now is set, as a function that any thread may call."""
+    event: threading.Event | None = getattr(_current, "event", None)
+    return (lambda: False) if event is None else event.is_set

@@ -76,8 +76,7 @@ class _Films:
 
     def __call__(self, job: Job, source: Source) -> tuple[Restoring | None, str]:
         from fairweather.restoring.film import Film, Watching
-        from fairweather.restoring.recognise import Weather
-        from fairweather.video.run import looks
+        from fairweather.video.run import weather_of
 
         wanted = self._wanted
         how = {"guard": wanted.guard, "steady": wanted.steady, "blend": wanted.blend}
@@ -89,11 +88,11 @@ class _Films:
         if wanted.weather != "auto":
             decided = cast("Decision", wanted.weather)
             return Film([(one, wanted.strength) for one, _ in auto.taking(decided)], **how), ""
-        seen = [auto.recognise(frame.pixels) for frame in looks(job.source, source)]
-        if not seen:  # it goes by once
+        seen = weather_of(job.source, source, auto.recognise)
+        if seen is None:  # it goes by once
             return Watching(auto, wanted.strength, **how), ""
-        weather = Weather(*(sum(getattr(one, kind) for one in seen) / len(seen) for kind in ("haze", "rain")))
-        line = f"{job.source}: {weather} in {len(seen)} frames"
+        weather, count = seen
+        line = f"{job.source}: {weather} in {count} frames"
         if weather.decided == "none":
             return None, f"{line}: left as it is"
         amounts = {part: weather.amount(part) for part in auto.parts(weather.decided)}

@@ -1,4 +1,4 @@
-"""`fairweather serve`: a page in the browser, and an HTTP API, for photos."""
+"""`fairweather serve`: a page in the browser, and an HTTP API, for photos and clips."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def serve(
     seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 120.0,
     keep: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 30.0,
     disk: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "2GB",
+    max_clip_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 60.0,
+    clip_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 1800.0,
     memory: Annotated[
         str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: three quarters of what is free)")
     ] = None,
@@ -43,8 +45,8 @@ def serve(
 ) -> int:
     """Serve the page and the API until Ctrl-C. Nobody but this machine is answered unless --host says so.
 
-    Photos stay in a folder for temporary files, for a while, and go when the server does; nothing is sent anywhere.
-    There is no password: whoever can reach the port can use it. docs/api.md describes the API.
+    Photos and clips stay in a folder for temporary files, for a while, and go when the server does; nothing is sent
+    anywhere. There is no password: whoever can reach the port can use it. docs/api.md describes the API.
 
     Args:
         host: the address to listen on; 0.0.0.0 is every one that this machine has.
@@ -54,13 +56,15 @@ def serve(
         models: folders of models of your own, offered beside those that ship.
         allow_host: further names by which the server may be called, behind a proxy for one.
         max_bytes: refuse larger files.
-        max_pixels: refuse larger photos before decoding them.
+        max_pixels: refuse larger photos, and clips of larger frames, before decoding them.
         at_once: requests that are worked on at once.
-        waiting: requests that may wait for that; further ones are told to come again.
+        waiting: requests that may wait for that, and clips; further ones are told to come again.
         seconds: how long a photo may take to arrive, and how long from there to its answer.
-        keep: minutes that the page's photos stay after they were last asked for.
-        disk: bytes of all photos that the page keeps.
-        memory: 2GB, 1.5GiB, 500MB: photos wait until they fit, and what never fits is refused.
+        keep: minutes that clips, and the page's photos, stay after they were last asked for.
+        disk: bytes of all that is kept so.
+        max_clip_seconds: refuse longer clips (extra `video`), and stop those that turn out to be.
+        clip_seconds: how long one clip may be worked on; photos are answered meanwhile.
+        memory: 2GB, 1.5GiB, 500MB: photos and clips wait until they fit, and what never fits is refused.
         engine: what runs the networks, as for `fairweather restore`.
         precision: as for `fairweather restore`.
     """
@@ -87,6 +91,8 @@ def serve(
             seconds=seconds,
             keep=keep,
             disk=parse(disk, "--disk"),
+            length=max_clip_seconds,
+            work=clip_seconds,
         )
         service = Service(
             limits,

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fairweather.restoring import stopping
 from fairweather.video.frames import Frame, Source
 
 if TYPE_CHECKING:
@@ -63,11 +64,12 @@ def run(
 
     `start` and `end` in seconds of the film cut a part out of it, whose times begin at 0. `view` shows what came in
     beside what goes out: "side" by side, or one half of each frame ("split"). Ctrl-C ends the film where it is, and is
-    told by `Progress.stopped`: what is written until then is a whole file. What a step raises is raised here.
+    told by `Progress.stopped`: what is written until then is a whole file. What a step raises is raised here; Stopped,
+    where the event that the calling thread heeds (`restoring.stopping`) is set: the film then ends within a few frames.
     """
     began, progress = time.monotonic(), Progress()
-    stop, failed = threading.Event(), list[BaseException]()
-    seen, begun, done = (_Pipe(stop) for _ in range(3))
+    stop, failed, asked = threading.Event(), list[BaseException](), stopping.asked()
+    seen, begun, done = (_Pipe(lambda: stop.is_set() or asked()) for _ in range(3))
     unit = float(source.track.time_base)
 
     def read() -> None:
@@ -108,6 +110,8 @@ def run(
                 tell(progress)
         except KeyboardInterrupt:
             progress.stopped = True
+        except _Stopped:
+            stop.set()
         except BaseException as error:
             failed.append(error)
             stop.set()
@@ -122,6 +126,8 @@ def run(
             sink.close()
         except BaseException as error:
             failed.append(error)
+    if asked():
+        raise stopping.Stopped
     if failed:
         raise failed[0]
     progress.seconds = time.monotonic() - began
@@ -177,7 +183,7 @@ class _Pipe:
 
     _END = object()
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: Callable[[], bool]) -> None:
         self._queue: queue.Queue[Any] = queue.Queue()
         self._stop = stop
         self._room = threading.Semaphore(AHEAD)
@@ -187,9 +193,9 @@ class _Pipe:
         frame = item[0] if isinstance(item, tuple) else item
         if isinstance(frame, Frame):
             while not self._room.acquire(timeout=0.2):
-                if self._stop.is_set():
+                if self._stop():
                     raise _Stopped
-        if self._stop.is_set():
+        if self._stop():
             raise _Stopped
         self._queue.put(item)
 
@@ -201,7 +207,7 @@ class _Pipe:
             try:
                 item = self._queue.get(timeout=0.2)
             except queue.Empty:
-                if self._stop.is_set():
+                if self._stop():
                     return
                 continue
             if item is self._END:

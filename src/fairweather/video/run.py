@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
 from fairweather.images import atomic, sweep
+from fairweather.restoring.recognise import Weather
 from fairweather.video import clip
 from fairweather.video.formats import CONTAINERS, container_of, encoding
 from fairweather.video.frames import Frame, Source
@@ -192,14 +193,31 @@ def _one(
     report.done += 1
 
 
-def looks(given: str, source: Source, count: int = LOOKS) -> Iterator[Frame]:
-    """Some frames, spread evenly over a film; none where it cannot be read twice (a pipe, a camera)."""
+def weather_of(
+    given: str,
+    source: Source,
+    recognise: Callable[[clip.Array], Weather],
+    opened: Callable[[str], Source] = open_source,
+) -> tuple[Weather, int] | None:
+    """The weather of a film, the mean of what is seen in a few of its frames, and how many those were; None where it
+    goes by once."""
+    seen = [recognise(frame.pixels) for frame in looks(given, source, opened=opened)]
+    if not seen:
+        return None
+    return Weather(*(sum(getattr(one, kind) for one in seen) / len(seen) for kind in ("haze", "rain"))), len(seen)
+
+
+def looks(
+    given: str, source: Source, count: int = LOOKS, opened: Callable[[str], Source] = open_source
+) -> Iterator[Frame]:
+    """Some frames, spread evenly over a film; none where it cannot be read twice (a pipe, a camera). `opened` opens it
+    again for each."""
     track = source.track
     if source.live or given == "-" or Path(given).is_dir():
         return
     length = float(track.frames / track.rate) if track.frames and track.rate else 0.0
     for number in range(count):
-        again = open_source(given)
+        again = opened(given)
         try:
             if number and hasattr(again, "seek") and length:
                 again.seek(length * number / count)

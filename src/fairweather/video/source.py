@@ -32,6 +32,10 @@ TIMEOUT = 15.0
 MAX_FRAME_PIXELS = 64_000_000
 
 
+class TooLarge(BadImage):
+    """A film whose frames have more pixels than are taken."""
+
+
 def is_clip(given: str | Path) -> bool:
     """Whether this names a film rather than a photo: by its suffix, as an address or camera, or "-", a pipe.
 
@@ -53,7 +57,8 @@ def is_live(given: str | Path) -> bool:
 
 def open_source(given: str | Path, *, rate: Fraction | None = None) -> Source:
     """The film that a path, an address (rtsp://, http://, udp://, ...), a camera (/dev/video0), "-" (a pipe) or a
-    folder of pictures amounts to; `rate` is for folders: frames a second (25).
+    folder of pictures amounts to; `rate` is for folders: frames a second (25). A file of a stranger is opened by `Clip`
+    with `only`.
 
     Raises BadImage, which names the file and the remedy, for what is missing, damaged, or no film.
     """
@@ -69,11 +74,14 @@ def open_source(given: str | Path, *, rate: Fraction | None = None) -> Source:
 class Clip:
     """What FFmpeg reads: a file, an address, a camera, or standard input."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, only: str | None = None, max_pixels: int = MAX_FRAME_PIXELS) -> None:
+        """`only`: the container that it must be, by the name of FFmpeg's demuxer; then this file alone is read,
+        whatever it refers to. `max_pixels` of a frame: larger ones are refused before one is decoded."""
         import av
 
         self.name = "standard input" if name == "-" else name
-        self.live = is_live(name)
+        self.live = is_live(name) and only is None
+        self._only, self._most = only, max_pixels
         self._container: InputContainer = self._opened(name)
         pictures = [stream for stream in self._container.streams.video if not _attached(stream)]
         if not pictures:
@@ -81,6 +89,8 @@ class Clip:
             raise BadImage(f"{self.name}: there are no moving pictures in it; give a video")
         self.stream = pictures[0]
         self.stream.thread_type = "AUTO"
+        self._bounded(self.stream.width, self.stream.height)
+        self.stream.codec_context.options = {"max_pixels": str(max_pixels)}  # what is said and what comes may differ
         self._packets: Iterator[Packet] = self._container.demux()
         self._before: list[Packet] = []
         try:
@@ -93,14 +103,20 @@ class Clip:
             self.close()
             raise BadImage(f"{self.name}: no frame of it can be decoded; get a whole copy")
         self.track = self._track(self._first)
-        if self.track.width * self.track.height > MAX_FRAME_PIXELS:
+        self._bounded(self.track.width, self.track.height)
+
+    def _bounded(self, width: int, height: int) -> None:
+        if width * height > self._most:
             self.close()
-            raise BadImage(f"{self.name}: frames of {self.track.width} x {self.track.height} are too large for a film")
+            raise TooLarge(f"{self.name}: frames of {width} x {height} are too large for a film")
 
     def _opened(self, name: str) -> InputContainer:
         import av
 
-        options = {"rtsp_transport": "tcp"} if name.lower().startswith("rtsp") else {}
+        options = {"rtsp_transport": "tcp"} if self.live and name.lower().startswith("rtsp") else {}
+        if self._only is not None:
+            # No playlist is followed (the demuxer is given), no file opened that a MOV refers to, nothing fetched.
+            options = {"protocol_whitelist": "file", "enable_drefs": "0", "max_pixels": str(self._most)}
         if not self.live and name != "-":
             path = Path(name)
             if not path.exists():
@@ -110,7 +126,7 @@ class Clip:
         try:
             opened: InputContainer = av.open(
                 sys.stdin.buffer if name == "-" else name,
-                format="v4l2" if DEVICE.fullmatch(name) else None,
+                format="v4l2" if self.live and DEVICE.fullmatch(name) else self._only,
                 options=options,
                 timeout=TIMEOUT if self.live else None,
                 metadata_errors="replace",

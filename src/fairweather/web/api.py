@@ -70,6 +70,7 @@ def router(service: Service) -> APIRouter:
             "limits": {
                 "bytes": limits.bytes, "pixels": limits.pixels, "seconds": limits.seconds,
                 "at_once": limits.at_once, "waiting": limits.waiting,
+                "clip_seconds": limits.length, "clip_work": limits.work,
             },
         }  # fmt: skip
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 import fairweather
 from fairweather.errors import FairweatherError
-from fairweather.web import api, pictures
+from fairweather.web import api, moving, pictures
 from fairweather.web.gate import Gate
 from fairweather.web.limits import Refused, refused
 from fairweather.web.photos import Photos
@@ -22,7 +22,7 @@ from fairweather.web.replies import refusal
 from fairweather.web.service import Service
 
 TIDYING = 30.0
-"""Seconds between two looks for photos whose time is over."""
+"""Seconds between two looks for photos and clips whose time is over."""
 
 
 def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool = True) -> Any:
@@ -38,7 +38,7 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
         async def tidy() -> None:
             while True:
                 await asyncio.sleep(TIDYING)
-                await asyncio.to_thread(photos.tidy)
+                await asyncio.to_thread(service.shelf.tidy)
 
         task = asyncio.create_task(tidy())
         try:
@@ -62,7 +62,9 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _failed)
     app.include_router(api.router(service))
+    app.include_router(moving.router(service))
     if drawn is not None:
+        app.include_router(moving.played(service, photos))
         app.include_router(pictures.router(service, photos))
     return Gate(app, drawn, hosts)
 

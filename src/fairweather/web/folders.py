@@ -65,12 +65,13 @@ def remove(folder: Path) -> None:
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files in a folder."""
+    """Bytes of the files in a folder; of one that is in several (`os.link`), its share."""
     total = 0
     with suppress(OSError):
         for path in folder.iterdir():
             with suppress(OSError):
-                total += path.stat().st_size
+                told = path.stat()
+                total += told.st_size // max(1, told.st_nlink)
     return total
 
 

@@ -22,8 +22,8 @@ DRAWN = re.compile(r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/(assets
 HEADERS = {
     "content-security-policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'self'; "
-        "frame-ancestors 'none'; object-src 'none'"
+        "img-src 'self' data: blob:; media-src 'self'; font-src 'self' data:; connect-src 'self'; form-action 'none'; "
+        "base-uri 'self'; frame-ancestors 'none'; object-src 'none'"
     ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra, UnknownName
 
+FASTEST = 120
+"""Frames a second that a clip may have on the mean where it is as long as clips may be."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -14,7 +17,7 @@ class Limits:
     bytes: int = 100_000_000
     """Of one file."""
     pixels: int = 100_000_000
-    """Of one photo, as its header says, before anything is decoded."""
+    """Of one photo, or of a clip's frame, as the header says, before anything is decoded."""
     at_once: int = 2
     """Requests that are worked on."""
     waiting: int = 16
@@ -22,21 +25,31 @@ class Limits:
     seconds: float = 120.0
     """For receiving a file, and once more from there to its answer, waiting included."""
     keep: float = 30.0
-    """Minutes that the page's photos stay after they were last asked for."""
+    """Minutes that clips, and the page's photos, stay after they were last asked for."""
     disk: int = 2_000_000_000
-    """Bytes of all photos that the page keeps; beyond it the ones longest unused go."""
+    """Bytes of all clips, and of the page's photos, that are kept; beyond it the ones longest unused go."""
+    length: float = 60.0
+    """Seconds of one clip, as the file says, and counted once more while it is worked on."""
+    work: float = 1800.0
+    """Seconds for restoring one clip."""
+
+    @property
+    def frames(self) -> int:
+        """Of one clip: no more than the fastest cameras make in the seconds that it may have."""
+        return max(1, round(self.length * FASTEST))
 
     def __post_init__(self) -> None:
         for name, least in (("bytes", 1), ("pixels", 1), ("at_once", 1), ("waiting", 0), ("disk", 1)):
             if getattr(self, name) < least:
                 raise BadSettings(f"--{_flag(name)} must be at least {least}, not {getattr(self, name)}")
-        for name in ("seconds", "keep"):
+        for name in ("seconds", "keep", "length", "work"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise BadSettings(f"--{_flag(name)} must be a number above 0, not {getattr(self, name)}")
 
 
 def _flag(name: str) -> str:
-    return {"bytes": "max-bytes", "pixels": "max-pixels"}.get(name, name.replace("_", "-"))
+    named = {"bytes": "max-bytes", "pixels": "max-pixels", "length": "max-clip-seconds", "work": "clip-seconds"}
+    return named.get(name, name.replace("_", "-"))
 
 
 class Refused(FairweatherError):

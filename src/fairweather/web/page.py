@@ -19,7 +19,9 @@ from fairweather.web.pictures import examples
 from fairweather.web.service import Service
 
 STATIC = Path(__file__).resolve().parent / "static"
-TAKEN = ".jpg,.jpeg,.png,.webp,.tif,.tiff,.avif,.heic,.heif,.bmp,.ppm,.pgm,image/*"
+TAKEN = (
+    ".jpg,.jpeg,.png,.webp,.tif,.tiff,.avif,.heic,.heif,.bmp,.ppm,.pgm,image/*,.mp4,.m4v,.mov,.mkv,.webm,.avi,video/*"
+)
 SEEN = {"haze": "Haze", "rain": "Rain", "both": "Haze and rain", "none": "Nothing", AUTO: "What is seen"}
 TITLES = {
     "fog_city_128.jpg": "Fog over a city",
@@ -115,7 +117,7 @@ def mounted(app: FastAPI, service: Service) -> FastAPI:
         '<meta name="color-scheme" content="light dark">'
         '<link rel="icon" href="/page/static/icon.svg"><link rel="stylesheet" href="/page/static/page.css">'
         f"<script>window.fairweatherLimits = {told};</script>"
-        '<script src="/page/static/page.js"></script>'
+        '<script src="/page/static/clips.js"></script><script src="/page/static/page.js"></script>'
     )
     whole: FastAPI = gr.mount_gradio_app(
         app,

@@ -1,4 +1,5 @@
 """The photos that the page keeps for a while, so that another strength or another view of them needs no second upload.
+Of a clip, a frame stands for it until it is restored.
 
 Kept are files alone, in a folder for each photo: the file that came, what a maps network saw in it, the pixels that a
 picture network made of it, and what the page shows. Between two requests nothing of a photo is in memory.
@@ -26,7 +27,10 @@ from fairweather.restoring.apply import MIN_TRANSMISSION
 from fairweather.restoring.recognise import Weather
 from fairweather.restoring.restorer import Seen
 from fairweather.restoring.stopping import check
-from fairweather.web.folders import remove, size
+from fairweather.web import clips
+from fairweather.web.clips import Facts
+from fairweather.web.films import Job, linked, new_folder
+from fairweather.web.folders import remove
 from fairweather.web.limits import Refused
 from fairweather.web.offer import AUTO, Plan, Settings
 from fairweather.web.service import SUFFIX, Service, result_name
@@ -48,6 +52,13 @@ class Kept:
     used: float = field(default_factory=time.monotonic)
     weather: Weather | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    clip: Path | None = None
+    """The file that came, where that is a clip; `source` is a frame of it then."""
+    facts: Facts | None = None
+    busy = False
+
+    def end(self) -> None:
+        """Nothing is done with it between two requests."""
 
     @property
     def direct(self) -> bool:
@@ -68,53 +79,66 @@ class Photos:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._kept: dict[str, Kept] = {}
-        self._lock = threading.Lock()
+        self._shelf = service.shelf
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return sum(isinstance(kept, Kept) for kept in self._shelf.all())
 
     def add(self, folder: Path, source: Path, name: str) -> Kept:
-        """Keep a file that came in. Raises Refused, and removes it, where it is no photo within the limits."""
+        """Keep a file that came in. Raises Refused, and removes it, where it is no photo or clip within the limits."""
         try:
-            kept = Kept(secrets.token_urlsafe(16), folder, source, name, self.service.probe(source, name))
+            if clips.is_clip(clips.start_of(source)):
+                kept = self._clip(folder, source, name)
+            else:
+                kept = Kept(secrets.token_urlsafe(16), folder, source, name, self.service.probe(source, name))
         except Refused:
             remove(folder)
             raise
-        with self._lock:
-            self._kept[kept.token] = kept
-        self.tidy()
+        self._shelf.add(kept)
         return kept
 
     def get(self, token: str) -> Kept:
         """The photo of this token. Raises Refused (404) where it is gone."""
-        with self._lock:
-            kept = self._kept.get(token)
-        if kept is None:
+        kept = self._shelf.get(token)
+        if not isinstance(kept, Kept):
             minutes = self.service.limits.keep
             raise Refused(404, "gone", f"this photo is not here any more (photos stay {minutes:g} min); send it again")
-        kept.used = time.monotonic()
         return kept
 
     def drop(self, token: str) -> None:
         """Forget a photo at once; one that is not here is gone already."""
-        with self._lock:
-            kept = self._kept.pop(token, None)
-        if kept is not None:
-            remove(kept.folder)
+        self._shelf.drop(token)
 
     def tidy(self) -> None:
-        """Let go of what nobody asked for in time, and of what was used longest ago where the disk's share is full."""
-        limits, now = self.service.limits, time.monotonic()
-        with self._lock:
-            oldest = sorted(self._kept.values(), key=lambda kept: kept.used)
-        room = limits.disk - sum(size(kept.folder) for kept in oldest)
-        for kept in oldest[:-1] if oldest else ():  # the newest stays, however large it is
-            if now - kept.used > 60 * limits.keep or room < 0:
-                room += size(kept.folder)
-                self.drop(kept.token)
-        if oldest and now - oldest[-1].used > 60 * limits.keep:
-            self.drop(oldest[-1].token)
+        """Let go of what nobody asked for in time, and of what there is no room for."""
+        self._shelf.tidy()
+
+    def restore(self, token: str, settings: Settings, steady: bool) -> Job:
+        """Begin to restore a clip, as its frame is now restored. Raises Refused: 422 where it is a photo, 503."""
+        kept = self.get(token)
+        clip, facts = kept.clip, kept.facts
+        if clip is None or facts is None:
+            raise Refused(422, "bad_setting", f"{kept.name}: is a photo; clips alone are restored by this path")
+        self.service.offer.check(settings)
+        return new_folder(
+            self.service,
+            lambda folder: Job(
+                folder, linked(clip, folder), kept.name, facts, settings, steady, weather=kept.weather, shown=True
+            ),
+        )
+
+    def _clip(self, folder: Path, source: Path, name: str) -> Kept:
+        service = self.service
+        facts = clips.examine(source, name, service.limits)
+        frame = folder / "frame.jpg"
+        try:
+            with service.room(facts.memory // 4, name):
+                write(frame, clips.middle(source, facts, service.limits))
+        except Exception as error:
+            raise clips.wrong(error, source, name, service.limits) from error
+        return Kept(
+            secrets.token_urlsafe(16), folder, frame, name, service.probe(frame, name), clip=source, facts=facts
+        )
 
     def look(self, token: str, settings: Settings) -> dict[str, Any]:
         """Restore the photo at full strength, and say what was seen and done; the files for the page are then there."""
@@ -142,6 +166,7 @@ class Photos:
             "lacking": plan.lacking,
             "exact": not plan.parts or self._maps(plan) is not None,
             "download": result_name(kept.name, header.format),
+            "clip": kept.facts and {"frames": kept.facts.frames, "seconds": kept.facts.seconds},
         }
 
     def file(self, token: str, settings: Settings, view: bool) -> File:
@@ -207,7 +232,11 @@ class Photos:
     def _plan(self, kept: Kept, photo: Photo, settings: Settings) -> Plan:
         def look() -> Weather:
             if kept.weather is None:
-                kept.weather = self.service.offer.auto.recognise(photo.pixels)
+                recognise = self.service.offer.auto.recognise
+                if kept.clip is not None and kept.facts is not None:  # the whole clip's, which it is restored by
+                    kept.weather = clips.weather(kept.clip, kept.facts, self.service.limits, recognise)
+                else:
+                    kept.weather = recognise(photo.pixels)
             return kept.weather
 
         self.service.offer.check(settings)

@@ -21,7 +21,12 @@ from fairweather.web.service import TYPE, Service, result_name
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE / "examples"
-STATIC = {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
+STATIC = {
+    "page.js": "text/javascript",
+    "clips.js": "text/javascript",
+    "page.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
 
 
 def examples() -> list[str]:

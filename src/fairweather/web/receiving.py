@@ -16,22 +16,24 @@ from fairweather.web.limits import Limits, Refused, too_large
 from fairweather.web.service import plain_name
 
 FIELD = "photo"
-"""The part of a multipart request that holds the file."""
+"""The part of a multipart request that holds the file, where that is not a clip."""
 SLACK = 64 << 10
 """Bytes of a multipart request beside its file."""
 LINGER = 10.0
 """Seconds for which a refused body is still taken in and thrown away: who is cut off sees no answer."""
 
 
-async def receive(request: Request, folder: Path, limits: Limits, name: str | None) -> tuple[Path, str]:
+async def receive(
+    request: Request, folder: Path, limits: Limits, name: str | None, field: str = FIELD
+) -> tuple[Path, str]:
     """Write the request's file into `folder`; gives its path, and what it is called: `name`, or as the part says.
 
-    The body is the file itself, or multipart/form-data with a part `photo`.
+    The body is the file itself, or multipart/form-data with a part `photo` (or what `field` says).
     Raises Refused: 413, 408 (too slow), 422 (no file in it), 400 (a form that cannot be read).
     """
     multipart = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
     most = limits.bytes + (SLACK if multipart else 0)
-    called = plain_name(name) if name else "photo"
+    called = plain_name(name) if name else field
     declared = request.headers.get("content-length", "")
     counted = _Counted(request, most)
     path = folder / "source"
@@ -40,7 +42,7 @@ async def receive(request: Request, folder: Path, limits: Limits, name: str | No
             if declared.isdigit() and int(declared) > most:
                 raise too_large(called, limits)
             if multipart:
-                called = await _form(counted.request(), path, called, given=bool(name), limits=limits)
+                called = await _form(counted.request(), path, called, given=bool(name), limits=limits, field=field)
             else:
                 with path.open("wb") as file:
                     async for chunk in counted.request().stream():
@@ -62,7 +64,7 @@ async def receive(request: Request, folder: Path, limits: Limits, name: str | No
         raise Refused(507, "no_room", f"{called}: the server's disk is full or cannot be written") from error
     if not path.stat().st_size:
         raise Refused(
-            422, "empty", f"{called}: is empty (0 bytes); send the photo's file as the body, or as a part {FIELD!r}"
+            422, "empty", f"{called}: is empty (0 bytes); send the {field}'s file as the body, or as a part {field!r}"
         )
     return path, called
 
@@ -97,20 +99,20 @@ class _Counted:
                         await self._receive()
 
 
-async def _form(request: Request, path: Path, called: str, *, given: bool, limits: Limits) -> str:
+async def _form(request: Request, path: Path, called: str, *, given: bool, limits: Limits, field: str) -> str:
     try:
         form = await request.form(max_files=1, max_fields=8)
     except MultiPartException as error:
-        raise Refused(400, "bad_form", f"the form cannot be read ({error.message}); send one part {FIELD!r}") from None
+        raise Refused(400, "bad_form", f"the form cannot be read ({error.message}); send one part {field!r}") from None
     except Exception as error:
         # Starlette turns what the parser raises into its own HTTPException where an app is in the scope.
         if isinstance(error, _TooMuch | ClientDisconnect | TimeoutError | OSError):
             raise
-        raise Refused(400, "bad_form", f"the form cannot be read; send one part {FIELD!r} with the file") from error
+        raise Refused(400, "bad_form", f"the form cannot be read; send one part {field!r} with the file") from error
     try:
-        found = form.get(FIELD)
+        found = form.get(field)
         if not isinstance(found, UploadFile):
-            raise Refused(422, "no_file", f"there is no file in the form; send it as the part {FIELD!r}")
+            raise Refused(422, "no_file", f"there is no file in the form; send it as the part {field!r}")
         if not given and found.filename:
             called = plain_name(found.filename)
         if (found.size or 0) > limits.bytes:

@@ -19,9 +19,11 @@ from fairweather.restoring import tiles
 from fairweather.restoring.budget import ALLOWANCE_AUTO, AT_EASE_AUTO, Budget, resident
 from fairweather.restoring.stopping import Stopped, check
 from fairweather.web import clips
+from fairweather.web.films import Films
 from fairweather.web.folders import Folders
 from fairweather.web.limits import Limits, Refused, refused
 from fairweather.web.offer import Offer, Plan, Settings
+from fairweather.web.shelf import Shelf
 from fairweather.web.turns import Turns
 
 T = TypeVar("T")
@@ -61,11 +63,14 @@ class Service:
         self.offer = offered(self.budget.windows)
         self.turns = Turns(self.limits)
         self.folders = Folders(parent)
+        self.shelf = Shelf(self.limits)
+        self.films = Films(self)
         self._freed = threading.Condition()
 
     def close(self) -> None:
         """Begin nothing more, remove every file."""
         self.turns.close()
+        self.films.close()
         self.folders.close()
 
     async def answer(self, work: Callable[[], T]) -> T:
@@ -82,14 +87,13 @@ class Service:
     def probe(self, path: Path, name: str) -> Header:
         """The header of a file that came in. Raises Refused: 415 for what is no photo, 413 for too many pixels, 422."""
         try:
-            with path.open("rb") as file:
-                start = file.read(64)
+            start = clips.start_of(path)
             if clips.is_clip(start):
                 raise clips.refusal(name)
             if start and sniff(start) in ("", "GIF"):
                 raise Refused(
                     415, "not_a_picture", f"{name}: is not a picture that can be read; "
-                    "give it as JPEG, PNG, WebP, TIFF, AVIF or HEIC"
+                    f"give it as JPEG, PNG, WebP, TIFF, AVIF or HEIC, a clip as {clips.TAKEN}"
                 )  # fmt: skip
             found = header(path, max_pixels=2**62)
         except (FairweatherError, OSError, MemoryError) as error:
@@ -123,6 +127,28 @@ class Service:
         finally:
             with self._freed:
                 self.budget.release(source)
+                self._freed.notify_all()
+
+    @contextmanager
+    def room(self, need: int, name: str) -> Iterator[None]:
+        """Wait until there is memory for a clip, `need` bytes, and hold it. Raises Refused (413), Stopped."""
+        with self._freed:
+            while True:
+                try:
+                    if self.budget.hold(need):
+                        break
+                except BadSettings:
+                    raise Refused(
+                        413, "too_many_pixels", f"{name}: its frames are too large for the memory that this server may "
+                        "use; make it smaller"
+                    ) from None  # fmt: skip
+                self._freed.wait(0.2)
+                check()
+        try:
+            yield
+        finally:
+            with self._freed:
+                self.budget.let_go(need)
                 self._freed.notify_all()
 
     @contextmanager

@@ -1,10 +1,11 @@
-// The page's own part: photos are sent one by one to /page/photos, looked at there, and shown before and after.
+// The page's own part: photos are sent one by one to /page/photos, looked at there, and shown before and after; what
+// is different with clips is in clips.js.
 // Strength is mixed here at once, by the opacity of the result; where maps restore the photo, the server's very answer
 // follows a moment later without another look of the network. Files stay at hand: a server that was started again
 // gets them once more without being asked to.
 (() => {
   "use strict";
-  const limits = window.fairweatherLimits;
+  const limits = window.fairweatherLimits, clips = window.fairweatherClips;
   const AT_ONCE = 2, SOON = 250, AWAY = 2000, MOST_ENLARGED = 2, MOST_LOST = 4;
   const IMAGES = [".fw-before", ".fw-after", ".fw-map"];
   const state = { photos: [], current: -1, model: "auto", weather: "auto", guard: true, strength: 1,
@@ -133,6 +134,7 @@
   function remove(photo) {
     const at = state.photos.indexOf(photo);
     state.photos.splice(at, 1);
+    clips.remove(photo);
     if (photo.token) fetch(`/page/photos/${photo.token}`, { method: "DELETE" }).catch(() => null);
     if (state.current > at || state.current >= state.photos.length) state.current -= 1;
     if (state.current < 0 && state.photos.length) state.current = 0;
@@ -182,7 +184,7 @@
     const place = one(".fw-strip", root), focused = document.activeElement?.dataset?.at;
     place.replaceChildren(...state.photos.map((photo, at) => {
       const item = document.createElement("div");
-      item.className = `fw-item fw-${photo.status}`;
+      item.className = `fw-item fw-${photo.status}${photo.found?.clip ? " fw-moving" : ""}`;
       const pick = document.createElement("button");
       pick.type = "button";
       pick.dataset.at = at;
@@ -196,21 +198,15 @@
         pick.append(image);
       }
       pick.onclick = () => { state.current = at; draw(); };
-      const away = document.createElement("button");
-      away.type = "button";
-      away.className = "fw-away";
-      away.textContent = "×";
+      const away = Object.assign(document.createElement("button"), { type: "button", className: "fw-away", textContent: "×" });
       away.setAttribute("aria-label", `Remove ${photo.name}`);
       away.onclick = () => remove(photo);
       item.append(pick, away);
       return item;
     }));
-    const more = document.createElement("button");
-    more.type = "button";
-    more.className = "fw-more";
+    const more = Object.assign(document.createElement("button"), { type: "button", className: "fw-more", textContent: "+" });
     more.dataset.do = "pick";
-    more.textContent = "+";
-    more.setAttribute("aria-label", "Add photos");
+    more.setAttribute("aria-label", "Add photos or clips");
     place.append(more);
     if (focused !== undefined) one(`[data-at="${focused}"]`, place)?.focus();
   }
@@ -228,21 +224,23 @@
     }
     const parts = told ? told.parts.map((part) => `${part.amount < 0.9 ? `${percent(part.amount)} of the ` : ""}${part.weather} with ${part.model}`) : [];
     one(".fw-done").textContent = !told ? "" : parts.length ? `Taken out: ${parts.join(", then ")}.` : "Nothing is taken out: the photo stays as it is.";
-    const ready = state.photos.filter((one) => one.status === "ready");
+    const ready = state.photos.filter((one) => one.status === "ready" && clips.link(one) !== null);
     one(".fw-all").hidden = ready.length < 2;
     one(".fw-all").textContent = `Download all ${ready.length}`;
   }
   const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
   function links() {
-    const photo = shown(), link = one(".fw-download");
+    const photo = shown(), link = one(".fw-download"), clip = clips.link(photo);
+    clips.draw(photo);
     if (!link) return;
-    const ready = photo && photo.status === "ready";
+    const ready = photo && photo.status === "ready" && clip !== null;
     link.setAttribute("aria-disabled", !ready);
     if (!ready) { link.removeAttribute("href"); link.textContent = "Download"; return; }
-    link.href = url(photo, "file", state.strength);
-    link.setAttribute("download", photo.found.download);
-    link.textContent = `Download ${photo.found.download.split(".").pop().toUpperCase()}`;
+    const [href, name] = clip || [url(photo, "file", state.strength), photo.found.download];
+    link.href = href;
+    link.setAttribute("download", name);
+    link.textContent = `Download ${name.split(".").pop().toUpperCase()}`;
   }
 
   // ---- strength and settings ---------------------------------------------------------------------------------------
@@ -290,7 +288,7 @@
   function layout() {
     const photo = shown(), stage = one(".fw-stage", root), canvas = one(".fw-canvas", root), scroll = one(".fw-scroll", root);
     if (!photo || !photo.found || photo.status !== "ready" || !stage.clientWidth) { canvas.style.width = canvas.style.height = ""; return; }
-    const { width, height } = photo.found, tall = document.fullscreenElement ? innerHeight - 130 : Math.max(260, 0.7 * innerHeight);
+    const { width, height } = photo.found, tall = document.fullscreenElement ? innerHeight - 130 - one(".fw-clip", root).offsetHeight : Math.max(260, 0.7 * innerHeight);
     const fit = Math.min(stage.clientWidth / width, tall / height, MOST_ENLARGED);
     const scale = state.full ? 1 / devicePixelRatio : fit;
     canvas.style.width = `${width * scale}px`;
@@ -308,7 +306,7 @@
 
   function divide() {
     const seen = visible(), at = seen.left + state.place * seen.width, cut = `inset(0 0 0 ${at - seen.canvas}px)`;
-    for (const name of [".fw-after", ".fw-exact", ".fw-map"]) one(name, root).style.clipPath = cut;
+    for (const name of [".fw-after", ".fw-exact", ".fw-map", ".fw-film-after"]) one(name, root).style.clipPath = cut;
     const handle = one(".fw-handle", root);
     handle.style.left = `${at - seen.stage}px`;
     handle.setAttribute("aria-valuenow", Math.round(100 * state.place));
@@ -353,12 +351,14 @@
     fit: () => { state.full = false; draw(); },
     full: () => { state.full = true; draw(); const at = one(".fw-scroll", root); at.scrollLeft = (at.scrollWidth - at.clientWidth) / 2; at.scrollTop = (at.scrollHeight - at.clientHeight) / 2; },
     screen: () => (document.fullscreenElement ? document.exitFullscreen() : one(".fw-work", root).requestFullscreen()),
+    ...clips.doings,
     again: () => { Object.assign(shown(), { status: "waiting", said: "waiting", lost: 0 }); draw(); next(); },
   };
 
   async function all() {
-    for (const photo of state.photos.filter((one) => one.status === "ready")) {
-      const link = Object.assign(document.createElement("a"), { href: url(photo, "file", state.strength), download: photo.found.download });
+    for (const photo of state.photos.filter((one) => one.status === "ready" && clips.link(one) !== null)) {
+      const [href, download] = clips.link(photo) || [url(photo, "file", state.strength), photo.found.download];
+      const link = Object.assign(document.createElement("a"), { href, download });
       link.click();
       await pause(400);
     }
@@ -367,6 +367,7 @@
   function begin(element) {
     root = one(".fw-viewer", element);
     root.classList.add("fw-begun");
+    clips.begin(root, { state, shown, query, ask, say, draw, next });
     root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-do]"), chosen = event.target.closest("[data-example]");
       if (button) doings[button.dataset.do]();
