@@ -86,7 +86,7 @@ def counting() -> Restorer:
 
 def test_a_network_with_a_memory_keeps_it_until_a_cut(frames: list[np.ndarray]) -> None:
     restorer = counting()
-    film = Film([(restorer, 1.0)], guard=False)
+    film = Film([(restorer, 1.0)], guard=False, seconds=0)
 
     def count(frame: np.ndarray) -> int:
         answer = film(frame, 0.04)
@@ -99,6 +99,18 @@ def test_a_network_with_a_memory_keeps_it_until_a_cut(frames: list[np.ndarray]) 
     assert [count(frame) for frame in frames[:5]] == [0, 1, 2, 3, 4]
     assert [count(255 - frame) for frame in frames[:2]] == [0, 1], "another scene"
     assert [count(frame[:64]) for frame in frames[:2]] == [0, 1], "another size"
+
+
+def test_maps_behind_a_memory_are_smoothed_too(frames: list[np.ndarray]) -> None:
+    rng = np.random.default_rng(1)
+
+    def run(picture: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+        return [maps(picture, 0.6 + 0.1 * rng.standard_normal()), state]
+
+    restorer = Restorer(MAPS, Stepping(run, StateSpec(channels=2, stride=2)))
+    loud = unrest(Film([(restorer, 1.0)], seconds=0), frames)
+    assert unrest(Film([(restorer, 1.0)]), frames) < 0.4 * loud
+    assert unrest(Film([(restorer, 1.0)], steady=False), frames) > 0.6 * loud
 
 
 class Looks:

@@ -13,7 +13,7 @@ from fairweather.restoring import stepping
 from fairweather.restoring.auto import Auto
 from fairweather.restoring.recognise import Weather
 from fairweather.restoring.restorer import Restorer, Seen
-from fairweather.restoring.steady import Blend, Motion, Steady, small
+from fairweather.restoring.steady import SECONDS, Blend, Motion, Steady, small
 from fairweather.restoring.stepping import Stepping
 
 Array = NDArray[Any]
@@ -23,9 +23,10 @@ class Film:
     """Restores frames in their order; it remembers what it needs of those before.
 
     `parts`: the restorers, in the order in which they work, and how much of what each finds is taken out (0 to 1).
-    With `steady` the maps of those that give maps are smoothed over time, and a network with a memory of its own keeps
-    that from frame to frame (`fairweather.restoring.stepping`), carries it along with what moves, and forgets it at a
-    cut; with `blend` the restored frames are mixed along their motion, whatever the model.
+    With `steady` the maps of those that give maps are smoothed over time (`seconds`, see `Steady`; 0 leaves them as the
+    network says), and a network with a memory of its own keeps that from frame to frame
+    (`fairweather.restoring.stepping`), carries it along with what moves, and forgets it at a cut; with `blend` the
+    restored frames are mixed along their motion, whatever the model.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class Film:
         guard: bool = True,
         steady: bool = True,
         blend: bool = False,
+        seconds: float = SECONDS,
     ) -> None:
         self._guard = guard
-        self._smooth = steady
+        self._smooth, self._seconds = steady, seconds
         self._blend = Blend() if blend else None
         self._parts: list[tuple[Restorer, float]] = []
         self._kept: dict[int, _Kept] = {}
@@ -46,7 +48,8 @@ class Film:
     def take(self, parts: Sequence[tuple[Restorer, float]]) -> None:
         """From the next frame on work with these restorers and amounts."""
         self._parts = [(restorer, amount) for restorer, amount in parts if amount > 0]
-        kept = {id(restorer): _Kept(restorer) for restorer, _ in self._parts if self._smooth and _by_maps(restorer)}
+        smooth = [restorer for restorer, _ in self._parts if self._smooth and _by_maps(restorer)]
+        kept = {id(restorer): _Kept(restorer, self._seconds) for restorer in smooth}
         self._kept = {key: self._kept.get(key) or new for key, new in kept.items()}
 
     def __call__(self, frame: Array, step: float) -> Array:
@@ -76,10 +79,10 @@ class Film:
 class _Kept:
     """What is kept from frame to frame for one restorer that gives maps."""
 
-    def __init__(self, restorer: Restorer) -> None:
+    def __init__(self, restorer: Restorer, seconds: float) -> None:
         self._restorer = restorer
         self._remembers = isinstance(restorer.engine, Stepping)
-        self._steady, self._motion = Steady(), Motion()
+        self._steady, self._motion = Steady(seconds), Motion()
         self._state: NDArray[np.float32] | None = None
 
     def seen(self, frame: Array, step: float) -> Seen:
@@ -93,7 +96,7 @@ class _Kept:
         elif self._state is not None:
             self._state = move.carried(self._state)
         seen, self._state = stepping.step(self._restorer, frame, self._state)
-        return seen
+        return Seen(seen.reduced, self._steady.along(move, seen.maps, step))
 
 
 class Watching:

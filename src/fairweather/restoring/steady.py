@@ -109,7 +109,8 @@ class Steady:
     """The maps of a film's frames, smoothed over time.
 
     t and O of a place are followed as it moves, and held where it still looks as it did; the airlight, which is the
-    whole scene's, changes more slowly. After `seconds` the share of an old answer has fallen to 1/e.
+    whole scene's, changes more slowly. After `seconds` the share of an old answer has fallen to 1/e; with 0 maps stay
+    as they are.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -122,8 +123,15 @@ class Steady:
 
         `reduced`: the frame as the network saw it, 1 x 3 x h x w in [0, 1]; `step`: seconds since the frame before.
         """
+        if not self.seconds:
+            return maps
+        return self.along(self._motion(np.ascontiguousarray(reduced[0].transpose(1, 2, 0))), maps, step)
+
+    def along(self, move: Move | None, maps: Floats, step: float) -> Floats:
+        """The same where the motion since the frame before is known already (None: this is another scene)."""
+        if not self.seconds:
+            return maps
         new = np.ascontiguousarray(maps[0].transpose(1, 2, 0))
-        move = self._motion(np.ascontiguousarray(reduced[0].transpose(1, 2, 0)))
         if move is not None and self._held is not None and self._held.shape == new.shape:
             keep = move.trusted(*new.shape[:2]) * np.float32(math.exp(-step / self.seconds))
             local = [0, 4, 5, 6]

@@ -1,0 +1,126 @@
+"""Does a network with a memory beat smoothing? Steadiness and PSNR of films, restored in five ways.
+
+    python benchmarks/sequence.py --model MODEL [--against dehaze-fast] [--photos DIR] [--film FILE] [--frames N]
+
+Each clear photo of DIR (by default the eight of ../shared/data/kodak, which no model of ours was trained on) becomes a
+hazy clip of N frames with a known truth: a camera goes over it, haze drifts (fairweather.data.clips, seed 1000 + its
+number). The film has none. The ways:
+
+each frame alone      the network that MODEL grew from, without anything over time
+smoothed              its maps smoothed over half a second along the motion, as films are restored today
+smoothed for 2 s      the same, four times as slowly: what is to be had by more of it
+memory                MODEL's own memory, carried along the motion
+memory, smoothed      both
+
+Lower is steadier: `unrest` is the warping error, normalised by contrast, of the input's own (fairweather.evaluation
+.temporal); flicker in levels of 255. MODEL ships if `memory` or `memory, smoothed` is steadier than `smoothed` by both
+and its PSNR is no lower, on the mean of the clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from video import FILM, of_file
+
+from fairweather.evaluation.temporal import TemporalMeter, TemporalScore
+from fairweather.restoring import load
+from fairweather.restoring.film import Film
+from fairweather.restoring.steady import SECONDS
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOS = ROOT.parent / "shared" / "data" / "kodak"
+SMOOTHED, OURS = "smoothed", ("memory", "memory, smoothed")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, and whether the model ships."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, metavar="NAME|PATH")
+    parser.add_argument("--against", default="dehaze-fast", metavar="NAME|PATH")
+    parser.add_argument("--photos", type=Path, default=PHOTOS)
+    parser.add_argument("--film", type=Path, default=FILM)
+    parser.add_argument("--frames", type=int, default=100)
+    options = parser.parse_args(arguments)
+    restorers = load(options.model), load(options.against)
+    paths = sorted(path for path in options.photos.iterdir() if path.suffix in (".png", ".jpg"))
+    clips = [measured(made(path, 1000 + number, options.frames), *restorers) for number, path in enumerate(paths)]
+    film = measured(of_file(options.film, 2 * options.frames), *restorers) if options.film.is_file() else {}
+    print(table(clips, film))
+    return 0
+
+
+def ways(model: Any, against: Any) -> dict[str, Film]:
+    """Name -> a film restored that way."""
+    return {
+        "each frame alone": Film([(against, 1.0)], steady=False),
+        SMOOTHED: Film([(against, 1.0)]),
+        "smoothed for 2 s": Film([(against, 1.0)], seconds=4 * SECONDS),
+        OURS[0]: Film([(model, 1.0)], seconds=0),
+        OURS[1]: Film([(model, 1.0)]),
+    }
+
+
+def made(path: Path, seed: int, frames: int) -> Iterator[Any]:
+    """A hazy clip over a clear photo: (seconds since the last, frame, truth)."""
+    from fairweather.data.clips import hazy_clip
+    from fairweather.images import read
+
+    clip = hazy_clip(read(path).pixels, frames, np.random.default_rng(seed))
+    for number, (degraded, clear) in enumerate(clip):
+        yield 0.04 if number else 0.0, degraded, clear
+
+
+def measured(frames: Iterator[Any], model: Any, against: Any) -> dict[str, TemporalScore]:
+    """Way -> its score on one clip."""
+    films, meter = ways(model, against), TemporalMeter()
+    for step, frame, truth in frames:
+        meter.add(frame, {name: film(frame, step) for name, film in films.items()}, truth)
+    return meter.scores()
+
+
+def table(clips: Sequence[dict[str, TemporalScore]], film: dict[str, TemporalScore]) -> str:
+    """Means over the clips, then the film, and which of our ways is better than smoothing."""
+    lines = [
+        f"| | unrest, {len(clips)} clips | flicker | PSNR dB | steadier than smoothed in | unrest, film "
+        "| flicker, film |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    found = {name: [clip[name] for clip in clips] for name in clips[0]}
+    for name, scores in found.items():
+        base = found[SMOOTHED]
+        both = zip(scores, base, strict=True)
+        steadier = sum(one.ratio < other.ratio and one.flicker < other.flicker for one, other in both)
+        counted = "" if name == SMOOTHED else f"{steadier} of {len(clips)}"
+        own = f"{film[name].ratio:.3f} | {film[name].flicker:.2f}" if film else " | "
+        lines.append(f"| {name} | {' | '.join(_means(scores))} | {counted} | {own} |")
+    told = []
+    for name in OURS:
+        said = "ships" if beats(found[name], found[SMOOTHED]) else "does not ship"
+        told.append(f"{name}: {said}")
+    return "\n".join([*lines, "", "; ".join(told)])
+
+
+def beats(ours: Sequence[TemporalScore], base: Sequence[TemporalScore]) -> bool:
+    """Steadier by warping error and by flicker, at no lower PSNR, on the mean."""
+    steadier = all(mean(getattr(one, by) for one in ours) < mean(getattr(one, by) for one in base)
+                   for by in ("ratio", "flicker"))  # fmt: skip
+    return steadier and mean(one.psnr or 0.0 for one in ours) >= mean(one.psnr or 0.0 for one in base)
+
+
+def _means(scores: Sequence[TemporalScore]) -> list[str]:
+    return [
+        f"{mean(score.ratio for score in scores):.3f}",
+        f"{mean(score.flicker for score in scores):.3f}",
+        f"{mean(score.psnr or 0.0 for score in scores):.2f}",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
