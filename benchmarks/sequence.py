@@ -7,10 +7,11 @@ hazy clip of N frames with a known truth: a camera goes over it, haze drifts (fa
 number). The film has none. The ways:
 
 each frame alone      the network that MODEL grew from, without anything over time
-smoothed              its maps smoothed over half a second along the motion, as films are restored today
+smoothed              its maps smoothed over half a second along the motion, as films are without a memory
+smoothed for 0.1 s    the same, as shortly as behind a memory: what that does alone
 smoothed for 2 s      the same, four times as slowly: what is to be had by more of it
 memory                MODEL's own memory, carried along the motion
-memory, smoothed      both
+memory, smoothed      both, for 0.1 s, as films are with a memory
 
 Lower is steadier: `unrest` is the warping error, normalised by contrast, of the input's own (fairweather.evaluation
 .temporal); flicker in levels of 255. MODEL ships if `memory` or `memory, smoothed` is steadier than `smoothed` by both
@@ -32,7 +33,7 @@ from video import FILM, of_file
 from fairweather.evaluation.temporal import TemporalMeter, TemporalScore
 from fairweather.restoring import load
 from fairweather.restoring.film import Film
-from fairweather.restoring.steady import SECONDS
+from fairweather.restoring.steady import BEHIND, SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT.parent / "shared" / "data" / "kodak"
@@ -61,6 +62,7 @@ def ways(model: Any, against: Any) -> dict[str, Film]:
     return {
         "each frame alone": Film([(against, 1.0)], steady=False),
         SMOOTHED: Film([(against, 1.0)]),
+        f"smoothed for {BEHIND:g} s": Film([(against, 1.0)], seconds=BEHIND),
         "smoothed for 2 s": Film([(against, 1.0)], seconds=4 * SECONDS),
         OURS[0]: Film([(model, 1.0)], seconds=0),
         OURS[1]: Film([(model, 1.0)]),

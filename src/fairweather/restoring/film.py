@@ -13,7 +13,7 @@ from fairweather.restoring import stepping
 from fairweather.restoring.auto import Auto
 from fairweather.restoring.recognise import Weather
 from fairweather.restoring.restorer import Restorer, Seen
-from fairweather.restoring.steady import SECONDS, Blend, Motion, Steady, small
+from fairweather.restoring.steady import BEHIND, SECONDS, Blend, Motion, Steady, small
 from fairweather.restoring.stepping import Stepping
 
 Array = NDArray[Any]
@@ -23,10 +23,10 @@ class Film:
     """Restores frames in their order; it remembers what it needs of those before.
 
     `parts`: the restorers, in the order in which they work, and how much of what each finds is taken out (0 to 1).
-    With `steady` the maps of those that give maps are smoothed over time (`seconds`, see `Steady`; 0 leaves them as the
-    network says), and a network with a memory of its own keeps that from frame to frame
-    (`fairweather.restoring.stepping`), carries it along with what moves, and forgets it at a cut; with `blend` the
-    restored frames are mixed along their motion, whatever the model.
+    With `steady` the maps of those that give maps are smoothed over time (`seconds`, see `Steady`: SECONDS where it is
+    not given, BEHIND a memory less; 0 leaves them as the network says), and a network with a memory of its own keeps
+    that from frame to frame (`fairweather.restoring.stepping`), carries it along with what moves, and forgets it at a
+    cut; with `blend` the restored frames are mixed along their motion, whatever the model.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Film:
         guard: bool = True,
         steady: bool = True,
         blend: bool = False,
-        seconds: float = SECONDS,
+        seconds: float | None = None,
     ) -> None:
         self._guard = guard
         self._smooth, self._seconds = steady, seconds
@@ -79,9 +79,11 @@ class Film:
 class _Kept:
     """What is kept from frame to frame for one restorer that gives maps."""
 
-    def __init__(self, restorer: Restorer, seconds: float) -> None:
+    def __init__(self, restorer: Restorer, seconds: float | None) -> None:
         self._restorer = restorer
         self._remembers = isinstance(restorer.engine, Stepping)
+        if seconds is None:
+            seconds = BEHIND if self._remembers else SECONDS
         self._steady, self._motion = Steady(seconds), Motion()
         self._state: NDArray[np.float32] | None = None
 

@@ -20,6 +20,8 @@ Floats = NDArray[np.float32]
 
 SECONDS = 0.5
 """After so long the share of an old answer has fallen to 1/e, where what it was about is still there."""
+BEHIND = 0.1
+"""The same behind a network with a memory of its own, which has smoothed already: what is left changes quickly."""
 SLOWER = 4.0
 """The airlight is the whole scene's: it changes this many times as slowly as what is seen of a single place."""
 TOLERANCE = 0.06
