@@ -196,10 +196,11 @@ def test_exporting_again_gives_the_same_model(tiny_model: Path, tmp_path: Path) 
     assert not (tmp_path / "other").exists()
 
 
-def test_halved_weights_are_what_every_engine_runs(tmp_path: Path) -> None:
-    generator = lively(GENERATORS["plain_unet"](**PLAIN))
-    told = {"generator_name": "plain_unet", "arguments": PLAIN, **SAID}
-    export(generator, tmp_path / "whole", **told)
+def test_halved_weights_are_what_every_engine_runs(narrow_model: Callable[[str], Path], tmp_path: Path) -> None:
+    copytree(narrow_model("plain_unet"), tmp_path / "whole")
+    card = cards.read_card(tmp_path / "whole")
+    generator = rebuilt(tmp_path / "whole", card)
+    told = {"generator_name": "plain_unet", "arguments": card.arguments, **SAID}
     export(generator, tmp_path / "half", half=True, **told)  # which compares the engines with the rounded network
     whole, half = (load_file(tmp_path / name / cards.WEIGHTS) for name in ("whole", "half"))
     for name, value in half.items():
