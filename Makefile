@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = -m pip -qq --disable-pip-version-check
 
-.PHONY: demo install test check bench clean
+.PHONY: demo install test check types tests bench clean
 
 # The default install alone (no PyTorch) in an environment of its own, then the photos in examples/.
 demo: .venv-demo/.installed
@@ -15,19 +15,27 @@ demo: .venv-demo/.installed
 	.venv-demo/bin/python $(PIP) install -c constraints.txt .
 	@touch $@
 
-# Everything, editable: what developing needs.
+# Everything, editable: what developing needs. Python compiles what is imported when it is; all of it would take a minute.
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP) install -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,web,quantize,cluster,video,dev]'
+	.venv/bin/python $(PIP) install --no-compile -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,web,quantize,cluster,video,dev]'
 	@touch $@
 
 check: install
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-test: check
+# mypy takes a core for half a minute, beside the tests; what fails in either fails here.
+test: install
+	.venv/bin/ruff check .
+	@$(MAKE) --no-print-directory -j 2 types tests
+
+types: install
+	nice .venv/bin/mypy
+
+tests: install
 	@sh tests/web/chromium.sh
 	# tests/training in a process of its own: after all the others in one, PyTorch crashes there (cause not found yet)
 	# files side by side in two processes of one thread each, for most of a test runs on one core

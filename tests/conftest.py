@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +45,38 @@ def photo(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives the folder of a name, not to be changed: the first of the processes side by side that asks for it makes it
+    (whole or not at all), the others wait and share it."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+    root.mkdir(exist_ok=True)
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name).exists():
+                make(root / name)
+        return root / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def narrow_model(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Path]:
+    """The model folder of a generator as tests/narrow.py has it, by name; exported once, not to be changed."""
+    from tests.narrow import write_model
+
+    return lambda name: made_once(f"narrow-{name}", lambda folder: write_model(name, folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """The model folder of a U-Net of two levels with lively random weights; exported once, not to be changed."""
+    return made_once("tiny", write_tiny)
+
+
+def write_tiny(folder: Path) -> None:
     import torch
 
     from fairweather.deploy.export import export
@@ -59,7 +91,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 torch.nn.init.uniform_(value, 0.5, 1.5)
             elif value.dim() > 1:
                 torch.nn.init.normal_(value, std=0.15)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
     export(
         generator,
         folder,
@@ -71,4 +102,3 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         terms="made of random numbers",
         training={"recipe": "none"},
     )
-    return folder

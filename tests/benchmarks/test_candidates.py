@@ -32,9 +32,10 @@ name = "supervised"
 lr = 1e-3
 judge_alone = 3
 [generator]
-name = "swift"
-size = 64
-widths = [8, 8, 8, 8]
+name = "plain_unet"
+widths = [4, 8]
+encoder = [1, 1]
+decoder = [1]
 [data]
 weather = "haze"
 hold_back = 0.4

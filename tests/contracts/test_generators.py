@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,40 +18,13 @@ from fairweather.cards import CARD, ONNX, WEIGHTS, Card, MapsSpec, read_card, re
 from fairweather.errors import BadImage
 from fairweather.generators import GENERATORS, exported, padded
 from fairweather.restoring.restorer import Restorer
-
-NARROW: dict[str, dict[str, Any]] = {
-    "resnet6": {"width": 4, "blocks": 2},
-    "resnet9": {"width": 4, "blocks": 3},
-    "unet": {"levels": 3, "width": 4},
-    "mbconv_unet": {"width": 4, "levels": 2, "expansion": 2},
-    "multipath_unet": {"width": 4, "levels": 2},
-    "plain_unet": {"widths": [4, 8], "encoder": [1, 1], "decoder": [1]},
-    "gunet": {"width": 4, "depths": [1, 1, 1]},
-    "swift": {"size": 64, "widths": [8, 8, 8, 8]},
-    "sequence": {"size": 64, "widths": [8, 8, 8, 8], "heads": 4, "states": 2},
-}
-"""Arguments, as a card would hold them, that make each network small enough to be run many times."""
+from tests.narrow import NARROW, narrow, shaken
 
 every = pytest.mark.parametrize("name", GENERATORS)
 
 
-def narrow(name: str, *, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return GENERATORS[name](**NARROW[name])
-
-
 def photos(count: int, height: int, width: int, *, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def shaken(network: nn.Module, by: float = 0.3) -> nn.Module:
-    """The network with weights and running statistics that are nothing like those it starts with."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for tensor in [*network.parameters(), *network.buffers()]:
-            if tensor.is_floating_point():
-                tensor.add_(by * torch.rand(tensor.shape, generator=generator))
-    return network
 
 
 def test_every_generator_is_here() -> None:
@@ -260,30 +233,22 @@ def test_what_sees_the_whole_is_refused_rather_than_tiled(name: str) -> None:
 
 
 @every
-def test_every_engine_gives_the_pictures_of_the_generator(name: str, tmp_path: Path) -> None:
+def test_every_engine_gives_the_pictures_of_the_generator(name: str, narrow_model: Callable[[str], Path]) -> None:
     """From the shipped folder, at a size that was not exported, against the generator as training runs it."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    from fairweather.deploy.export import export
     from fairweather.restoring.restorer import load
 
-    network = shaken(narrow(name), 0.05).eval()
-    export(
-        network,
-        tmp_path / "model",
-        name="narrow",
-        weather="haze",
-        generator_name=name,
-        arguments=NARROW[name],
-        licence="MIT",
-        terms="",
-        training={},
-    )
+    network, folder = shaken(narrow(name), 0.05).eval(), narrow_model(name)
     photo = photos(1, 45, 75)
     with torch.no_grad():
         expected = padded(network, photo)[0].permute(1, 2, 0).numpy()
     pixels = photo[0].permute(1, 2, 0).numpy()
     for engine in ("onnxruntime", "openvino"):
-        restored = load(tmp_path / "model", engine=engine, precision="f32")(pixels, guard=False)
+        restored = load(folder, engine=engine, precision="f32")(pixels, guard=False)
         assert np.abs(restored - expected).max() < 1e-4, engine
     assert np.abs(expected - pixels).max() > 0.02, "a network that does nothing proves little"
+    card = read_card(folder)
+    assert (card.maps is not None) == (network.output == "maps")
+    assert card.receptive_field == network.receptive_field
+    assert card.bytes_per_pixel > 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,17 +13,25 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+from fairweather.cards import ONNX
 from fairweather.deploy import rewriting
-from fairweather.deploy.export import halve_onnx, write_onnx
-from fairweather.generators import GENERATORS, exported
+from fairweather.deploy.export import halve_onnx
+from fairweather.generators import exported
+from tests.narrow import narrow
 
-NETWORKS: dict[str, dict[str, Any]] = {
-    "unet": {"levels": 2, "width": 4},
-    "resnet6": {"width": 4, "blocks": 1},
-    "mbconv_unet": {"width": 4, "levels": 2, "expansion": 2},
-    "plain_unet": {"widths": [4, 8], "encoder": [1, 1], "decoder": [1]},
-    "swift": {"size": 64, "widths": [8, 8, 8, 8]},
-}
+TRANSPOSED = {"unet": 3, "resnet6": 2, "mbconv_unet": 2, "plain_unet": 0, "swift": 0}
+"""Generators, and how many transposed convolutions theirs of tests/narrow.py have."""
+
+
+def lively(path: Path, name: str) -> onnx.ModelProto:
+    """An exported network, with random numbers for what it has learned."""
+    rng, model, learned = np.random.default_rng(4), onnx.load(path), exported(narrow(name)).state_dict()
+    weights = [t for t in model.graph.initializer if t.name in learned and t.data_type == onnx.TensorProto.FLOAT]
+    assert sum(len(t.dims) == 4 for t in weights) == sum(value.dim() == 4 for value in learned.values())
+    for tensor in weights:
+        values = rng.uniform(0.3, 0.9, tensor.dims) if len(tensor.dims) == 1 else rng.normal(0, 0.2, tensor.dims)
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    return model
 
 
 def kinds(model: onnx.ModelProto) -> list[str]:
@@ -38,18 +46,14 @@ def answer(model: onnx.ModelProto, picture: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: picture})[0])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_rewritten_network_answers_as_before(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
-    torch.manual_seed(4)
-    network = GENERATORS[name](**NETWORKS[name])
-    for value in [*network.parameters(), *network.buffers()]:
-        if value.is_floating_point():
-            nn.init.uniform_(value, 0.3, 0.9) if value.dim() == 1 else nn.init.normal_(value, std=0.2)
-    part = exported(network.eval())
-    write_onnx(part, tmp_path / "model.onnx", part.multiple_of)
-    source = onnx.load(tmp_path / "model.onnx")
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_a_rewritten_network_answers_as_before(
+    name: str, narrow_model: Callable[[str], Path], rng: np.random.Generator
+) -> None:
+    source = lively(narrow_model(name) / ONNX, name)
+    before = source.SerializeToString(deterministic=True)
     made = rewriting.prepared(source)
-    assert onnx.load(tmp_path / "model.onnx") == source, "a copy is rewritten"
+    assert source.SerializeToString(deterministic=True) == before, "a copy is rewritten"
     for shape in ((64, 96), (32, 64)):
         picture = rng.random((1, 3, *shape), np.float32)
         before, after = answer(source, picture), answer(made, picture)
@@ -58,18 +62,21 @@ def test_a_rewritten_network_answers_as_before(name: str, tmp_path: Path, rng: n
     assert not {"ConvTranspose", "BatchNormalization"} & set(kinds(made))
     transposed = kinds(source).count("ConvTranspose")
     assert kinds(made).count("Conv") == kinds(source).count("Conv") + transposed
-    assert transposed == {"unet": 2, "resnet6": 2, "mbconv_unet": 2}.get(name, 0)
+    assert transposed == TRANSPOSED[name]
     norms = kinds(source).count("InstanceNormalization")
     assert kinds(made).count("InstanceNormalization") == norms, "it stays as it is, in float"
     assert bool(norms) == (name == "resnet6")
 
 
-def test_halved_weights_become_plain_ones(tmp_path: Path, rng: np.random.Generator) -> None:
-    network = GENERATORS["plain_unet"](**NETWORKS["plain_unet"]).eval()
-    with torch.no_grad():
-        for value in network.parameters():
-            value.copy_(value.half().float())
-    write_onnx(network, tmp_path / "model.onnx", network.multiple_of)
+def test_halved_weights_become_plain_ones(
+    narrow_model: Callable[[str], Path], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    whole = lively(narrow_model("plain_unet") / ONNX, "plain_unet")
+    for tensor in whole.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(whole, tmp_path / "model.onnx")
     halve_onnx(tmp_path / "model.onnx")
     source = onnx.load(tmp_path / "model.onnx")
     made = rewriting.prepared(source)

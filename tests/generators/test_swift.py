@@ -16,10 +16,10 @@ from fairweather.generators.swift import Swift, SwiftMaps
 WIDTHS = (8, 8, 8, 8)
 
 
-def taught(mirror: bool) -> Swift:
+def taught(mirror: bool, widths: tuple[int, ...] = WIDTHS) -> Swift:
     """A network with random heads: as it begins, its maps hardly depend on the photo."""
     torch.manual_seed(0)
-    network = Swift(size=64, widths=WIDTHS, mirror=mirror)
+    network = Swift(size=64, widths=widths, mirror=mirror)
     for head in (network.maps_module.transmission, network.maps_module.colour):
         nn.init.normal_(head.weight, std=0.3)
     return network.eval()
@@ -58,7 +58,7 @@ def test_while_it_trains_mirror_costs_nothing(photo: torch.Tensor, monkeypatch: 
 
 
 def test_mirror_is_within_what_is_exported(photo: torch.Tensor, tmp_path: Path) -> None:
-    network = taught(True).maps_module
+    network = taught(True, WIDTHS[:2]).maps_module  # the deeper, the more seconds the export takes
     write_onnx(network, tmp_path / "model.onnx", network.multiple_of)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for sides in ((64, 96), (96, 32)):

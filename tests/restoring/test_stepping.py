@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
@@ -129,10 +130,14 @@ def test_quantizing_is_refused(model: Path, tmp_path: Path) -> None:
         quantize(model, tmp_path / "out", method="dynamic")
 
 
-def test_a_state_that_goes_wrong_is_found_at_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Single photos would not show it: they all begin with an empty state."""
+def test_a_state_that_goes_wrong_is_found_at_export(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Single photos would not show it: they all begin with an empty state. The file is a copy of the one that would be
+    made of this network, which takes many seconds."""
     from fairweather.deploy.export import export
 
+    monkeypatch.setattr("fairweather.deploy.export.write_onnx", lambda _, path, __: copyfile(model / cards.ONNX, path))
     good = Stepping.step
 
     def forgetful(self: Stepping, picture: np.ndarray, state: np.ndarray | None = None) -> Any:

@@ -1,10 +1,9 @@
-"""A run that kills itself: `python -m tests.training.killed RECIPE OUT STEP`, for test_resume.py."""
+"""A run that kills itself, in a process of its own, for test_resume.py."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 from fairweather.training import conduct
@@ -21,7 +20,3 @@ def main(recipe: str, out: str, step: str) -> None:
 
     conduct.export_model = lambda *_: None  # type: ignore[assignment]
     small_run(recipe, Path(out), data=Toy(on_sample=on_sample), checkpoint_steps=3)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,13 @@ def main(recipe: str, out: str, words: str) -> int:
     conduct.export_model = lambda *_: None  # type: ignore[assignment]
     verb.parse = lambda *_: lambda: 0 if small_run(recipe, folder, **options) else 1  # type: ignore[assignment]
     return cli.main(["train"])
+
+
+def forked() -> ForkServerContext:
+    """Makes processes that are forked from one that has loaded torch: to load it takes each of them seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.several"])
+    return context
 
 
 def placed(rank: int, size: int, port: int, log: str, *words: str) -> None:

@@ -112,8 +112,8 @@ def test_it_begins_with_the_pictures_of_that_swift(swift: Path) -> None:
 def test_the_memory_alone_learns(swift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_export(monkeypatch)
     settings = {"whole": False, "lr": 0.03, "ema": 0.0, "warmup": 0.0}
-    words: dict[str, Any] = {"generator": "sequence", "start": str(swift), "settings": settings}
-    run = clips_run(tmp_path / "run", data=Strips(same=True), steps=80, **words)
+    words: dict[str, Any] = {"generator": "sequence", "generator_arguments": {"heads": 2}, "settings": settings}
+    run = clips_run(tmp_path / "run", data=Strips(same=True), steps=80, start=str(swift), **words)
     stats = run.stats()
     for term, share in (("charbonnier", 0.9), ("steadiness", 0.99)):
         first, last = (np.mean([line[term] for line in part]) for part in (stats[:4], stats[-4:]))

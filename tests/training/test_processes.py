@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -35,9 +34,8 @@ WITHOUT_BATCH_NORM: dict[str, Any] = {"generator": "resnet6", "generator_argumen
 
 
 def together(recipe: str, out: Path, *, size: int = 2, **said: Any) -> tuple[list[int | None], list[str]]:
-    """Exit codes and output of `size` processes that train; they are forked from one that has loaded torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.several"])
+    """Exit codes and output of `size` processes that train."""
+    context = several.forked()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import torch
 
 from fairweather.errors import BadFolder, BadSettings
 from fairweather.training import Run, state
-from tests.conftest import ROOT
+from tests.training import killed
+from tests.training.several import forked
 from tests.training.toy import SMALL, Toy, assert_same_state, no_export, small_run
 
 
@@ -30,20 +29,23 @@ def final(folder: Path) -> dict[str, Any]:
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     """SIGKILL in step 6 of 8, the last checkpoint after step 3: pix2pix (dropout, batch norm) and cyclegan (pool)."""
     recipes = ("pix2pix", "cyclegan")
-    command = [sys.executable, "-m", "tests.training.killed"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    context = forked()
     children = [
-        subprocess.Popen([*command, recipe, str(tmp_path / f"{recipe}-killed"), "6"], cwd=ROOT, env=environment)
+        context.Process(target=killed.main, args=(recipe, str(tmp_path / f"{recipe}-killed"), "6"))
         for recipe in recipes
     ]
+    for child in children:
+        child.start()
     whole = {recipe: small_run(recipe, tmp_path / recipe) for recipe in recipes}
-    assert [child.wait(timeout=240) for child in children] == [-signal.SIGKILL, -signal.SIGKILL]
+    for child in children:
+        child.join(timeout=240)
+    assert [child.exitcode for child in children] == [-signal.SIGKILL, -signal.SIGKILL]
     for recipe in recipes:
-        killed = tmp_path / f"{recipe}-killed"
-        assert final(killed)["step"] == 3
+        part = tmp_path / f"{recipe}-killed"
+        assert final(part)["step"] == 3
         torch.rand(7)  # whatever this process has drawn in between must not matter
-        resumed = small_run(recipe, killed, resume=True)
-        assert_same_state(final(whole[recipe].folder), final(killed))
+        resumed = small_run(recipe, part, resume=True)
+        assert_same_state(final(whole[recipe].folder), final(part))
         assert [line["step"] for line in resumed.stats()] == list(range(1, 9))
         assert terms(resumed) == terms(whole[recipe])
     pools = final(whole["cyclegan"].folder)["engine"]["pools"]
