@@ -295,9 +295,10 @@ def test_without_a_thread_nothing_is_begun_and_the_next_clip_is(
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="new thread"):
-        patched.setattr(threading.Thread, "start", started)
+    monkeypatch.setattr(threading.Thread, "start", started)
+    with pytest.raises(RuntimeError, match="new thread"):
         client.post(CLIPS, params={"weather": "none"}, content=path.read_bytes())
+    monkeypatch.undo()
     assert len(service.shelf.all()) == kept
     place = sent(client, path, weather="none")
     ended(client, place)

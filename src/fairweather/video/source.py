@@ -91,10 +91,10 @@ class Clip:
         self._only, self._most = only, max_pixels
         self._beside = None if only is None else BESIDE + 4 * Path(name).stat().st_size
         self._container: InputContainer = self._opened(name)
-        pictures = [stream for stream in self._container.streams.video if not _attached(stream)]
+        pictures = [one for one in self._container.streams.video if one.codec_context and not _attached(one)]
         if not pictures:
             self.close()
-            raise BadImage(f"{self.name}: there are no moving pictures in it; give a video")
+            raise BadImage(f"{self.name}: there are no moving pictures in it that can be read; give a video")
         self.stream = pictures[0]
         self.stream.thread_type = "AUTO"
         self._bounded(self.stream.width, self.stream.height)

@@ -75,7 +75,7 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
 
 async def _refused(request: Request, error: Exception) -> Response:
     told = refused(error)
-    if told.status == 500:
+    if told.status == 500 and told is not error:
         _log.error("%s", request.url.path, exc_info=error)
     return refusal(told)
 

@@ -7,6 +7,7 @@ read, whatever it refers to: FFmpeg follows playlists where it may choose.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +48,7 @@ small."""
 NEAR = 50
 """Frames that are decoded at the most to come from a key frame to the one wanted."""
 _PICTURES = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_log = logging.getLogger("fairweather")
 
 
 class Facts(NamedTuple):
@@ -206,7 +208,7 @@ def weather(path: Path, facts: Facts, limits: Limits, recognise: Callable[[NDArr
 
 
 def wrong(error: Exception, path: Path, name: str, limits: Limits) -> Refused:
-    """What went wrong with the clip at `path`, for the one who sent it."""
+    """What went wrong with the clip at `path`, for the one who sent it; what is our fault is logged."""
     if isinstance(error, TooLarge):
         return Refused(
             413, "too_many_pixels", f"{name}: its frames have more pixels than this server takes "
@@ -218,7 +220,10 @@ def wrong(error: Exception, path: Path, name: str, limits: Limits) -> Refused:
     if type(error).__module__.startswith(f"{AV}.") and not (full or isinstance(error, MemoryError)):
         reason = getattr(error, "strerror", None) or type(error).__name__
         return Refused(422, "bad_clip", f"{name}: cannot be restored as a video ({reason}); convert it")
-    return refused(error, str(path), name)
+    told = refused(error, str(path), name)
+    if told.status == 500 and told is not error:
+        _log.error("%s", name, exc_info=error)
+    return told
 
 
 def too_long(name: str, limits: Limits) -> Refused:

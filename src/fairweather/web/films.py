@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import shutil
@@ -41,7 +40,6 @@ RETRY = 30
 """Seconds after which somebody whose clip found no place may come again."""
 ENDING = 10.0
 """Seconds for which the end of a clip that was stopped is waited for: what is begun of it is written."""
-_log = logging.getLogger("fairweather")
 
 
 @dataclass
@@ -209,10 +207,7 @@ class Films:
             )  # fmt: skip
         if job.stop.is_set() or isinstance(error, Stopped):
             return None
-        told = clips.wrong(error, job.source, job.name, limits)
-        if told.status == 500:
-            _log.error("%s", job.name, exc_info=error)
-        return told
+        return clips.wrong(error, job.source, job.name, limits)
 
     def _restore(self, job: Job) -> None:
         service, settings, facts = self.service, job.settings, job.facts
