@@ -32,7 +32,7 @@ TIMEOUT = 15.0
 """Seconds that a camera or an address may keep silent."""
 MAX_FRAME_PIXELS = 64_000_000
 BESIDE = 64 << 20
-"""Bytes of sound and the like that a stranger's file may turn into, beside four times its own: packed ones are unpacked
+"""Bytes of sound and the like that a stranger's file may turn into, beside as many as it has: packed ones are unpacked
 (Matroska), to a thousand times as many."""
 PACKET = 512
 """Bytes that FFmpeg takes for a packet, about, whatever is in it."""
@@ -89,7 +89,7 @@ class Clip:
         self.name = "standard input" if name == "-" else name
         self.live = is_live(name) and only is None
         self._only, self._most = only, max_pixels
-        self._beside = None if only is None else BESIDE + 4 * Path(name).stat().st_size
+        self._beside = None if only is None else BESIDE + Path(name).stat().st_size
         self._container: InputContainer = self._opened(name)
         pictures = [one for one in self._container.streams.video if one.codec_context and not _attached(one)]
         if not pictures:
