@@ -109,7 +109,7 @@ def test_stop_and_files_that_are_none(opened: Callable[..., Any], tmp_path: Path
     assert "notes.mp4: is not a picture" in page.inner_text(".fw-stage .fw-wrong")
     page.click("[data-at='1']")
     assert "half.mp4: is truncated" in page.inner_text(".fw-stage .fw-wrong")
-    send(page, film(tmp_path / "long.mp4", 300, (320, 180)), ready=1)
+    send(page, film(tmp_path / "long.mp4", 300), ready=1)
     page.click("[data-at='2']")
     page.click("[data-do=film]")
     page.wait_for_function("window.fairweather.state.photos[2].job.frames > 2")
