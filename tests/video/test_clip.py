@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,3 +299,23 @@ def test_it_is_stopped_from_outside(tmp_path: Path) -> None:
     source.close()
     assert len(made.steps) < 16
     assert not [one for one in threading.enumerate() if one.name in ("read", "finish", "write")]
+
+
+def test_it_is_stopped_where_no_frame_comes_any_more(tmp_path: Path) -> None:
+    source, event = open_source(make(tmp_path / "a.mp4", count=3)), threading.Event()
+    real = source.items
+
+    def items() -> Iterator[Any]:
+        yield from real()
+        for _ in range(400):  # packets without an end
+            stopping.check()
+            time.sleep(0.01)
+
+    source.items = items
+    sink = ClipSink(tmp_path / "b.mp4", "mp4", source, encoding(source.track, "mp4"))
+    timer, began = threading.Timer(0.2, event.set), time.monotonic()
+    timer.start()
+    with stopping.heeding(event), pytest.raises(stopping.Stopped):
+        clip.run(source, sink, Lift())
+    source.close()
+    assert time.monotonic() - began < 2

@@ -25,6 +25,7 @@ from tests.conftest import ROOT
 EXAMPLES = ROOT / "examples"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE = {"viewport": {"width": 390, "height": 780}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+SERVED = ("--max-bytes", "60MB", "--max-pixels", "50000000", "--waiting", "6")
 READY = "document.querySelectorAll('.fw-item.fw-ready').length === {}"
 SHOWN = "[...document.querySelectorAll('.fw-canvas img[src]')].every(one => one.complete && one.naturalWidth)"
 
@@ -114,9 +115,12 @@ def served(web: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
 
 
 @pytest.fixture(scope="session")
-def server(served: Callable[..., Server]) -> Server:
-    """One server for all tests that leave it as it is."""
-    return served("--max-bytes", "60MB", "--max-pixels", "50000000", "--waiting", "6")
+def server(served: Callable[..., Server]) -> Iterator[Server]:
+    """One server for all tests that leave it as it is, or as it was."""
+    made = served(*SERVED)
+    yield made
+    assert made.end() == 0
+    assert not list(made.temporary.glob("fairweather-serve-*"))
 
 
 @pytest.fixture(scope="module")

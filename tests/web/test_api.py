@@ -211,10 +211,9 @@ def test_methods_and_paths_that_are_none(client: Any) -> None:
     told(client.get("/api/v1/nothing"), 404, "no_such_path")
 
 
-def test_the_documented_call_runs(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_call_runs(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/api.md, against a server: its Python, and every status and flag that it names."""
     text = (ROOT / "docs" / "api.md").read_text()
-    server = served("--no-page")
     (tmp_path / "harbour.jpg").write_bytes((EXAMPLES / "lighthouse.jpg").read_bytes())
     monkeypatch.chdir(tmp_path)
     snippet = text.split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:7860", server.address)

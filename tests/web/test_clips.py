@@ -41,6 +41,12 @@ BODIES: dict[str, tuple[Callable[[Path], bytes], int, str, str]] = {
     "avi": (lambda path: film(path.with_suffix(".avi"), codec="mpeg4").read_bytes()[:9000], 422, "bad_clip", "trunc"),
     "sound": (heard, 422, "bad_clip", "no moving pictures"),
     "frameless": (frameless, 422, "bad_clip", "no moving pictures"),
+    "codec": (
+        lambda path: film(path.with_suffix(".mkv"), 2).read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_NOBODY/KNOWS1"),
+        422,
+        "bad_clip",
+        "no moving pictures",
+    ),
     "pixels": (
         lambda path: make(path, size=(2000, 1200), count=1).read_bytes(),
         413,

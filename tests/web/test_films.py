@@ -271,4 +271,35 @@ def test_settings_and_names_that_are_none(client: Any) -> None:
     told(client.get(f"{CLIPS}/{photo}"), 404, "gone")  # a photo's token is no clip's
     told(client.delete(f"{CLIPS}/{photo}"), 404, "gone")
     told(client.post(f"/page/photos/{photo}/clip"), 422, "bad_setting")
+    told(client.get(f"/page/photos/{photo}/thumb"), 404, "gone")  # nobody has looked yet
     client.delete(f"/page/photos/{photo}")
+
+
+def test_a_clip_is_no_photo_to_be_removed_and_a_lost_file_is_said(client: Any, service: Any, tmp_path: Path) -> None:
+    place = sent(client, film(tmp_path / "a.mp4", 2), weather="none")
+    ended(client, place)
+    assert client.delete(f"/page/photos/{place.rsplit('/', 1)[1]}").status_code == 204
+    assert client.get(place).json()["state"] == "done"
+    service.films.get(place.rsplit("/", 1)[1]).source.unlink()
+    told(client.get(f"{place}/result"), 404, "gone")
+    client.delete(place)
+
+
+def test_without_a_thread_nothing_is_begun_and_the_next_clip_is(
+    client: Any, service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, start, kept = film(tmp_path / "a.mp4", 2), threading.Thread.start, len(service.shelf.all())
+
+    def started(thread: threading.Thread) -> None:
+        if thread.name == "clips":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", started)
+    with pytest.raises(RuntimeError, match="new thread"):
+        client.post(CLIPS, params={"weather": "none"}, content=path.read_bytes())
+    monkeypatch.undo()
+    assert len(service.shelf.all()) == kept
+    place = sent(client, path, weather="none")
+    ended(client, place)
+    client.delete(place)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import CancelledError
+from pathlib import Path
 
 import pytest
 
-from fairweather.restoring.stopping import check
+from fairweather.restoring.stopping import Stopped, check
 from fairweather.web.limits import Limits, Refused
 from fairweather.web.turns import RETRY, Turns
 
@@ -79,3 +80,26 @@ def test_who_leaves_is_not_begun() -> None:
     with pytest.raises(CancelledError):
         future.result(5)
     assert not begun
+
+
+def test_the_end_stops_what_is_done(web: None, tmp_path: Path) -> None:
+    from fairweather.web.service import Service
+
+    service, begun = Service(Limits(at_once=1), parent=tmp_path), threading.Event()
+
+    def work() -> None:
+        with service.told(tmp_path, "harbour.jpg"):
+            begun.set()
+            try:
+                while True:
+                    check()
+                    time.sleep(0.01)
+            except Stopped:
+                raise RuntimeError("cannot schedule new futures after shutdown") from None
+
+    future, _ = service.turns.submit(work)
+    assert begun.wait(5)
+    service.close()
+    with pytest.raises(Refused) as wrong:
+        future.result(5)
+    assert wrong.value.status == 504, "it is logged as a fault of ours"

@@ -14,8 +14,8 @@ class Stopped(Exception):
 
 
 @contextmanager
-def heeding(event: threading.Event) -> Iterator[None]:
-    """Inside, `check` in this thread asks this event."""
+def heeding(event: threading.Event | None) -> Iterator[None]:
+    """Inside, `check` in this thread asks this event; None: no event at all."""
     before = getattr(_current, "event", None)
     _current.event = event
     try:
@@ -26,12 +26,17 @@ def heeding(event: threading.Event) -> Iterator[None]:
 
 def check() -> None:
     """Raises Stopped where the event that this thread heeds is set; to be called between steps that take long."""
-    event: threading.Event | None = getattr(_current, "event", None)
+    event = heeded()
     if event is not None and event.is_set():
         raise Stopped
 
 
+def heeded() -> threading.Event | None:
+    """The event that this thread heeds now, for another one that works for it."""
+    return getattr(_current, "event", None)
+
+
 def asked() -> Callable[[], bool]:
     """Whether the event that this thread heeds now is set, as a function that any thread may call."""
-    event: threading.Event | None = getattr(_current, "event", None)
+    event = heeded()
     return (lambda: False) if event is None else event.is_set

@@ -68,12 +68,12 @@ def run(
     where the event that the calling thread heeds (`restoring.stopping`) is set: the film then ends within a few frames.
     """
     began, progress = time.monotonic(), Progress()
-    stop, failed, asked = threading.Event(), list[BaseException](), stopping.asked()
+    stop, failed, asked, heeded = threading.Event(), list[BaseException](), stopping.asked(), stopping.heeded()
     seen, begun, done = (_Pipe(lambda: stop.is_set() or asked()) for _ in range(3))
     unit = float(source.track.time_base)
 
     def read() -> None:
-        with _handing(seen, failed, stop):
+        with _handing(seen, failed, stop), stopping.heeding(heeded):  # it may be long until the next frame
             for item in _cut(source.items(), source, start, end):
                 seen.put(item)
 

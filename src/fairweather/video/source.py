@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairweather.errors import BadImage, BadSettings, FairweatherError
+from fairweather.restoring import stopping
 from fairweather.video.formats import CONTAINERS, SCALING, Track
 from fairweather.video.frames import Frame, Source
 from fairweather.video.pictures import AnimatedWebP, FrameFolder
@@ -30,6 +31,11 @@ DEVICE = re.compile(r"/dev/video\d+")
 TIMEOUT = 15.0
 """Seconds that a camera or an address may keep silent."""
 MAX_FRAME_PIXELS = 64_000_000
+BESIDE = 64 << 20
+"""Bytes of sound and the like that a stranger's file may turn into, beside as many as it has: packed ones are unpacked
+(Matroska), to a thousand times as many."""
+PACKET = 512
+"""Bytes that FFmpeg takes for a packet, about, whatever is in it."""
 
 
 class TooLarge(BadImage):
@@ -76,17 +82,19 @@ class Clip:
 
     def __init__(self, name: str, *, only: str | None = None, max_pixels: int = MAX_FRAME_PIXELS) -> None:
         """`only`: the container that it must be, by the name of FFmpeg's demuxer; then this file alone is read,
-        whatever it refers to. `max_pixels` of a frame: larger ones are refused before one is decoded."""
+        whatever it refers to, and no more is taken into memory than such a file is worth. `max_pixels` of a frame:
+        larger ones are refused before one is decoded."""
         import av
 
         self.name = "standard input" if name == "-" else name
         self.live = is_live(name) and only is None
         self._only, self._most = only, max_pixels
+        self._beside = None if only is None else BESIDE + Path(name).stat().st_size
         self._container: InputContainer = self._opened(name)
-        pictures = [stream for stream in self._container.streams.video if not _attached(stream)]
+        pictures = [one for one in self._container.streams.video if one.codec_context and not _attached(one)]
         if not pictures:
             self.close()
-            raise BadImage(f"{self.name}: there are no moving pictures in it; give a video")
+            raise BadImage(f"{self.name}: there are no moving pictures in it that can be read; give a video")
         self.stream = pictures[0]
         self.stream.thread_type = "AUTO"
         self._bounded(self.stream.width, self.stream.height)
@@ -180,22 +188,39 @@ class Clip:
         """The decoded frames; packets of other streams that come on the way are put into `_before`."""
         import av
 
-        damaged = 0
+        damaged, begun, context = 0, False, self.stream.codec_context
         for packet in self._packets:
+            stopping.check()  # there may be millions of packets, and no frame
             if packet.stream.index != self.stream.index:  # stream_index is 0 in packets that end a stream
                 if packet.dts is not None or packet.pts is not None:
+                    self._count(packet)
                     self._before.append(packet)
                 continue
             try:
-                yield from packet.decode()
-            except av.error.InvalidDataError:  # a lost packet of a stream is no reason to lose the rest
-                damaged += 1
-                if damaged > 100:
+                for decoded in packet.decode():
+                    begun = True
+                    yield decoded
+            except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+                if begun and not 0 < context.width * context.height <= self._most:
+                    raise BadImage(
+                        f"{self.name}: its frames become much larger on the way; convert it to frames of one size"
+                    ) from error
+                damaged += 1  # a lost packet of a stream is no reason to lose the rest
+                if damaged > 100 or isinstance(error, av.error.ArgumentError):
                     raise
+
+    def _count(self, packet: Packet) -> None:
+        """Raises BadImage where a stranger's file turns into far more than it is."""
+        if self._beside is not None:
+            self._beside -= packet.size + PACKET
+            if self._beside < 0:
+                raise BadImage(f"{self.name}: the sound and data in it are far more than the file; convert it without")
 
     def _frame(self, decoded: Any, clock: _Clock) -> Frame:
         deep = self.track.deep
-        picture = decoded.reformat(
+        picture = decoded.reformat(  # a film has the size that it begins with, as players show it
+            self.track.width,
+            self.track.height,
             format="rgb48le" if deep else "rgb24",
             src_colorspace=self.track.yuv,
             interpolation=SCALING[deep],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
@@ -23,6 +24,8 @@ from fairweather.web.service import Service
 
 TIDYING = 30.0
 """Seconds between two looks for photos and clips whose time is over."""
+
+_log = logging.getLogger("fairweather")
 
 
 def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool = True) -> Any:
@@ -58,6 +61,7 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
         openapi_url="/api/v1/openapi.json",
     )
     app.add_exception_handler(FairweatherError, _refused)
+    app.add_exception_handler(OSError, _refused)  # the disk may be full anywhere
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _failed)
@@ -70,7 +74,10 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return refusal(refused(error))
+    told = refused(error)
+    if told.status == 500 and told is not error:
+        _log.error("%s", request.url.path, exc_info=error)
+    return refusal(told)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ read, whatever it refers to: FFmpeg follows playlists where it may choose.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,13 +17,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fairweather.errors import BadFolder, BadImage, MissingExtra
+from fairweather.errors import BadImage, MissingExtra
 from fairweather.restoring.recognise import Weather
 from fairweather.restoring.stopping import check
 from fairweather.video.formats import CONTAINERS, Track
 from fairweather.video.frames import Frame
 from fairweather.video.run import weather_of
 from fairweather.video.source import MAX_FRAME_PIXELS, Clip, TooLarge
+from fairweather.web import containers
 from fairweather.web.limits import Limits, Refused, refused
 
 AV = "av"
@@ -40,9 +42,13 @@ MOST_SHOWN = 1280 * 720
 HEARD = ("aac", "mp3", "opus", "flac")
 SLACK = 0.5
 """Seconds over the limit that are let pass: sound often ends a little later than the pictures."""
+GROWN = 1344 * 784
+"""Pixels that frames may come to have whatever the first one had (720p, with a codec's margins): recorded calls begin
+small."""
 NEAR = 50
 """Frames that are decoded at the most to come from a key frame to the one wanted."""
 _PICTURES = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_log = logging.getLogger("fairweather")
 
 
 class Facts(NamedTuple):
@@ -70,9 +76,12 @@ class Facts(NamedTuple):
     @property
     def memory(self) -> int:
         """Bytes that restoring it takes: frames that wait between its steps, and those in the encoders (measured)."""
-        pixels = self.width * self.height
-        previews = 0 if self.plays else 252 * min(pixels, MOST_SHOWN)
-        return (32 << 20) + (500 if self.deep else 240) * pixels + previews
+        previews = 0 if self.plays else 252 * min(self.pixels, MOST_SHOWN)
+        return (32 << 20) + (500 if self.deep else 240) * self.pixels + previews
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
 
 
 def demuxer(start: bytes) -> str | None:
@@ -116,7 +125,12 @@ def examine(path: Path, name: str, limits: Limits) -> Facts:
         raise Refused(415, "not_a_clip", f"{name}: is not a clip that can be read; give it as {TAKEN}")
     if find_spec(AV) is None:
         raise refused(_lacking(), str(path), name)
-    if not _whole(path, kind):
+    if not containers.plausible(path, kind, limits):
+        raise Refused(
+            422, "bad_clip", f"{name}: lists far more frames or pieces of sound than a clip of {limits.length:g} s "
+            "has, or lists them in a way that is not looked into; convert it"
+        )  # fmt: skip
+    if not containers.whole(path, kind):
         raise Refused(422, "bad_clip", f"{name}: is truncated: the file ends before its end; get a whole copy")
     try:
         clip = opened(path, kind, limits)
@@ -146,14 +160,16 @@ def examine(path: Path, name: str, limits: Limits) -> Facts:
     )
 
 
-def opened(path: Path | str, kind: str, limits: Limits) -> Clip:
-    """The file, as this kind of container and nothing else. Raises BadImage, and TooLarge of it."""
-    return Clip(str(path), only=kind, max_pixels=min(limits.pixels, MAX_FRAME_PIXELS))
+def opened(path: Path | str, kind: str, limits: Limits, begins: int | None = None) -> Clip:
+    """The file, as this kind of container and nothing else. `begins`: pixels of its first frame, where they are known;
+    later ones may have more, within reason. Raises BadImage, and TooLarge of it."""
+    most = min(limits.pixels, MAX_FRAME_PIXELS)
+    return Clip(str(path), only=kind, max_pixels=most if begins is None else min(most, max(GROWN, 2 * begins)))
 
 
 def middle(path: Path, facts: Facts, limits: Limits) -> NDArray[np.uint8]:
     """A frame from the middle of a clip, in 8 bits and with square pixels, H x W x 3. Raises BadImage."""
-    clip = opened(path, facts.demuxer, limits)
+    clip = opened(path, facts.demuxer, limits, facts.pixels)
     try:
         half, aspect = (facts.seconds or 0.0) / 2, clip.track.aspect
         begins, unit = clip.stream.start_time or 0, float(clip.track.time_base)
@@ -179,7 +195,7 @@ def weather(path: Path, facts: Facts, limits: Limits, recognise: Callable[[NDArr
 
     def again(given: str) -> Clip:
         check()
-        return opened(given, facts.demuxer, limits)
+        return opened(given, facts.demuxer, limits, facts.pixels)
 
     clip = again(str(path))
     try:
@@ -192,7 +208,7 @@ def weather(path: Path, facts: Facts, limits: Limits, recognise: Callable[[NDArr
 
 
 def wrong(error: Exception, path: Path, name: str, limits: Limits) -> Refused:
-    """What went wrong with the clip at `path`, for the one who sent it."""
+    """What went wrong with the clip at `path`, for the one who sent it; what is our fault is logged."""
     if isinstance(error, TooLarge):
         return Refused(
             413, "too_many_pixels", f"{name}: its frames have more pixels than this server takes "
@@ -200,12 +216,14 @@ def wrong(error: Exception, path: Path, name: str, limits: Limits) -> Refused:
         )  # fmt: skip
     if isinstance(error, BadImage):
         return Refused(422, "bad_clip", str(error).replace(str(path), name))
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        error = BadFolder("the disk is full")
-    elif type(error).__module__.startswith(f"{AV}.") and not isinstance(error, MemoryError):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if type(error).__module__.startswith(f"{AV}.") and not (full or isinstance(error, MemoryError)):
         reason = getattr(error, "strerror", None) or type(error).__name__
         return Refused(422, "bad_clip", f"{name}: cannot be restored as a video ({reason}); convert it")
-    return refused(error, str(path), name)
+    told = refused(error, str(path), name)
+    if told.status == 500 and told is not error:
+        _log.error("%s", name, exc_info=error)
+    return told
 
 
 def too_long(name: str, limits: Limits) -> Refused:
@@ -242,43 +260,3 @@ def _suffix(name: str, kind: str, start: bytes) -> str:
     if kind == "mov":
         return ".mp4" if start[4:8] == b"ftyp" and start[8:12] != b"qt  " else ".mov"
     return ".webm" if kind == "matroska" and b"webm" in start else SUFFIXES[kind][0]
-
-
-def _whole(path: Path, kind: str) -> bool:
-    """Whether the file is as long as its outermost boxes say; FFmpeg would end a truncated one early, in silence."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if kind == "mov":
-            at = 0
-            while at + 8 <= size:
-                file.seek(at)
-                head = file.read(16)
-                length = int.from_bytes(head[:4], "big")
-                if length == 1:
-                    length = int.from_bytes(head[8:16], "big")
-                if length == 0:  # to the end
-                    return True
-                if length < 8:
-                    return at > 0  # what follows the boxes is none: some cameras leave zeros there
-                at += length
-            return at <= size
-        head = file.read(256)
-    if kind == "avi":
-        return int.from_bytes(head[4:8], "little") <= size
-    if kind == "matroska":
-        first, taken = _number(head, 4)
-        at = 4 + taken + (first or 0)
-        if head[at : at + 4] == b"\x18\x53\x80\x67":
-            segment, taken = _number(head, at + 4)
-            return segment is None or at + 4 + taken + segment <= size
-    return True
-
-
-def _number(data: bytes, at: int) -> tuple[int | None, int]:
-    """Matroska's number of variable length, None where it says that it is unknown, and the bytes that it takes."""
-    first = data[at] if at < len(data) else 0
-    if not first:
-        return None, 1
-    count = 9 - first.bit_length()
-    value = int.from_bytes(data[at : at + count], "big") & ((1 << 7 * count) - 1)
-    return (None if value == (1 << 7 * count) - 1 else value), count

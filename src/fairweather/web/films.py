@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import shutil
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,7 +40,6 @@ RETRY = 30
 """Seconds after which somebody whose clip found no place may come again."""
 ENDING = 10.0
 """Seconds for which the end of a clip that was stopped is waited for: what is begun of it is written."""
-_log = logging.getLogger("fairweather")
 
 
 @dataclass
@@ -132,11 +131,12 @@ class Films:
             taken = sum(isinstance(one, Job) and one.busy for one in self.service.shelf.all())
             if self._closed or taken > self.service.limits.waiting:
                 raise Refused(503, "busy", f"{taken} clips are here to be restored; try again in {RETRY} s", RETRY)
-            self.service.shelf.add(job)
-            self._queue.append(job)
             if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="clips", daemon=True)
-                self._worker.start()
+                worker = threading.Thread(target=self._work, name="clips", daemon=True)
+                worker.start()  # it waits for the lock; where there is no thread to be had, nothing has happened yet
+                self._worker = worker
+            self.service.shelf.add(job)
+            self._queue = [*(one for one in self._queue if not one.stop.is_set()), job]
         return job
 
     def get(self, token: str) -> Job:
@@ -176,9 +176,9 @@ class Films:
 
         timer = threading.Timer(self.service.limits.work, late)
         timer.daemon = True
-        timer.start()
         state: State = "failed"
         try:
+            timer.start()
             with heeding(job.stop):
                 self._restore(job)
             state = "done"
@@ -186,12 +186,14 @@ class Films:
             job.error = self._wrong(job, error)
         finally:
             timer.cancel()
-            if state == "failed":
-                with suppress(OSError):  # gone already where it is not wanted any more
+            with suppress(OSError):  # gone already where it is not wanted any more
+                if state == "failed":
                     for path in job.folder.iterdir():
                         path.unlink(missing_ok=True)
-            elif job.changed and not (job.shown and job.facts.plays):
-                job.source.unlink(missing_ok=True)
+                elif job.changed and not (job.shown and job.facts.plays):
+                    job.source.unlink(missing_ok=True)
+            if job.stop.is_set() and not job.late:
+                remove(job.folder)  # whoever stopped it may have waited in vain, and removed what was still written to
             job.used = time.monotonic()
             job.state = state
             job.ended.set()
@@ -205,10 +207,7 @@ class Films:
             )  # fmt: skip
         if job.stop.is_set() or isinstance(error, Stopped):
             return None
-        told = clips.wrong(error, job.source, job.name, limits)
-        if told.status == 500:
-            _log.error("%s", job.name, exc_info=error)
-        return told
+        return clips.wrong(error, job.source, job.name, limits)
 
     def _restore(self, job: Job) -> None:
         service, settings, facts = self.service, job.settings, job.facts
@@ -221,7 +220,7 @@ class Films:
 
         with ExitStack() as held:
             held.enter_context(service.room(facts.memory, job.name))
-            clip = clips.opened(job.source, facts.demuxer, limits)
+            clip = clips.opened(job.source, facts.demuxer, limits, facts.pixels)
             held.callback(clip.close)
             job.plan = Plan(None, ()) if settings.strength == 0 else offer.plan(look, settings)
             changed = bool(job.plan.parts)
@@ -245,11 +244,11 @@ class Films:
                 after = Preview(job.view("after"), clip, facts.width, facts.height, sound=True)
                 result = Both(after, result)
             assert result is not None
-            bounded = _Bounded(clip, job.name, limits, before)
+            bounded, often = _Bounded(clip, job.name, limits, before), count()
 
             def tell(progress: way.Progress) -> None:
                 job.progress = progress
-                if progress.frames % 25 == 0 and size(job.folder) > limits.disk:
+                if next(often) % 25 == 0 and size(job.folder) > limits.disk:
                     raise Refused(507, "no_room", f"{job.name}: what it becomes is too large for this server's disk")
 
             done = way.run(bounded, result, film, tell=tell)
@@ -267,11 +266,11 @@ class _Bounded:
         self._clip, self._called, self._limits, self._preview = clip, name, limits, preview
 
     def items(self) -> Iterator[Frame | Packet]:
-        count, first, unit = 0, 0, float(self.track.time_base)
+        frames, first, unit = 0, 0, float(self.track.time_base)
         for item in passed_on(self._clip.items(), self._preview):
             if isinstance(item, Frame):
-                first, count = (first if count else item.time), count + 1
-                if count > self._limits.frames or (item.time - first) * unit > self._limits.length + clips.SLACK:
+                first, frames = (first if frames else item.time), frames + 1
+                if frames > self._limits.frames or (item.time - first) * unit > self._limits.length + clips.SLACK:
                     raise clips.too_long(self._called, self._limits)
             yield item
 

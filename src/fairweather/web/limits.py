@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra, UnknownName
@@ -91,7 +92,7 @@ def refused(error: Exception, path: str = "", name: str = "the request") -> Refu
         return Refused(422, "bad_setting", message)
     if isinstance(error, BadImage):
         return Refused(422, "bad_picture", message)
-    if isinstance(error, BadFolder):
+    if isinstance(error, BadFolder) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return Refused(507, "no_room", f"{name}: the server's disk is full or cannot be written; tell who runs it")
     if isinstance(error, MemoryError):
         return Refused(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from fairweather.restoring.stopping import check
 from fairweather.web import clips
@@ -20,7 +19,7 @@ from fairweather.web.limits import Refused
 from fairweather.web.offer import AUTO, Settings
 from fairweather.web.photos import Photos
 from fairweather.web.receiving import receive
-from fairweather.web.replies import attached
+from fairweather.web.replies import attached, stored
 from fairweather.web.service import Service
 
 Steady = Annotated[bool, Query(description="smooth over time what is seen, against flicker")]
@@ -69,7 +68,7 @@ def router(service: Service) -> APIRouter:
         """The restored clip, or ranges of it, once it is done."""
         job = _done(films.get(id))
         headers = {"Content-Disposition": attached(clips.result_name(job.name, job.facts)), **UNSTORED}
-        return FileResponse(job.result, media_type=clips.TYPE[job.facts.suffix], headers=headers)
+        return stored(job.result, media_type=clips.TYPE[job.facts.suffix], headers=headers)
 
     async def drop(id: str) -> Response:
         """Stop the work on it, and remove its files."""
@@ -103,7 +102,7 @@ def played(service: Service, photos: Photos) -> APIRouter:
     async def view(token: str, side: Literal["before", "after"]) -> Response:
         job = _done(service.films.get(token))
         kind = clips.TYPE[job.facts.suffix] if job.facts.plays else "video/mp4"
-        return FileResponse(Path(job.view(side)), media_type=kind, headers=PLAYED)
+        return stored(job.view(side), media_type=kind, headers=PLAYED)
 
     routes.add_api_route("/photos/{token}/clip", restore, methods=["POST"], response_class=Response)
     routes.add_api_route("/clips/{token}/{side}", view, methods=["GET"], response_class=Response)

@@ -55,7 +55,10 @@ class Kept:
     clip: Path | None = None
     """The file that came, where that is a clip; `source` is a frame of it then."""
     facts: Facts | None = None
-    busy = False
+
+    @property
+    def busy(self) -> bool:
+        return self.lock.locked()
 
     def end(self) -> None:
         """Nothing is done with it between two requests."""
@@ -106,8 +109,9 @@ class Photos:
         return kept
 
     def drop(self, token: str) -> None:
-        """Forget a photo at once; one that is not here is gone already."""
-        self._shelf.drop(token)
+        """Forget a photo at once; one that is not here is gone already. A restored clip's token is none of a photo."""
+        if isinstance(self._shelf.get(token), Kept):
+            self._shelf.drop(token)
 
     def tidy(self) -> None:
         """Let go of what nobody asked for in time, and of what there is no room for."""

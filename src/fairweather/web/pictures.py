@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
 from fairweather.web.api import Guard, Model, Strength, Weather
@@ -16,7 +17,7 @@ from fairweather.web.folders import remove
 from fairweather.web.offer import AUTO, Settings
 from fairweather.web.photos import File, Photos
 from fairweather.web.receiving import receive
-from fairweather.web.replies import PassingFile, attached
+from fairweather.web.replies import PassingFile, attached, stored
 from fairweather.web.service import TYPE, Service, result_name
 
 HERE = Path(__file__).resolve().parent
@@ -77,10 +78,10 @@ def router(service: Service, photos: Photos) -> APIRouter:
     async def shade(token: str, model: Model = AUTO) -> Response:
         with service.turns.place():
             path = await service.answer(lambda: photos.map(token, Settings(model)))
-        return FileResponse(path, media_type="image/png", headers={"Cache-Control": "no-store"})
+        return stored(path, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     async def plain(token: str, find: Callable[[str], Path]) -> Response:
-        return FileResponse(find(token), media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+        return stored(find(token), media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     async def before(token: str) -> Response:
         return await plain(token, photos.before)
@@ -89,7 +90,7 @@ def router(service: Service, photos: Photos) -> APIRouter:
         return await plain(token, photos.thumb)
 
     async def drop(token: str) -> Response:
-        photos.drop(token)
+        await run_in_threadpool(photos.drop, token)
         return Response(status_code=204)
 
     get = partial(routes.add_api_route, methods=["GET"], response_class=Response)

@@ -12,6 +12,15 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from fairweather.web.limits import Refused
 
 
+def stored(path: Path, **options: Any) -> FileResponse:
+    """A file that is kept. Raises Refused (404) where it has been let go of, or was not made yet."""
+    try:
+        told = path.stat()
+    except FileNotFoundError:
+        raise Refused(404, "gone", "this is not here any more; send the photo or clip again") from None
+    return FileResponse(path, stat_result=told, **options)
+
+
 class PassingFile(FileResponse):
     """A file, and what is to be done when it has been sent, or cannot be any more."""
 

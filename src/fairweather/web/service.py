@@ -153,12 +153,13 @@ class Service:
 
     @contextmanager
     def told(self, path: Path, name: str) -> Iterator[None]:
-        """Inside, every error becomes a Refused that names the file as its owner does."""
+        """Inside, every error becomes a Refused that names the file as its owner does; Stopped, where that is asked."""
         try:
             yield
         except (Stopped, Refused):
             raise
         except Exception as error:
+            check()  # what is stopped at the server's end may fail first, for want of threads
             wrong = refused(error, str(path), name)
             if wrong.status == 500:
                 _log.exception("%s", name)

@@ -30,6 +30,8 @@ class Turns:
         self._taken = 0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(limits.at_once, "turn")
+        self._stops: set[threading.Event] = set()
+        """Of all that waits or is worked on."""
 
     @property
     def taken(self) -> int:
@@ -73,6 +75,8 @@ class Turns:
                 timer.cancel()
 
         future = self._pool.submit(run)
+        self._stops.add(stop)
+        future.add_done_callback(lambda done: self._stops.discard(stop))
 
         def leave() -> None:
             stop.set()
@@ -90,5 +94,7 @@ class Turns:
         )
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Begin nothing more, and have what is done stop: the threads end before the process does."""
+        for stop in list(self._stops):
+            stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)

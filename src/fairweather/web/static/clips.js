@@ -3,6 +3,7 @@
 window.fairweatherClips = (() => {
   "use strict";
   const OFTEN = 400, AWAY = 2000, FAR = 0.3, BEHIND = 0.06, NEAR = 0.015, MOST = 0.25;
+  const AS_THEY_WERE = "with the settings as they were";
   let page, root, before, after, playing = null;
 
   const one = (selector, base = root) => base.querySelector(selector);
@@ -28,22 +29,21 @@ window.fairweatherClips = (() => {
     page.draw();
     one("[data-do=stop]").focus();
     const told = await page.ask(photo, "POST", `/page/photos/${photo.token}/clip?${job.asked}`);
-    if (photo.job !== job) {  // stopped meanwhile
-      if (told?.id) drop(told.id);
-      return;
-    }
+    if (photo.job !== job) return unwanted(told);  // stopped meanwhile
     if (told && told !== "gone") {
       Object.assign(job, told);
       return watch(photo, job);
     }
+    if (told === "gone") return lost(photo);
     photo.job = null;
-    if (told === "gone") lost(photo);
     page.draw();
   }
 
   // The server was started again, or the clip's time is over: it is sent once more, and may then be restored.
   function lost(photo) {
-    Object.assign(photo, { token: null, job: null, status: "waiting", said: "sending it again" });
+    if (playing && playing === photo.job) unload();
+    const job = { state: "failed", error: { message: "it had gone from the server; restore it once more" } };
+    Object.assign(photo, { token: null, job, status: "waiting", said: "sending it again" });
     page.draw();
     page.next();
   }
@@ -61,16 +61,23 @@ window.fairweatherClips = (() => {
       if (busy(job) && photo === page.shown()) draw(photo);
     }
     if (photo.job !== job) return;
-    page.say(job.state === "done" ? `${photo.name}: the clip is restored` : job.error?.message || `${photo.name}: was stopped`);
+    page.say(job.state === "done" ? `${photo.name}: the clip is restored${finished(photo) ? "" : ` ${AS_THEY_WERE}`}` : job.error?.message || `${photo.name}: was stopped`);
     const focused = one(".fw-clip").contains(document.activeElement);
     page.draw();
     if (focused && photo === page.shown()) one(job.state === "done" ? "[data-do=play]" : "[data-do=film]").focus();
   }
 
-  const drop = (id) => fetch(`/api/v1/clips/${id}`, { method: "DELETE" }).catch(() => null);
+  const drop = (id) => fetch(`/api/v1/clips/${id}`, { method: "DELETE", keepalive: true }).catch(() => null);
+
+  // What the server has begun for a photo or clip that was removed meanwhile, or for a clip that was stopped.
+  function unwanted(told) {
+    if (told?.state) drop(told.id);
+    else if (told?.token) fetch(`/page/photos/${told.token}`, { method: "DELETE" }).catch(() => null);
+  }
 
   function forget(photo) {
     if (photo.job?.id) drop(photo.job.id);
+    if (playing && playing === photo.job) unload();
     photo.job = null;
   }
 
@@ -100,8 +107,9 @@ window.fairweatherClips = (() => {
     button.disabled = !ready || nothing;
     button.textContent = job ? "Restore the clip again" : "Restore the clip";
     const failed = job?.state === "failed" ? job.error?.message || "it was stopped" : "";
+    const done = job?.state === "done" ? `it is restored ${AS_THEY_WERE}` : size(clip);
     const note = one(".fw-clip-start span");
-    note.textContent = failed || (nothing ? "there is nothing to take out of it" : size(clip));
+    note.textContent = failed || (nothing ? "there is nothing to take out of it" : done);
     note.classList.toggle("fw-bad", Boolean(failed));
     if (busy(job)) work(photo, job);
   }
@@ -120,6 +128,7 @@ window.fairweatherClips = (() => {
       if (job.frames_a_second) parts.push(`${job.frames_a_second.toFixed(1)} a second`);
       if (job.seconds_left !== null) parts.push(`${clock(Math.ceil(job.seconds_left))} left`);
     }
+    if (job.asked !== asked(photo)) parts.push(AS_THEY_WERE);
     one(".fw-clip-work span").textContent = parts.join(" · ");
   }
 
@@ -133,6 +142,13 @@ window.fairweatherClips = (() => {
     after.src = `/page/clips/${job.id}/after`;
     sound(false);
     one("[data-do=mute]").hidden = !job.sound;
+  }
+
+  function unload() {  // nothing of the films stays in memory, and nothing more of them is fetched
+    playing = null;
+    pause();
+    one(".fw-stage").classList.remove("fw-rolling");
+    for (const video of [before, after]) { video.removeAttribute("src"); video.load(); }
   }
 
   function loaded() {  // both have a picture: until then the frame is seen
@@ -199,7 +215,7 @@ window.fairweatherClips = (() => {
   function broken() {
     if (!playing) return;
     const photo = page.state.photos.find((photo) => photo.job === playing);
-    playing = null;
+    unload();
     if (!photo) return;
     fetch(`/api/v1/clips/${photo.job.id}`).then((answer) => {
       if (answer.status === 404) return lost(photo);
@@ -230,7 +246,10 @@ window.fairweatherClips = (() => {
     after.addEventListener("ended", () => { seek(0); play(); });
     one(".fw-seek").addEventListener("input", (event) => seek(Number(event.target.value)));
     document.addEventListener("keydown", keys);
+    addEventListener("pagehide", (event) => {  // its name goes with the page: nobody could ask for it any more
+      if (!event.persisted) page.state.photos.forEach((photo) => busy(photo.job) && forget(photo));
+    });
   }
 
-  return { begin, draw, link, remove: forget, doings: { film, stop, play: toggle, mute: () => sound(after.muted) } };
+  return { begin, draw, link, remove: forget, unwanted, doings: { film, stop, play: toggle, mute: () => sound(after.muted) } };
 })();

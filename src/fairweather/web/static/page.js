@@ -83,7 +83,7 @@
   async function ask(photo, method, where, body) {
     for (;;) {
       const answer = await request(photo, method, where, body).catch(() => null);
-      if (!state.photos.includes(photo)) return null;
+      if (!state.photos.includes(photo)) return void clips.unwanted(answer?.told);
       if (answer === null) {
         tell(photo, "the server does not answer; waiting for it");
         await pause(AWAY);
