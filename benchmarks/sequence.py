@@ -1,6 +1,7 @@
-"""Does a network with a memory beat smoothing? Steadiness and PSNR of films, restored in five ways.
+"""Does a network with a memory beat smoothing? Steadiness and PSNR of films, restored in six ways.
 
     python benchmarks/sequence.py --model MODEL [--against dehaze-fast] [--photos DIR] [--film FILE] [--frames N]
+                                  [--jobs N]
 
 Each clear photo of DIR (by default the eight of ../shared/data/kodak, which no model of ours was trained on) becomes a
 hazy clip of N frames with a known truth: a camera goes over it, haze drifts (fairweather.data.clips, seed 1000 + its
@@ -23,6 +24,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -47,14 +50,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", default="dehaze-fast", metavar="NAME|PATH")
     parser.add_argument("--photos", type=Path, default=PHOTOS)
     parser.add_argument("--film", type=Path, default=FILM)
-    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args(arguments)
-    restorers = load(options.model), load(options.against)
+    names = options.model, options.against
     paths = sorted(path for path in options.photos.iterdir() if path.suffix in (".png", ".jpg"))
-    clips = [measured(made(path, 1000 + number, options.frames), *restorers) for number, path in enumerate(paths)]
-    film = measured(of_file(options.film, 2 * options.frames), *restorers) if options.film.is_file() else {}
-    print(table(clips, film))
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        film = pool.submit(of_film, options.film, 2 * options.frames, *names)
+        parts = [pool.submit(of_photo, path, 1000 + n, options.frames, *names) for n, path in enumerate(paths)]
+        print(table([one.result() for one in parts], film.result()))
     return 0
+
+
+def of_photo(path: Path, seed: int, frames: int, model: str, against: str) -> dict[str, TemporalScore]:
+    """Way -> its score on the clip of one photo, by one core."""
+    return measured(made(path, seed, frames), load(model, threads=1), load(against, threads=1))
+
+
+def of_film(film: Path, frames: int, model: str, against: str) -> dict[str, TemporalScore]:
+    """The same on a film's first frames; nothing where it is not there."""
+    if not film.is_file():
+        return {}
+    return measured(of_file(film, frames), load(model, threads=1), load(against, threads=1))
 
 
 def ways(model: Any, against: Any) -> dict[str, Film]:
