@@ -52,9 +52,7 @@ class Sequence(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.radius, self.eps = size, radius, eps
-        self.maps_module = SequenceMaps(
-            widths=tuple(widths), blocks=blocks, offset=offset, heads=heads, states=states
-        )
+        self.maps_module = SequenceMaps(widths=tuple(widths), blocks=blocks, offset=offset, heads=heads, states=states)
 
     def forward(self, photo: Tensor) -> Tensor:
         return self.clip(photo[:, None])[:, 0]
@@ -86,9 +84,7 @@ class SequenceMaps(SwiftMaps):
 
     state_stride: ClassVar[int] = STRIDE
 
-    def __init__(
-        self, *, widths: tuple[int, ...], blocks: int, offset: float, heads: int, states: int
-    ) -> None:
+    def __init__(self, *, widths: tuple[int, ...], blocks: int, offset: float, heads: int, states: int) -> None:
         super().__init__(widths=widths, blocks=blocks, offset=offset, mirror=False)
         _keep_statistics(self)
         self.memory = SelectiveMemory(channels=widths[0], heads=heads, states=states)
@@ -105,9 +101,7 @@ class SequenceMaps(SwiftMaps):
         maps = self.heads(remembered)
         return maps if state is None else (maps, after)
 
-    def clip(
-        self, reduced: Tensor, state: Tensor | None = None, moves: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def clip(self, reduced: Tensor, state: Tensor | None = None, moves: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """B x T x 3 x h x w -> the maps of all frames, B x T x 7 x h/2 x w/2, and the state behind the last.
 
         By the parallel scan, each place's past at that place; with `moves`, B x T x 2 x 3, by the recurrence, the state
