@@ -23,17 +23,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
-from video import FILM, of_file
+from video import FILM, of_file, scored, synthetic
 
-from fairweather.evaluation.temporal import TemporalMeter, TemporalScore
+from fairweather.evaluation.temporal import TemporalScore
 from fairweather.restoring import load
 from fairweather.restoring.film import Film
 from fairweather.restoring.steady import BEHIND, SECONDS
@@ -64,14 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def of_photo(path: Path, seed: int, frames: int, model: str, against: str) -> dict[str, TemporalScore]:
     """Way -> its score on the clip of one photo, by one core."""
-    return measured(made(path, seed, frames), load(model, threads=1), load(against, threads=1))
+    return scored(synthetic(path, frames, seed), ways(load(model, threads=1), load(against, threads=1)))
 
 
 def of_film(film: Path, frames: int, model: str, against: str) -> dict[str, TemporalScore]:
     """The same on a film's first frames; nothing where it is not there."""
     if not film.is_file():
         return {}
-    return measured(of_file(film, frames), load(model, threads=1), load(against, threads=1))
+    return scored(of_file(film, frames), ways(load(model, threads=1), load(against, threads=1)))
 
 
 def ways(model: Any, against: Any) -> dict[str, Film]:
@@ -84,24 +83,6 @@ def ways(model: Any, against: Any) -> dict[str, Film]:
         OURS[0]: Film([(model, 1.0)], seconds=0),
         OURS[1]: Film([(model, 1.0)]),
     }
-
-
-def made(path: Path, seed: int, frames: int) -> Iterator[Any]:
-    """A hazy clip over a clear photo: (seconds since the last, frame, truth)."""
-    from fairweather.data.clips import hazy_clip
-    from fairweather.images import read
-
-    clip = hazy_clip(read(path).pixels, frames, np.random.default_rng(seed))
-    for number, (degraded, clear) in enumerate(clip):
-        yield 0.04 if number else 0.0, degraded, clear
-
-
-def measured(frames: Iterator[Any], model: Any, against: Any) -> dict[str, TemporalScore]:
-    """Way -> its score on one clip."""
-    films, meter = ways(model, against), TemporalMeter()
-    for step, frame, truth in frames:
-        meter.add(frame, {name: film(frame, step) for name, film in films.items()}, truth)
-    return meter.scores()
 
 
 def table(clips: Sequence[dict[str, TemporalScore]], film: dict[str, TemporalScore]) -> str:

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +172,16 @@ def stability(film: Path, photo: Path, models: Sequence[str], frames: int | None
 def measured(frames: Iterator[Any], models: Sequence[str]) -> dict[tuple[str, bool], TemporalScore]:
     """(model, smoothed) -> its score. Frames: (seconds since the last, frame, truth or None)."""
     films = {(name, steady): Film([(load(name), 1.0)], steady=steady) for name in models for steady in (True, False)}
+    scores = scored(frames, {f"{name} {steady}": film for (name, steady), film in films.items()})
+    return {(name, steady): scores[f"{name} {steady}"] for name, steady in films}
+
+
+def scored(frames: Iterator[Any], films: Mapping[str, Film]) -> dict[str, TemporalScore]:
+    """Way of restoring -> its score, all of one clip; frames as for `measured`."""
     meter = TemporalMeter()
     for step, frame, truth in frames:
-        meter.add(frame, {f"{name} {steady}": film(frame, step) for (name, steady), film in films.items()}, truth)
-    scores = meter.scores()
-    return {(name, steady): scores[f"{name} {steady}"] for name, steady in films}
+        meter.add(frame, {name: film(frame, step) for name, film in films.items()}, truth)
+    return meter.scores()
 
 
 def of_file(film: Path, frames: int | None) -> Iterator[Any]:
@@ -191,13 +196,13 @@ def of_file(film: Path, frames: int | None) -> Iterator[Any]:
         last = frame.time
 
 
-def synthetic(photo: Path, frames: int = 100) -> Iterator[Any]:
+def synthetic(photo: Path, frames: int = 100, seed: int = 0) -> Iterator[Any]:
     """A hazy clip over a clear photo, with its truth."""
     from fairweather.data.clips import hazy_clip
     from fairweather.images import read
 
     pixels = read(photo).pixels
-    for number, (degraded, clear) in enumerate(hazy_clip(pixels, frames, np.random.default_rng(0))):
+    for number, (degraded, clear) in enumerate(hazy_clip(pixels, frames, np.random.default_rng(seed))):
         yield 0.04 if number else 0.0, degraded, clear
 
 

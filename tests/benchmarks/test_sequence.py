@@ -35,7 +35,8 @@ def test_six_ways_of_one_clip(tmp_path: Path) -> None:
 
     spec = StateSpec(channels=7, stride=2)
     model = Restorer(replace(against.card, state=spec), Stepping(holding, spec))
-    clip = sequence.measured(sequence.made(tmp_path / "photo.png", 1000, 5), model, against)
+    frames = sequence.synthetic(tmp_path / "photo.png", 5, 1000)
+    clip = sequence.scored(frames, sequence.ways(model, against))
     lines = sequence.table([clip, clip], clip).splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:8]]
     assert [row[0] for row in rows] == list(sequence.ways(model, against))

@@ -138,9 +138,9 @@ def test_photos_go_when_their_time_is_over_and_when_the_disk_s_share_is_full(web
     kept = photos.get(tokens[4])
     time.sleep(0.35)
     with kept.lock:  # somebody looks at it
-        photos.tidy()
+        photos.service.shelf.tidy()
     assert len(photos) == 1
-    photos.tidy()
+    photos.service.shelf.tidy()
     assert len(photos) == 0
     assert [path.name for path in service.folders.root.iterdir()] == ["lock"]
     service.close()

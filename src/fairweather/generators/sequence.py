@@ -25,9 +25,10 @@ class Sequence(nn.Module):
     past of that place moves them. What it keeps between two frames is one picture of `state_channels` at a
     quarter of the reduced frame's sides, so that a frame costs the same whether it is the tenth or the ten thousandth.
 
-    `clip` takes whole clips and learns by the parallel scan. `maps_module` is what is exported: a reduced frame and the
-    state before it -> its maps and the state behind it; without a state it starts from none. Batch norm keeps the
-    statistics that it began with: the frames of a few clips are too much alike to measure others.
+    `clip` takes whole clips, by the parallel scan or, along the camera's motion, frame by frame. `maps_module` is what
+    is exported: a reduced frame and the state before it -> its maps and the state behind it; without a state it starts
+    from none. Batch norm keeps the statistics that it began with: the frames of a few clips are too much alike to
+    measure others.
     `grow` begins with the weights of a `swift`. Photos, and first frames, are that `swift`'s for as long as nothing but
     the memory learns; those behind a first frame are smoothed over time from the beginning.
     """

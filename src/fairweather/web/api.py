@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 import fairweather
@@ -21,20 +21,26 @@ Strength = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, description="
 Guard = Annotated[bool, Query(description="keep casts, noise and clipped pixels off that a model makes")]
 
 
+async def asked(
+    model: Model = AUTO, weather: Weather = AUTO, strength: Strength = 1.0, guard: Guard = True
+) -> Settings:
+    """What a request's query says is to be done."""
+    return Settings(model, weather, strength, guard)
+
+
+Asked = Annotated[Settings, Depends(asked)]
+
+
 def router(service: Service) -> APIRouter:
     """The routes below /api/v1."""
     routes = APIRouter(prefix="/api/v1")
 
     async def restore(
         request: Request,
-        model: Model = AUTO,
-        weather: Weather = AUTO,
-        strength: Strength = 1.0,
-        guard: Guard = True,
+        settings: Asked,
         name: Annotated[str | None, Query(max_length=300, description="what the photo is called")] = None,
     ) -> Response:
         """Restore the photo that is the request's body, or its part `photo`."""
-        settings = Settings(model, weather, strength, guard)
         with ExitStack() as held:
             service.offer.check(settings)  # before the photo is received
             held.enter_context(service.turns.place())

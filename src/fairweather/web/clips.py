@@ -139,7 +139,7 @@ def examine(path: Path, name: str, limits: Limits) -> Facts:
     try:
         track, suffix = clip.track, _suffix(name, kind, start)
         length = max(_length(track) or 0.0, (clip.container.duration or 0) / 1e6)
-        sound = any(_heard(stream) for stream in clip.streams)
+        sound = any(heard(stream) for stream in clip.streams)
         turned = track.rotation % 180 != 0
     finally:
         clip.close()
@@ -241,7 +241,8 @@ def result_name(name: str, facts: Facts) -> str:
     return f"{path.stem or 'clip'}-clear{suffix}"
 
 
-def _heard(stream: Any) -> bool:
+def heard(stream: Any) -> bool:
+    """Whether a stream is sound that browsers play."""
     return stream.type == "audio" and stream.codec_context is not None and stream.codec_context.name in HEARD
 
 

@@ -12,11 +12,10 @@ from starlette.responses import JSONResponse, Response
 
 from fairweather.restoring.stopping import check
 from fairweather.web import clips
-from fairweather.web.api import Guard, Model, Strength, Weather
+from fairweather.web.api import Asked
 from fairweather.web.films import Job
 from fairweather.web.folders import remove
 from fairweather.web.limits import Refused
-from fairweather.web.offer import AUTO, Settings
 from fairweather.web.photos import Photos
 from fairweather.web.receiving import receive
 from fairweather.web.replies import attached, stored
@@ -33,15 +32,11 @@ def router(service: Service) -> APIRouter:
 
     async def send(
         request: Request,
-        model: Model = AUTO,
-        weather: Weather = AUTO,
-        strength: Strength = 1.0,
-        guard: Guard = True,
+        settings: Asked,
         steady: Steady = True,
         name: Annotated[str | None, Query(max_length=300, description="what the clip is called")] = None,
     ) -> Response:
         """Begin to restore the clip that is the request's body, or its part `clip`."""
-        settings = Settings(model, weather, strength, guard)
         with ExitStack() as undone:
             service.offer.check(settings)  # before the clip is received
             place = undone.enter_context(ExitStack())
@@ -88,15 +83,7 @@ def played(service: Service, photos: Photos) -> APIRouter:
     """The page's routes for clips."""
     routes = APIRouter(prefix="/page", include_in_schema=False)
 
-    async def restore(
-        token: str,
-        model: Model = AUTO,
-        weather: Weather = AUTO,
-        strength: Strength = 1.0,
-        guard: Guard = True,
-        steady: Steady = True,
-    ) -> Response:
-        settings = Settings(model, weather, strength, guard)
+    async def restore(token: str, settings: Asked, steady: Steady = True) -> Response:
         return _begun(await run_in_threadpool(photos.restore, token, settings, steady))
 
     async def view(token: str, side: Literal["before", "after"]) -> Response:

@@ -113,10 +113,6 @@ class Photos:
         if isinstance(self._shelf.get(token), Kept):
             self._shelf.drop(token)
 
-    def tidy(self) -> None:
-        """Let go of what nobody asked for in time, and of what there is no room for."""
-        self._shelf.tidy()
-
     def restore(self, token: str, settings: Settings, steady: bool) -> Job:
         """Begin to restore a clip, as its frame is now restored. Raises Refused: 422 where it is a photo, 503."""
         kept = self.get(token)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
-from fairweather.web.api import Guard, Model, Strength, Weather
+from fairweather.web.api import Asked, Guard, Model, Weather
 from fairweather.web.folders import remove
 from fairweather.web.offer import AUTO, Settings
 from fairweather.web.photos import File, Photos
@@ -53,18 +53,14 @@ def router(service: Service, photos: Photos) -> APIRouter:
         with service.turns.place():
             return await service.answer(lambda: photos.look(token, Settings(model, weather, 1.0, guard)))
 
-    async def after(
-        token: str, model: Model = AUTO, weather: Weather = AUTO, strength: Strength = 1.0, guard: Guard = True
-    ) -> Response:
-        return await _file(token, Settings(model, weather, strength, guard), True, {"Cache-Control": "no-store"})
+    async def after(token: str, settings: Asked) -> Response:
+        return await _file(token, settings, True, {"Cache-Control": "no-store"})
 
-    async def file(
-        token: str, model: Model = AUTO, weather: Weather = AUTO, strength: Strength = 1.0, guard: Guard = True
-    ) -> Response:
+    async def file(token: str, settings: Asked) -> Response:
         kept = photos.get(token)
         name = result_name(kept.name, kept.header.format)
         headers = {"Content-Disposition": attached(name), "Cache-Control": "no-store"}
-        return await _file(token, Settings(model, weather, strength, guard), False, headers)
+        return await _file(token, settings, False, headers)
 
     async def _file(token: str, settings: Settings, view: bool, headers: dict[str, str]) -> Response:
         with ExitStack() as held:

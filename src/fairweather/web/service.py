@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -107,18 +107,32 @@ class Service:
             )
         return found
 
+    def memory(self, source: Path, destination: Path, name: str) -> AbstractContextManager[None]:
+        """Wait until there is memory for a photo, and hold it. Raises Refused (413) where there never is, Stopped."""
+        return self._taken(
+            lambda: self.budget.admit(source, destination, self.limits.pixels),
+            lambda: self.budget.release(source),
+            f"{name}: is",
+        )
+
+    def room(self, need: int, name: str) -> AbstractContextManager[None]:
+        """Wait until there is memory for a clip, `need` bytes, and hold it. Raises Refused (413), Stopped."""
+        return self._taken(
+            lambda: self.budget.hold(need), lambda: self.budget.let_go(need), f"{name}: its frames are"
+        )
+
     @contextmanager
-    def memory(self, source: Path, destination: Path, name: str) -> Iterator[None]:
-        """Wait until there is memory for a photo, and hold it. Raises Refused (413) where there never is."""
+    def _taken(self, take: Callable[[], bool], release: Callable[[], None], what: str) -> Iterator[None]:
+        """Take from the budget as soon as it has what is asked for, and give that back. `what` is too large if not."""
         with self._freed:
             while True:
                 try:
-                    if self.budget.admit(source, destination, self.limits.pixels):
+                    if take():
                         break
                 except (BadImage, BadSettings):
                     raise Refused(
-                        413, "too_many_pixels", f"{name}: is too large for the memory that this server may use; "
-                        "make it smaller"
+                        413, "too_many_pixels", f"{what} too large for the memory that this server may use; make it "
+                        "smaller"
                     ) from None  # fmt: skip
                 self._freed.wait(0.2)
                 check()
@@ -126,29 +140,7 @@ class Service:
             yield
         finally:
             with self._freed:
-                self.budget.release(source)
-                self._freed.notify_all()
-
-    @contextmanager
-    def room(self, need: int, name: str) -> Iterator[None]:
-        """Wait until there is memory for a clip, `need` bytes, and hold it. Raises Refused (413), Stopped."""
-        with self._freed:
-            while True:
-                try:
-                    if self.budget.hold(need):
-                        break
-                except BadSettings:
-                    raise Refused(
-                        413, "too_many_pixels", f"{name}: its frames are too large for the memory that this server may "
-                        "use; make it smaller"
-                    ) from None  # fmt: skip
-                self._freed.wait(0.2)
-                check()
-        try:
-            yield
-        finally:
-            with self._freed:
-                self.budget.let_go(need)
+                release()
                 self._freed.notify_all()
 
     @contextmanager

@@ -14,7 +14,7 @@ from fairweather.video.formats import Encoding
 from fairweather.video.frames import Frame
 from fairweather.video.sink import ClipSink, Sink
 from fairweather.video.source import Clip
-from fairweather.web.clips import HEARD
+from fairweather.web.clips import heard
 
 if TYPE_CHECKING:
     from av import Packet
@@ -90,8 +90,7 @@ class _Heard(Clip):
 
     @property
     def streams(self) -> list[Any]:
-        heard = [one for one in super().streams if one.type == "audio" and one.codec_context is not None]
-        return [one for one in heard if one.codec_context.name in HEARD][: int(self._sound)]
+        return [one for one in super().streams if heard(one)][: int(self._sound)]
 
 
 def passed_on(items: Iterator[Frame | Packet], preview: Preview | None) -> Iterator[Frame | Packet]:
