@@ -16,6 +16,7 @@ from fairweather import images
 from fairweather.data.source import stream, to_tensor, torch_generator
 from fairweather.data.synthetic import DISPARITY, depth_of_disparity, map_tensor, to_picture
 from fairweather.errors import BadFolder, BadImage, UnknownName
+from fairweather.files import sweep
 from fairweather.pairs import pictures
 from fairweather.weather.haze import HazeSettings
 from fairweather.weather.haze import haze as add_haze
@@ -59,8 +60,10 @@ def synthesize(
     """
     if kind not in KINDS:
         raise UnknownName("weather", kind, KINDS)
-    report = Synthesized()
-    for source, target in plan(inputs, Path(out)):
+    report, jobs = Synthesized(), plan(inputs, Path(out))
+    for place in {target.parent for _, target in jobs}:
+        sweep(place)
+    for source, target in jobs:
         try:
             photo = images.read(source)
             if learned is not None:

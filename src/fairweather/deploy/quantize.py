@@ -32,10 +32,11 @@ from torch import nn
 
 from fairweather import cards
 from fairweather.deploy import cost, fallback, int8, likeness, parity, rewriting, samples
-from fairweather.deploy.export import made_whole, write_onnx
+from fairweather.deploy.export import write_onnx
 from fairweather.deploy.likeness import Bar, Likeness
 from fairweather.deploy.samples import Sample, Samples
 from fairweather.errors import BadFolder, BadSettings, ParityFailed, UnknownName
+from fairweather.files import atomic_folder, recover
 from fairweather.restoring.engines import rebuilt
 from fairweather.restoring.restorer import Restorer
 
@@ -79,6 +80,7 @@ def quantize(
             f"model {card.name} has a memory, and ranges are measured on single photos, which do not show what flows "
             "through it after many frames: it stays in float"
         )
+    recover(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / cards.CARD).is_file())):
         raise BadFolder(f"{out} holds something that is no model: choose another folder, or empty it")
     if out.exists() and out.resolve() in (one.resolve() for one in (folder, *cards.shipped().values())):
@@ -90,7 +92,7 @@ def quantize(
     else:
         measured = samples.read(found.measuring)
         searched = samples.read(found.calibrating, SEARCHED_SIDE)
-    with made_whole(out) as building:
+    with atomic_folder(out) as building:
         for name in cards.SUMMED:
             shutil.copyfile(folder / name, building / name)
         making = Making(building, card, generator, method, found)
@@ -171,7 +173,7 @@ class Making:
 
     def _lossy(self, layers: Sequence[str], searched: Sequence[Sample]) -> dict[str, str]:
         expected = parity.by_generator(self.generator, self.card, [one.degraded for one in searched])
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=self.building) as folder:  # goes with it after a kill
 
             def on(count: int) -> fallback.Measure:
                 asked, wanted = samples.spread(searched, count), samples.spread(expected, count)

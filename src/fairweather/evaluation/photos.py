@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fairweather.evaluation.protocols import METRICS
 from fairweather.evaluation.sets import PhotoScore, SetScores, rounded
 from fairweather.evaluation.sheet import short
-from fairweather.images import atomic
+from fairweather.files import atomic
 
 if TYPE_CHECKING:
     from rich.table import Table

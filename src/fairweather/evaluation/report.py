@@ -16,7 +16,7 @@ from fairweather.evaluation.photos import NAME, pages_of, write_photos
 from fairweather.evaluation.protocols import METRICS, Protocol, find_protocol
 from fairweather.evaluation.sets import Restore, SetScores, restored, rounded, score_set
 from fairweather.evaluation.sheet import contact_sheet
-from fairweather.images import atomic
+from fairweather.files import atomic
 from fairweather.pairs import Pair, find_sets
 
 if TYPE_CHECKING:

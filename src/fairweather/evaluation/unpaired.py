@@ -15,7 +15,8 @@ from fairweather.evaluation.pages import Count, checked_count
 from fairweather.evaluation.report import made_folder
 from fairweather.evaluation.sheet import cell, paste_up, row, short
 from fairweather.evaluation.unreferenced import Change, change
-from fairweather.images import atomic, read, to_float
+from fairweather.files import atomic
+from fairweather.images import read, to_float
 from fairweather.pairs import pictures
 
 if TYPE_CHECKING:

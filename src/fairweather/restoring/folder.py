@@ -24,7 +24,8 @@ from typing import Any, NamedTuple, TypeGuard
 from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
-from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, atomic, contents, read, sweep, write
+from fairweather.files import atomic, sweep
+from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, contents, read, write
 from fairweather.images.formats import FORMATS
 from fairweather.restoring.budget import Budget
 from fairweather.restoring.stopping import check, heeding
@@ -117,7 +118,7 @@ def run(
     began, report = time.monotonic(), Report()
     todo = [job for job in jobs if overwrite or not job.destination.exists()]
     report.skipped = len(jobs) - len(todo)
-    for place in {job.destination.parent for job in todo}:
+    for place in {job.destination.parent for job in jobs}:
         sweep(place)
     with bar(report, len(todo), progress) as show:
         try:

@@ -18,7 +18,7 @@ import fairweather
 from fairweather.data.batched import Batched
 from fairweather.data.source import Dataset
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
-from fairweather.images import atomic
+from fairweather.files import atomic
 from fairweather.recipes import RECIPES, Recipe
 from fairweather.training import launch
 from fairweather.training.allocator import MALLOC, tuned

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fairweather.errors import BadFolder, BadSettings
-from fairweather.images import atomic
+from fairweather.files import atomic
 
 log = logging.getLogger("fairweather")
 

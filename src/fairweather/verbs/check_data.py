@@ -41,7 +41,7 @@ def check_data(
         json: a file to write all findings to.
     """
     from fairweather.data.audit import audit
-    from fairweather.images import atomic
+    from fairweather.files import atomic
 
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:

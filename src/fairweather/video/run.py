@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
-from fairweather.images import atomic, sweep
+from fairweather.files import atomic, keep, sweep, temporary
 from fairweather.restoring.recognise import Weather
 from fairweather.video import clip
 from fairweather.video.formats import CONTAINERS, container_of, encoding
@@ -110,10 +110,13 @@ def run(
     and is copied) and a line to be told about it.
 
     One film that fails is reported, and the others are done. Files are complete or not there; where Ctrl-C ends one,
-    what is done of it is kept as a whole file beside the name that it was to have (`clear.part.mp4`); a live source's,
-    which has no other end, under the name itself.
+    what is done of it is kept as a whole file next to the result's name (`clear.part.mp4`, or `clear.part-2.mp4` where
+    that is taken); a live source's, which has no other end, under the name itself.
     """
     began, report = time.monotonic(), Report()
+    targets = [Path(job.destination) for job in jobs if job.destination != "-"]
+    for place in {*targets, *(target.parent for target in targets)}:  # a file or a folder of frames
+        sweep(place)
     for job in jobs:
         if report.stopped:
             break
@@ -155,17 +158,15 @@ def _one(
         folder = pattern or (Path(job.source).is_dir() and target.suffix.lower() not in CONTAINERS)
         if options.start and hasattr(source, "seek"):
             source.seek(options.start)
-        partial = target.with_name(f"{target.stem}.part{target.suffix}")
+        path: str | Path = "-"
         if folder:
             sink: Sink = FolderSink(target, source)
         else:
             container = container_of(job.destination)
             made = encoding(source.track, container, options.codec, options.quality)
-            path: str | Path = "-"
             if job.destination != "-":
                 target.parent.mkdir(parents=True, exist_ok=True)
-                sweep(target.parent)
-                path = closing.enter_context(atomic(partial))
+                path = closing.enter_context(temporary(target))
             sink = ClipSink(path, container, source, made, size=_size(source, options.view), start=options.start)
         with _bar(source, options, progress) as show:
             done = clip.run(
@@ -179,14 +180,13 @@ def _one(
             )
         if not done.frames:
             raise BadImage(f"{job.source}: there is no frame in the part asked for (--start, --end)")
-    report.frames += done.frames
-    if folder or job.destination == "-":
         place = job.destination
-    else:
-        ends_so = source.live or not done.stopped
-        place = str(target if ends_so else partial)
-        if ends_so:
-            os.replace(partial, target)
+        if isinstance(path, Path):
+            if source.live or not done.stopped:
+                os.replace(path, target)
+            else:
+                place = str(keep(path, target.with_name(f"{target.stem}.part{target.suffix}")))
+    report.frames += done.frames
     if done.stopped and not source.live:
         report.stopped = f"stopped after {done.shown:.1f} s of {job.source}: that much is in {place}"
         return
