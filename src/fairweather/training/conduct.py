@@ -18,7 +18,7 @@ import fairweather
 from fairweather.data.batched import Batched
 from fairweather.data.source import Dataset
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
-from fairweather.files import atomic
+from fairweather.files import atomic, sweep
 from fairweather.recipes import RECIPES, Recipe
 from fairweather.training import launch
 from fairweather.training.allocator import MALLOC, tuned
@@ -31,7 +31,7 @@ from fairweather.training.run import Run
 from fairweather.training.settings import CADENCE, LENGTHS, Settings
 from fairweather.training.ship import commit, export_model, recipe_of
 from fairweather.training.start import Start, read_start
-from fairweather.training.state import seed_everything
+from fairweather.training.state import disk_errors, seed_everything
 
 log = logging.getLogger("fairweather")
 
@@ -54,6 +54,8 @@ def conduct(
     with processes.together():
         dataset, batched, settings, engine = _prepare(settings, processes, dataset, lengths, record, start)
         if processes.main:
+            for place in (out, out / "state", out / "samples"):
+                sweep(place)
             begun = (record or {}).get("start") if start is None else start.training
             write_record(out, settings, engine, begun)
     if batched is not None:
@@ -74,7 +76,8 @@ def conduct(
     processes.finish()
     with processes.together():
         if processes.main:
-            export_model(engine, settings, dataset, step, out, batched)
+            with disk_errors(out, out / "model"):
+                export_model(engine, settings, dataset, step, out, batched)
     log.info("the model is in %s", out / "model")
     return Run(out)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -127,12 +128,13 @@ class Report:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
-        self._epochs_file.close()
         if self._bar is not None:
             self._bar.stop()
-        if self._board is not None:
-            self._board.close()
+        for file in (self._file, self._epochs_file, self._board):
+            # A full disk fails again here, on what the failed write left in the buffer: the first error is the one.
+            with suppress(OSError) if error is not None else nullcontext():
+                if file is not None:
+                    file.close()
 
 
 def _joined_values(values: Values) -> str:
