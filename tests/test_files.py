@@ -75,9 +75,14 @@ def test_a_folder_is_there_as_a_whole(tmp_path: Path) -> None:
                 (made / "b").mkdir()
                 (made / "b" / "c").write_text("below")
         assert (target / "a").read_text() == content
-    with pytest.raises(ZeroDivisionError), files.atomic_folder(target) as made:
-        (made / "a").write_text("half")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with files.atomic_folder(target) as made:
+            (made / "a").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert (target / "a").read_text() == "new"
     assert os.listdir(target.parent) == ["model"]
 
@@ -209,9 +214,8 @@ def test_a_folder_that_a_running_process_moved_aside_is_its_own(tmp_path: Path) 
 def test_a_disk_that_is_full_leaves_the_old_folder(tmp_path: Path) -> None:
     with files.atomic_folder(tmp_path / "model") as made:
         (made / "a").write_text("old")
-    with pytest.raises(BadFolder, match=r"model cannot be written \(No space left"), files.atomic_folder(
-        tmp_path / "model"
-    ) as made:
+    full = pytest.raises(BadFolder, match=r"model cannot be written \(No space left")
+    with full, files.atomic_folder(tmp_path / "model"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert (tmp_path / "model" / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["model"]

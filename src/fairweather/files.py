@@ -139,7 +139,7 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     made: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep_once(target.parent)
+        sweep(target.parent)
         made = _created(lambda: target.with_name(f"{_prefix(target.name[:40])}.part"), os.mkdir)
         yield made
         _give_file_modes(made)

@@ -119,7 +119,7 @@ def test_the_first_checkpoint_finds_no_room(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_other_errors_keep_their_words(tmp_path: Path) -> None:
-    with pytest.raises(BadFolder, match="^something else$"), state.disk_errors(tmp_path, tmp_path / "a"):
+    with pytest.raises(BadFolder, match=r"^something else$"), state.disk_errors(tmp_path, tmp_path / "a"):
         raise BadFolder("something else")
     with pytest.raises(PermissionError), state.disk_errors(tmp_path, tmp_path / "a"):
         raise PermissionError(errno.EACCES, "no")

@@ -23,7 +23,7 @@ def test_a_failed_write_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(BadFolder, match=r"state\.pt: .*No space left.*state\.pt \(step 1\) is the last good one.*--resume"):
+    with pytest.raises(BadFolder, match=r"state\.pt: .*No space left.*\(step 1\) is the last good one.*--resume"):
         state.save(tmp_path, {"step": 2})
     kept = state.load(tmp_path)
     assert kept["step"] == 1

@@ -54,9 +54,8 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         reason = error.__context__ if hidden else error
         while isinstance(reason, BadFolder) and isinstance(reason.__cause__, OSError):
             reason = reason.__cause__
-        raise BadFolder(
-            f"{path}: the checkpoint cannot be written ({getattr(reason, 'strerror', None) or reason}); {remedy(folder)}"
-        ) from error
+        why = getattr(reason, "strerror", None) or reason
+        raise BadFolder(f"{path}: the checkpoint cannot be written ({why}); {remedy(folder)}") from error
 
 
 def remedy(folder: Path) -> str:
@@ -64,8 +63,8 @@ def remedy(folder: Path) -> str:
     for name in (NAME, BEFORE):
         if damage(path := folder / name) is None:
             step = "" if isinstance(state := _read(path), str) else f" (step {state.get('step')})"
-            return f"{path}{step} is the last good one: free space or check the folder, then continue with --resume"
-    return f"{folder} holds no checkpoint: free space or check the folder, then start the run again in another (--out)"
+            return f"{path}{step} is the last good one: free space, then continue with --resume"
+    return f"{folder} holds no checkpoint: free space, then start the run again in another folder (--out)"
 
 
 @contextmanager
