@@ -124,7 +124,8 @@ def test_an_export_killed_while_it_replaces_a_model(
 def test_a_killed_quantization(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, scratch = tmp_path / "small", tmp_path / "scratch"
     scratch.mkdir()
-    quick = f"import tempfile; tempfile.tempdir = {str(scratch)!r}\nfrom fairweather.deploy import cost\ncost.PATIENCE = 0"
+    quick = f"import tempfile\ntempfile.tempdir = {str(scratch)!r}\n"
+    quick += "from fairweather.deploy import cost\ncost.PATIENCE = 0"
     killed("quantize", tiny_model, "--method", "dynamic", "-o", out, prepared=quick)
     assert [name for name in os.listdir(tmp_path) if name[0] == "."]
     from fairweather.deploy import cost

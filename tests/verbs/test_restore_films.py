@@ -180,7 +180,7 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
 def test_a_file_that_is_called_like_a_part_is_left_alone(tmp_path: Path) -> None:
     source = make(tmp_path / "x.mp4", count=4)
     (tmp_path / "y.part.mp4").write_bytes(b"somebody's")
-    assert restore(source, "-o", tmp_path / "y.mp4", "--weather", "haze", "--view", "side") == 0
+    assert restore(source, "-o", tmp_path / "y.mp4", "--weather", "haze", "--preview", "side") == 0
     assert (tmp_path / "y.part.mp4").read_bytes() == b"somebody's"
     assert len(frames_of(tmp_path / "y.mp4")[1]) == 4
     before = source.rename(tmp_path / "holiday.part.mp4").read_bytes()
