@@ -25,6 +25,7 @@ from fairweather import cards
 from fairweather.deploy import parity
 from fairweather.errors import BadCard, BadFolder, MissingExtra
 from fairweather.generators import exported
+from fairweather.outputs import check_place, refuse_other_than_model, refuse_within
 from fairweather.restoring.engines import rebuilt
 
 OPSET = 18
@@ -61,10 +62,8 @@ def export(
     Raises ParityFailed, BadFolder, BadCard.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise BadFolder(f"{folder} is a file: choose another folder for the model")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / cards.CARD).is_file():
-        raise BadFolder(f"{folder} holds something that is no model: choose another folder, or empty it")
+    check_place(folder)
+    refuse_other_than_model(folder)
     frozen = copy.deepcopy(generator).to("cpu", torch.float32).eval()
     if half:
         _round_to_half(frozen)
@@ -118,6 +117,7 @@ def reexport(
     Raises as `export`, and BadCard where weights do not fit.
     """
     folder = cards.find(model)
+    refuse_within(out, [folder])
     card = cards.read_card(folder, verify=False)  # its model.onnx may be the very thing that needs making again
     if card.quantized is not None:
         _log.warning(

@@ -79,7 +79,7 @@ def evaluate_unpaired(
     most, paths = checked_count(sheet), pictures(folder)
     if not paths:
         raise BadFolder(f"{folder} holds no pictures; give a folder of photos")
-    place = None if out is None else made_folder(Path(out))
+    place = None if out is None else made_folder(Path(out), paths)
     data = Path(folder).resolve().name
     result, rows = Unpaired(data, {}), list[tuple[str, Image.Image, Image.Image]]()
     for path in paths:

@@ -14,6 +14,7 @@ import torch
 
 from fairweather.errors import BadFolder, BadSettings
 from fairweather.images import atomic
+from fairweather.outputs import make_folder
 
 log = logging.getLogger("fairweather")
 
@@ -32,7 +33,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
     Raises BadFolder where it cannot; what is there then stays as it is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "--out")
     path = folder / NAME
     try:
         with atomic(path) as temporary, open(temporary, "wb") as file:
