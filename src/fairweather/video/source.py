@@ -200,10 +200,11 @@ class Clip:
         # The sample table of an MP4 is exact: each frame, and where in the file its bytes are.
         table = self.stream.index_entries if self.stream.frames else ()
         lost = sum(entry.pos + entry.size > size for entry in table)
-        if lost and (end is None or not self._ended or self._until < end):
+        wanted = end is None or (self._ended and self._until < end)
+        if lost and wanted:
             return f"{len(table) - lost} of {len(table)} frames are there"
         announced = announced_size(self.name) if not lost and not self._exact(table) else None
-        if announced is not None and announced > size and (end is None or not self._ended or self._until < end):
+        if announced is not None and announced > size and wanted:
             length = (self._container.duration or 0) / 1e6
             if self._ended and 0 < self._until < length:
                 return f"{self._until:.1f} of {length:.1f} s are there"
