@@ -66,9 +66,7 @@ def refuse_inputs(
             )
 
 
-def refuse_within(
-    folder: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], flag: str = "-o"
-) -> None:
+def refuse_within(folder: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], flag: str = "-o") -> None:
     """Check that a folder whose contents are to be replaced is not an input, and that no input lies in it.
 
     Raises:

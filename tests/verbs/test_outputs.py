@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -303,7 +304,7 @@ OUTPUTS: dict[str, tuple[Line, str]] = {
 }
 
 
-@pytest.mark.parametrize("place", ["file", "locked", LONG])
+@pytest.mark.parametrize("place", ["file", "locked", LONG], ids=["file", "locked", "long"])
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_an_output_that_cannot_be_made_is_one_line(
     name: str,
@@ -367,3 +368,40 @@ def test_an_input_whose_name_is_too_long_is_one_line(
     error = capsys.readouterr().err
     assert error.count("error: ") + error.count("not restored: ") == 1, error
     assert LONG in error
+
+
+ODD = os.fsdecode(b"caf\xe9.png")
+"""A name in Latin-1."""
+NAMED: dict[str, Line] = {
+    "restore": ["restore", "odd/clear", "-o", "out", "--weather", "none"],
+    "restore one": ["restore", f"odd/clear/{ODD}", "-o", f"out/{ODD}", "--weather", "none"],
+    "evaluate": ["evaluate", "--model", "model", "--data", "odd", "-o", "out", "--sheet", "all", "--photos"],
+    "unpaired": ["evaluate", "--model", "model", "--unpaired", "odd/hazy", "-o", "out", "--photos"],
+    "unpaired without": ["evaluate", "--model", "model", "--unpaired", "odd/hazy"],
+    "video": ["restore", os.fsdecode(b"vid\xe9o.mp4"), "-o", os.fsdecode(b"n\xe9w.mkv"), "--weather", "none"],
+    "frames": ["restore", os.fsdecode(b"vid\xe9o.mp4"), "-o", os.fsdecode(b"out/\xe9%d.png"), "--weather", "none"],
+    "synthesize": ["synthesize", "haze", f"odd/clear/{ODD}", "-o", f"out/{ODD}"],
+    "check-data": ["check-data", "odd", "--json", "found.json"],
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take UTF-8 alone")
+@pytest.mark.parametrize("name", NAMED)
+def test_names_that_are_not_utf8(
+    name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared(tmp_path, tiny_model)
+    for side in ("hazy", "clear"):
+        shutil.move(put(tmp_path / "odd" / side / "a.png"), tmp_path / "odd" / side / ODD)
+    (tmp_path / "odd" / "hazy" / os.fsdecode(b"broken\xe9.png")).write_bytes(b"no picture")
+    (tmp_path / "odd" / "clear" / os.fsdecode(b"broken\xe9.png")).write_bytes(b"no picture")
+    (tmp_path / "a.mp4").rename(os.fsdecode(b"vid\xe9o.mp4"))
+    broken = 0 if name in ("restore one", "synthesize", "video", "frames") else 1
+    assert cli.main(NAMED[name]) == broken
+    captured = capsys.readouterr()
+    captured.out.encode()  # all of it can be printed
+    if broken:
+        assert "broken\\udce9" in captured.out + captured.err.encode(errors="backslashreplace").decode()
+    for table in (tmp_path / "out").glob("*.csv"):
+        assert "caf\\udce9" in table.read_text(encoding="utf-8")

@@ -163,13 +163,16 @@ def piped(folder: Path, suffix: str) -> Path:
             return int(self._file.write(data))
 
     options = {"movflags": "frag_keyframe+empty_moov"} if suffix == ".mp4" else {}
-    with open(path, "wb") as target, av.open(str(whole)) as file:
-        with av.open(Pipe(target), "w", format=formats[suffix], options=options) as out:
-            stream = out.add_stream_from_template(file.streams.video[0])
-            for packet in file.demux(video=0):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    out.mux(packet)
+    with (
+        open(path, "wb") as target,
+        av.open(str(whole)) as file,
+        av.open(Pipe(target), "w", format=formats[suffix], options=options) as out,
+    ):
+        stream = out.add_stream_from_template(file.streams.video[0])
+        for packet in file.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
     return path
 
 

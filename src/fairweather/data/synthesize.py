@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -70,7 +71,7 @@ def synthesize(
                 pixels = learned(photo.pixels)
             else:
                 clear = images.to_float(photo.pixels)
-                rng = stream(seed, int.from_bytes(sha256(source.name.encode()).digest()[:8], "little"))
+                rng = stream(seed, int.from_bytes(sha256(os.fsencode(source.name)).digest()[:8], "little"))
                 weather = _settings(kind, haze, rain, clear.shape)
                 made = _weathered(clear, _depth(source, depth, clear.shape), torch_generator(rng), weather)
                 pixels = images.from_float(made, photo.pixels.dtype)

@@ -107,7 +107,10 @@ def evaluate_unpaired(
 
 def write_changes(path: Path, result: Unpaired) -> None:
     """One line a photo: its name and its `Change`; then the photos that failed, with the reason."""
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with (
+        atomic(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, ["photo", *Change.__dataclass_fields__, "failed"], restval="")
         writer.writeheader()
         for name, one in result.photos.items():

@@ -46,6 +46,7 @@ def conduct(
         log.setLevel(logging.ERROR)
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # our own line says which precision it is
+    check_place(out, "--out")
     with launch.alike():
         settings, lengths, record, start = _settings(recipe, config, given, out, resume=resume)
         check_out(out, settings, fresh=not resume)
@@ -162,7 +163,6 @@ def _prepare(
 
 def check_out(out: Path, settings: Settings, *, fresh: bool) -> None:
     """Raises BadFolder where what a run writes would replace what it reads, or a folder that is not its own."""
-    check_place(out, "--out")
     data = settings.data
     photos = [place for place in (data.folder, data.degraded, data.clear) if place is not None]
     if os.path.realpath(out) in map(os.path.realpath, photos):

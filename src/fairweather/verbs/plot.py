@@ -30,9 +30,8 @@ def plot(
     if not runs:
         print("fairweather plot: name a run folder, or several (see --help)", file=sys.stderr)
         return 2
-    from fairweather.training.curves import draw_curves, read_curves
-
     from fairweather.outputs import check_place, refuse_inputs
+    from fairweather.training.curves import draw_curves, read_curves
 
     path = out or runs[0] / "losses.png"
     check_place(path)

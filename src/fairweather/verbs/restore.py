@@ -95,10 +95,12 @@ def restore(
         return 2
     from fairweather import cards
     from fairweather.errors import BadSettings
+    from fairweather.outputs import check_place, refuse_inputs
     from fairweather.restoring import folder  # here: it brings OpenCV, and --help should not wait for it
-    from fairweather.outputs import refuse_inputs
     from fairweather.restoring.budget import parse
 
+    if out is not None:
+        check_place(out)
     if not 0 <= strength <= 1:  # before anything is opened; NaN is refused too
         raise BadSettings(f"--strength must be from 0 (untouched) to 1, not {strength:g}")
     if model is not None and weather is not None:

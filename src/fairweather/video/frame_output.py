@@ -2,9 +2,9 @@
 
 A folder cannot appear at once as a file can, so a run that is killed leaves some frames under their final names. While
 a run writes, a hidden list stands in the folder (`.%05d.png.unfinished`) and names each frame before it is written; it
-goes with the last frame. Where the list is there, the frames on it are an interrupted run's: the next run removes these,
-and nothing else, and does all of them again (what is smoothed over time needs the frames before). The list is locked
-while its run lives; the system lifts the lock of a process that is killed.
+goes with the last frame. Where the list is there, the frames on it are an interrupted run's: the next run removes
+these, and nothing else, and does all of them again (what is smoothed over time needs the frames before). The list is
+locked while its run lives; the system lifts the lock of a process that is killed.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class FrameOutput:
             self._file.write(HEADER)
             self._file.flush()
         except OSError as error:
-            raise BadFolder(
-                f"{path}: cannot be written ({error.strerror}); choose another folder with -o"
-            ) from error
+            raise BadFolder(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
         self._path, self._claimed = path, False
 
     def claim(self, name: str) -> None:

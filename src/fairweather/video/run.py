@@ -81,7 +81,9 @@ def plan(inputs: Sequence[str], out: Path | None) -> list[Job]:
     takers: dict[str, str] = {}
     for job in jobs:
         if other := takers.get(job.destination):
-            raise BadFolder(f"{other} and {job.source} would both become {job.destination}; choose another folder with -o")
+            raise BadFolder(
+                f"{other} and {job.source} would both become {job.destination}; choose another folder with -o"
+            )
         takers[job.destination] = job.source
     return jobs
 
