@@ -91,6 +91,8 @@ def refuse_other_than_model(folder: str | os.PathLike[str], flag: str = "-o") ->
             return
     elif not os.path.lexists(folder):
         return
+    else:
+        raise BadFolder(f"{os.fspath(folder)} is a file: choose another with {flag}")
     raise BadFolder(f"{os.fspath(folder)} holds something that is no model: choose another with {flag}, or empty it")
 
 

@@ -218,14 +218,11 @@ def test_a_whole_video_is_never_taken_for_a_cut_one(
 
 
 def test_a_stream_that_begins_in_the_middle_is_no_damage(tmp_path: Path) -> None:
-    source = make(tmp_path / "in.ts", count=60)
+    source = make(tmp_path / "in.ts", count=60, codec="mpeg2video", time_base=Fraction(1, 25))
     data = source.read_bytes()
     source.write_bytes(data[188 * 40 :])
-    try:
-        clip = Clip(str(source))
-    except Exception:
-        pytest.skip("nothing is left to decode")
-    list(clip.items())
+    clip = Clip(str(source))
+    assert sum(hasattr(item, "pixels") for item in clip.items()) > 20
     assert clip.missing() is None
     clip.close()
 
