@@ -20,9 +20,10 @@ from torch import nn
 
 from fairweather import cards
 from fairweather.deploy import parity
-from fairweather.errors import BadCard, BadFolder, MissingExtra
+from fairweather.errors import BadCard, MissingExtra
 from fairweather.files import atomic_folder, recover
 from fairweather.generators import exported
+from fairweather.outputs import check_place, refuse_other_than_model, refuse_within
 from fairweather.restoring.engines import rebuilt
 
 OPSET = 18
@@ -59,11 +60,9 @@ def export(
     Raises ParityFailed, BadFolder, BadCard.
     """
     folder = Path(folder)
+    check_place(folder)
     recover(folder)
-    if folder.exists() and not folder.is_dir():
-        raise BadFolder(f"{folder} is a file: choose another folder for the model")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / cards.CARD).is_file():
-        raise BadFolder(f"{folder} holds something that is no model: choose another folder, or empty it")
+    refuse_other_than_model(folder)
     frozen = copy.deepcopy(generator).to("cpu", torch.float32).eval()
     if half:
         _round_to_half(frozen)
@@ -117,6 +116,7 @@ def reexport(
     Raises as `export`, and BadCard where weights do not fit.
     """
     folder = cards.find(model)
+    refuse_within(out, [folder])
     card = cards.read_card(folder, verify=False)  # its model.onnx may be the very thing that needs making again
     if card.quantized is not None:
         _log.warning(

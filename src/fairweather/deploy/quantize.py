@@ -35,8 +35,9 @@ from fairweather.deploy import cost, fallback, int8, likeness, parity, rewriting
 from fairweather.deploy.export import write_onnx
 from fairweather.deploy.likeness import Bar, Likeness
 from fairweather.deploy.samples import Sample, Samples
-from fairweather.errors import BadFolder, BadSettings, ParityFailed, UnknownName
+from fairweather.errors import BadSettings, ParityFailed, UnknownName
 from fairweather.files import atomic_folder, recover
+from fairweather.outputs import check_place, refuse_other_than_model, refuse_within
 from fairweather.restoring.engines import rebuilt
 from fairweather.restoring.restorer import Restorer
 
@@ -80,11 +81,10 @@ def quantize(
             f"model {card.name} has a memory, and ranges are measured on single photos, which do not show what flows "
             "through it after many frames: it stays in float"
         )
+    check_place(out)
     recover(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / cards.CARD).is_file())):
-        raise BadFolder(f"{out} holds something that is no model: choose another folder, or empty it")
-    if out.exists() and out.resolve() in (one.resolve() for one in (folder, *cards.shipped().values())):
-        raise BadFolder(f"{out} is the model itself: choose another folder for the one with int8 (-o)")
+    refuse_within(out, [folder, *cards.shipped().values(), *(() if data is None else (data,))])
+    refuse_other_than_model(out)
     generator = rebuilt(folder, card)
     found = None if data is None else samples.find(Path(data))
     if found is None:

@@ -43,7 +43,10 @@ def write_photos(path: Path, results: Sequence[SetScores], pages: Mapping[tuple[
 
     pages: (set, photo) -> the file of its comparison.
     """
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with (
+        atomic(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
         for result in results:

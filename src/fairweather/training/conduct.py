@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 import fairweather
+from fairweather import cards
 from fairweather.data.batched import Batched
 from fairweather.data.source import Dataset
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
 from fairweather.files import atomic, sweep
+from fairweather.outputs import check_place, refuse_other_than_model, refuse_within
 from fairweather.recipes import RECIPES, Recipe
 from fairweather.training import launch
 from fairweather.training.allocator import MALLOC, tuned
@@ -44,8 +46,10 @@ def conduct(
         log.setLevel(logging.ERROR)
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # our own line says which precision it is
+    check_place(out, "--out")
     with launch.alike():
         settings, lengths, record, start = _settings(recipe, config, given, out, resume=resume)
+        check_out(out, settings, fresh=not resume)
         check_exporters(settings.run.parity)
         run = settings.run
         device = choose_device(run.device)
@@ -158,6 +162,21 @@ def _prepare(
         _same_machine(record, settings)
         _compare_versions(record)
     return dataset, batched, settings, engine
+
+
+def check_out(out: Path, settings: Settings, *, fresh: bool) -> None:
+    """Raises BadFolder where what a run writes would replace what it reads, or a folder that is not its own."""
+    data = settings.data
+    photos = [place for place in (data.folder, data.degraded, data.clear) if place is not None]
+    if os.path.realpath(out) in map(os.path.realpath, photos):
+        raise BadFolder(f"{out} is the folder of the photos; choose another with --out")
+    for name in ("samples", "state"):
+        refuse_within(out / name, photos, "--out")
+    start = settings.run.start if fresh else None  # a run that goes on has read its start already
+    if start is not None and start not in cards.shipped():
+        photos += [place for place in (start, f"{start}/model") if os.path.isfile(os.path.join(place, cards.CARD))]
+    refuse_within(out / "model", photos, "--out")
+    refuse_other_than_model(out / "model", "--out")
 
 
 def check_crop(recipe: Recipe, crop: int, settings: Settings) -> None:

@@ -21,6 +21,7 @@ from fairweather.data.source import Dataset
 from fairweather.errors import BadFolder, BadSettings, FairweatherError
 from fairweather.files import recover
 from fairweather.generators import GENERATORS
+from fairweather.outputs import refuse_within
 from fairweather.recipes import RECIPES, Recipe
 from fairweather.training import state
 from fairweather.training.datasets import open_data
@@ -103,6 +104,7 @@ def export_run(
     from fairweather.deploy.export import reexport
 
     run = Path(run)
+    refuse_within(out, [run])
     record, shipped = read_record(run), run / "model"
     try:
         saved = state.load(run / "state")

@@ -16,6 +16,7 @@ import torch
 
 from fairweather.errors import BadFolder, BadSettings
 from fairweather.files import DISK, atomic
+from fairweather.outputs import make_folder
 
 log = logging.getLogger("fairweather")
 
@@ -34,9 +35,9 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
     Raises BadFolder where it cannot; what is there then stays as it is.
     """
+    make_folder(folder, "--out")
     path = folder / NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary, open(temporary, "wb") as file:
             summing = _Summing(file)
             torch.save({"format": FORMAT, **state}, summing)  # type: ignore[arg-type]
