@@ -50,20 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import cv2
     import torch
 
-    from fairweather.data.batched import Batched
+    from fairweather.data.gpu_batches import GPUBatches
     from fairweather.data.mixture import Mixture
     from fairweather.recipes import RECIPES
-    from fairweather.training.datasets import open_data
-    from fairweather.training.feed import DeviceFeed, Feed
-    from fairweather.training.gather import complete, gather
+    from fairweather.training.config import collect_tables, complete_config
+    from fairweather.training.dataloader import BatchLoader, DeviceBatchLoader, open_data
 
     torch.set_num_threads(said.threads)
     cv2.setNumThreads(said.threads)
-    settings = complete(*gather(None, said.config, {"data": {"folder": str(said.data)}}))
+    settings = complete_config(*collect_tables(None, said.config, {"data": {"folder": str(said.data)}}))
     name = settings.recipe.name
     data = open_data(settings.data, RECIPES[name], name, settings.data.crop or 256)
     assert isinstance(data, Mixture)
-    batched = Batched(data, said.device, int(settings.data.memory_gib * 2**30))
+    batched = GPUBatches(data, said.device, int(settings.data.memory_gib * 2**30))
     cuda = said.device == "cuda"
 
     def settle() -> None:
@@ -82,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # One source alone is a mixture in which the others have no weight.
         data.edges = edges if number < 0 else (torch.arange(len(kinds)).numpy() >= number).astype(float)
         sides = [
-            Feed(data, seed=1, batch=said.batch, workers=said.workers if cuda else 0),
-            DeviceFeed(batched, seed=1, batch=said.batch),
+            BatchLoader(data, seed=1, batch=said.batch, workers=said.workers if cuda else 0),
+            DeviceBatchLoader(batched, seed=1, batch=said.batch),
         ]
         clock, spent = zip(*(measured(iter(side), said.batch, said.seconds, settle) for side in sides), strict=True)
         row = [f"{value:.0f}" for value in (*clock, *spent)]

@@ -37,12 +37,12 @@ from measuring import Sets, by_function, on_clear, on_pairs, weather_of
 from systems import PHOTOS, ROOT, minutes, to_its_end
 from variants import ABLATIONS, CANDIDATES, Tables, Variant, changed, toml
 
-from fairweather.data.held import CLEAR, divide
+from fairweather.data.mixture import CLEAR_SUFFIX, divide_holdout
 from fairweather.errors import BadSettings, FairweatherError
-from fairweather.evaluation.protocols import PROTOCOLS
+from fairweather.evaluation.metrics import PROTOCOLS
 from fairweather.pairs import find_sets
 from fairweather.training.allocator import MALLOC
-from fairweather.training.settings import read_toml
+from fairweather.training.config import read_toml
 
 CONFIG = ROOT / "runs" / "dehaze.toml"
 WARM, TIMED = 2, 8
@@ -111,22 +111,21 @@ def step_time(path: Path, data: Path, threads: int) -> float:
     import torch
 
     from fairweather.recipes import RECIPES
-    from fairweather.training.datasets import open_data
-    from fairweather.training.engine import Engine
-    from fairweather.training.feed import Feed
-    from fairweather.training.gather import complete, gather
-    from fairweather.training.ship import recipe_of
+    from fairweather.training.config import collect_tables, complete_config
+    from fairweather.training.dataloader import BatchLoader, open_data
+    from fairweather.training.export_run import recipe_of
+    from fairweather.training.optimization import TrainingEngine
 
     torch.set_num_threads(threads)
-    settings = complete(*gather(None, path, {"data": {"folder": str(data)}}))
+    settings = complete_config(*collect_tables(None, path, {"data": {"folder": str(data)}}))
     assert settings.run.batch is not None
     assert settings.data.crop is not None
     if "judge_alone" in settings.recipe.settings:
         settings.recipe.settings["judge_alone"] = 0  # the steps before the discriminator is heard are cheaper
     kind = RECIPES[settings.recipe.name]
     dataset = open_data(settings.data, kind, settings.recipe.name, settings.data.crop)
-    engine = Engine(recipe_of(settings), device="cpu", precision=settings.run.precision)
-    feeds = (iter(Feed(dataset, seed=settings.run.seed, batch=settings.run.batch)) for _ in range(2))
+    engine = TrainingEngine(recipe_of(settings), device="cpu", precision=settings.run.precision)
+    feeds = (iter(BatchLoader(dataset, seed=settings.run.seed, batch=settings.run.batch)) for _ in range(2))
     batches = next(feeds)
     for _ in range(WARM + TIMED):  # what is decoded or measured once is done once
         next(batches)
@@ -144,7 +143,7 @@ def held_back(tables: Tables, data: Path) -> dict[str, list[Any]]:
     if not share:
         raise BadSettings("data.hold_back of the run file is 0: without held-back scenes there is nothing to choose by")
     sources = [one for one in tables["data"].get("sources", []) if one["kind"] != "synthetic"]
-    return divide(sources, data, share).held
+    return divide_holdout(sources, data, share).held
 
 
 def scored(name: str, restore: Any, key: str, sets: Sets, path: Path) -> Scores:
@@ -153,7 +152,7 @@ def scored(name: str, restore: Any, key: str, sets: Sets, path: Path) -> Scores:
     if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["of"] == key:
         return {data: Score(**values) for data, values in kept["scores"].items()}
     systems = {name: by_function(restore)}
-    pairs = {data: one for data, one in sets.items() if not data.endswith(CLEAR)}
+    pairs = {data: one for data, one in sets.items() if not data.endswith(CLEAR_SUFFIX)}
     found: Scores = {}
     for row in on_pairs(systems, pairs, [PROTOCOLS["rgb"]], tell=_tell):
         if row.result.failed:
@@ -177,7 +176,7 @@ def cost(run: Path, threads: int) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from fairweather.generators import GENERATORS
-    from fairweather.restoring import load
+    from fairweather.inference import load
 
     path = run.with_name(f"{run.name}-cost.json")
     if not path.exists():
@@ -241,7 +240,7 @@ def _table(rows: Mapping[str, Scores], cell: Any) -> str:
 
 def measured(names: Sequence[str], sets: Sets, what: str, options: argparse.Namespace) -> dict[str, Scores]:
     """The input and each variant on some sets."""
-    from fairweather.restoring import load
+    from fairweather.inference import load
 
     rows = {INPUT: scored(INPUT, np.asarray, INPUT, sets, options.out / f"input-{what}.json")}
     for name in names:
@@ -258,7 +257,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--minutes", type=float, default=40.0)
-    parser.add_argument("--ablate", nargs="?", const="swift", choices=sorted(CANDIDATES), metavar="NAME")
+    parser.add_argument("--ablate", nargs="?", const="scattering_maps", choices=sorted(CANDIDATES), metavar="NAME")
     parser.add_argument("--only", nargs="+", choices=sorted(CANDIDATES | ABLATIONS), metavar="NAME")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--threads", type=int, default=1)

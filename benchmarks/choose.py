@@ -32,15 +32,15 @@ from typing import Any
 import numpy as np
 from glow import glow
 
-from fairweather import cards
-from fairweather.data.held import CLEAR, Division, divide
+from fairweather import model_folder
+from fairweather.data.mixture import CLEAR_SUFFIX, HoldoutDivision, divide_holdout
 from fairweather.errors import BadFolder, BadSettings, FairweatherError
-from fairweather.evaluation import SetScores, find_protocol, score_set, sheet, write_scores
-from fairweather.evaluation.sets import Picture, Restore, load_pair
-from fairweather.evaluation.unreferenced import change
-from fairweather.images import read, to_float
+from fairweather.evaluation import SetScores, find_protocol, score_set, sheets, write_scores
+from fairweather.evaluation.no_reference import measure_change
+from fairweather.evaluation.scores import Picture, Restore, load_pair
+from fairweather.images.io import read, to_float
+from fairweather.inference import load
 from fairweather.pairs import Pair
-from fairweather.restoring import load
 
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "train"
 RULE = find_protocol("rgb")
@@ -64,8 +64,8 @@ class Row:
 
 def data_of(model: str) -> list[dict[str, Any]]:
     """The data of every training that a model went through, newest first: folder, sources, hold_back."""
-    folder = cards.find(model)
-    training: dict[str, Any] | None = cards.read_card(folder, verify=False).training
+    folder = model_folder.find(model)
+    training: dict[str, Any] | None = model_folder.read_card(folder, verify=False).training
     found = []
     while training is not None:
         found.append(dict(training.get("data", {})))
@@ -92,7 +92,7 @@ def scenes(models: Sequence[str], root: Path | None, hold_back: float | None) ->
     return found
 
 
-def divided(model: str, data: Mapping[str, Any], root: Path | None, hold_back: float | None) -> Division:
+def divided(model: str, data: Mapping[str, Any], root: Path | None, hold_back: float | None) -> HoldoutDivision:
     """What one training saw and held back."""
     share = data.get("hold_back", hold_back)
     if share is None:
@@ -102,7 +102,7 @@ def divided(model: str, data: Mapping[str, Any], root: Path | None, hold_back: f
     sources = data.get("sources") or []
     if not sources and known.name and (root / known.name).is_dir():
         sources = [{"kind": "pairs", "path": known.name}]
-    return divide(sources, root.resolve(), share)
+    return divide_holdout(sources, root.resolve(), share)
 
 
 def spread(pairs: Sequence[Pair], most: int | None) -> list[Pair]:
@@ -119,7 +119,7 @@ def score(model: str, restore: Restore, data: str, pairs: Sequence[Pair]) -> Row
     def produce(pair: Pair, degraded: Picture) -> Picture:
         output = restore(degraded)
         near, far = glow(output, RULE.aligned(output, to_float(read(pair.clear).pixels)))
-        told = change(degraded, np.clip(output, 0, 1))
+        told = measure_change(degraded, np.clip(output, 0, 1))
         watched.append((near, far, told.contrast, told.saturated))
         return output
 
@@ -151,7 +151,7 @@ def summary(rows: Sequence[Row]) -> str:
     lines = ["| model | PSNR dB | SSIM | worse | glow | clear photos: PSNR dB | the worst |", "|---|" + "--:|" * 6]
     for model in dict.fromkeys(row.model for row in rows):
         own = [row for row in rows if row.model == model and row.result.photos]
-        degraded = [row for row in own if not row.result.data.endswith(CLEAR)]
+        degraded = [row for row in own if not row.result.data.endswith(CLEAR_SUFFIX)]
         cells = [mean([row.result.scores[at].value for row in degraded]) for at in (0, 1)]
         words = [model, f"{cells[0]:.2f}", f"{cells[1]:.3f}", str(sum(row.result.scores[0].worse for row in degraded))]
         words.append(f"{mean([row.glow for row in degraded]):.2f}")
@@ -173,12 +173,12 @@ def draw(path: Path, rows: Sequence[Row], systems: Mapping[str, Restore], count:
         name = order[at * (len(order) - 1) // max(1, count - 1)]
         degraded, clear = load_pair(pairs[name])
         pictures = [degraded, *(restore(degraded) for restore in systems.values())]
-        captions = [f"{sheet.short(name)}, as it came"]
+        captions = [f"{sheets.short(name)}, as it came"]
         captions += [f"{model}: {scored[model][name]:.2f} dB" for model in systems]
         if pairs[name].degraded != pairs[name].clear:
             pictures, captions = [*pictures, clear], [*captions, "clear"]
-        lines.append(sheet.row([sheet.cell(picture, CELL) for picture in pictures], captions, CELL))
-    sheet.paste_up(path, f"{rows[0].result.data}: photos that no model was trained on", lines)
+        lines.append(sheets.row([sheets.cell(picture, CELL) for picture in pictures], captions, CELL))
+    sheets.paste_up(path, f"{rows[0].result.data}: photos that no model was trained on", lines)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows: list[Row] = []
         for data, pairs in sets.items():
             print(f"{data}: {len(pairs)} photos", file=sys.stderr, flush=True)
-            untouched = {} if data.endswith(CLEAR) else {UNTOUCHED: np.asarray}
+            untouched = {} if data.endswith(CLEAR_SUFFIX) else {UNTOUCHED: np.asarray}
             rows += [score(name, restore, data, pairs) for name, restore in {**untouched, **systems}.items()]
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)

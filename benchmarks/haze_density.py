@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fairweather.data.folders import photos_in, scene_of_photo, split
-from fairweather.evaluation import haze_density as density
-from fairweather.images import read, to_float
+from fairweather.data.datasets import photos_in, scene_of_photo, split_holdout
+from fairweather.evaluation import no_reference as density
+from fairweather.images.io import read, to_float
 from fairweather.pairs import find_sets
 from fairweather.weather.haze import HazeSettings, haze
 
@@ -46,14 +46,14 @@ def examples(paths: Sequence[Path], hazes: int, seed: int) -> tuple[Array, Array
     generator = torch.Generator().manual_seed(seed)
     rows, truths = [], []
     for path in paths:
-        small = density.reduced(to_float(read(path).pixels))
+        small = density.reduce_for_density(to_float(read(path).pixels))
         clear = torch.from_numpy(small).permute(2, 0, 1)[None]
         for _ in range(hazes):
             picture, truth = small, 0.0
             if torch.rand((), generator=generator) >= CLEAR:
                 hazy, made = haze(clear, generator, HAZE)
                 picture, truth = hazy[0].permute(1, 2, 0).numpy(), 1 - float(made["transmission"].mean())
-            rows.append(density.features(picture))
+            rows.append(density.density_features(picture))
             truths.append(truth)
     return np.array(rows), np.array(truths)
 
@@ -70,7 +70,9 @@ def fit(x: Array, y: Array) -> tuple[Array, Array, Array, float]:
 
 def install(centre: Array, scale: Array, weights: Array, intercept: float) -> None:
     """Put the numbers into the module, in memory."""
-    density.CENTRE, density.SCALE, density.WEIGHTS = (tuple(map(float, v)) for v in (centre, scale, weights))
+    density.FEATURE_CENTRE, density.FEATURE_SCALE, density.FEATURE_WEIGHTS = (
+        tuple(map(float, v)) for v in (centre, scale, weights)
+    )
     density.INTERCEPT = intercept
 
 
@@ -98,10 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    kept, held = split(photos_in(options.data / "clear"), scene_of_photo, options.hold_back)
+    kept, held = split_holdout(photos_in(options.data / "clear"), scene_of_photo, options.hold_back)
     install(*fit(*examples(kept, options.hazes, options.seed)))
     x, truth = examples(held, options.hazes, options.seed + 1)
-    estimate = 1 / (1 + np.exp(-((x - density.CENTRE) / density.SCALE @ density.WEIGHTS + density.INTERCEPT)))
+    estimate = 1 / (
+        1
+        + np.exp(-((x - density.FEATURE_CENTRE) / density.FEATURE_SCALE @ density.FEATURE_WEIGHTS + density.INTERCEPT))
+    )
     hazy = truth > 0
     print(f"{len(kept)} photos for the fit, {len(held)} held back, {options.hazes} hazes each")
     error, correlation = np.abs(truth - estimate).mean(), np.corrcoef(truth, estimate)[0, 1]

@@ -14,12 +14,11 @@ import numpy as np
 from glow import glow
 
 from fairweather.errors import BadFolder
-from fairweather.evaluation import PROTOCOLS, SetScores, against_themselves, from_folder, score_set, write_scores
-from fairweather.evaluation.metrics import psnr
-from fairweather.evaluation.protocols import Protocol
-from fairweather.evaluation.sets import Picture, Produce, Restore
+from fairweather.evaluation import PROTOCOLS, SetScores, clear_pairs, outputs_from_folder, score_set, write_scores
+from fairweather.evaluation.metrics import Protocol, psnr
+from fairweather.evaluation.scores import Picture, Produce, Restore
 from fairweather.files import atomic
-from fairweather.images import read, to_float
+from fairweather.images.io import read, to_float
 from fairweather.pairs import Pair, pictures
 
 RAINY = {"rain", "rainy", "rainy_image", "light", "heavy"}
@@ -159,7 +158,7 @@ def by_outputs(folder: Path, sets: Sets) -> System:
         places = {data: place for data, place in places.items() if place != folder}
     if not places or not folder.is_dir():
         raise BadFolder(f"{folder} holds no outputs: it needs a folder for each set, named {', '.join(sets)}")
-    return System(lambda data, pairs: from_folder(places[data], pairs) if data in places else None)
+    return System(lambda data, pairs: outputs_from_folder(places[data], pairs) if data in places else None)
 
 
 def on_pairs(
@@ -225,7 +224,7 @@ def _mean(values: Iterable[float]) -> float:
 
 def clear_photos(sets: Sets, folder: Path | None) -> dict[str, list[Pair]]:
     """A folder of clear photos and the clear side of each set, every photo once, as pairs with themselves."""
-    found = {} if folder is None else {folder.resolve().name: against_themselves(folder)}
+    found = {} if folder is None else {folder.resolve().name: clear_pairs(folder)}
     seen: set[Path] = set()
     for data, pairs in sets.items():
         name = data.rpartition("/")[0] if data.endswith(("/light", "/heavy")) else data
@@ -253,7 +252,7 @@ def on_clear(systems: Mapping[str, System], sets: Sets, tell: Callable[[str], No
 
 def on_real(systems: Mapping[str, System], folder: Path, tell: Callable[[str], None] = print) -> list[Natural]:
     """Every system that can be run and fits, on each folder of photos below `folder` (named after its weather)."""
-    from fairweather.evaluation.unreferenced import change
+    from fairweather.evaluation.no_reference import measure_change
 
     found = []
     for place in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "video"):
@@ -265,6 +264,6 @@ def on_real(systems: Mapping[str, System], folder: Path, tell: Callable[[str], N
                 changes: dict[str, dict[str, Any]] = {}
                 for photo, path in photos.items():
                     before = to_float(read(path).pixels)
-                    changes[photo] = change(before, system.restore(before)).as_dict()
+                    changes[photo] = measure_change(before, system.restore(before)).as_dict()
                 found.append(Natural(name, place.name, changes))
     return found

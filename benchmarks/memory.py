@@ -20,8 +20,8 @@ from folder import watch
 from PIL import Image
 from speed import EXAMPLES, mosaic
 
-from fairweather.images import read
-from fairweather.restoring.budget import parse
+from fairweather.images.io import read
+from fairweather.inference.memory import parse_size
 
 MODELS = ("dehaze", "dehaze-fast", "derain", "derain-fast")
 PHOTOS = ("10000x10000.jpg", "10000x10000.png", "30000x2000.jpg")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", nargs="*", default=list(MODELS), metavar="NAME|PATH")
     parser.add_argument("--photo", nargs="*", default=list(PHOTOS), metavar="WIDTHxHEIGHT.SUFFIX")
     options = parser.parse_args(arguments)
-    allowed, failed = parse(options.memory) / 2**20, 0
+    allowed, failed = parse_size(options.memory) / 2**20, 0
     print(f"| model | photo | peak with {options.memory}, MiB | peak without, MiB | greatest difference |")
     print("|---|---|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as place:

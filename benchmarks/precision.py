@@ -75,9 +75,9 @@ def train(one: One, options: argparse.Namespace) -> None:
 
 def score(one: One, test: str, options: argparse.Namespace) -> float:
     """PSNR of the run's model; kept beside it."""
-    from fairweather.evaluation import evaluate
+    from fairweather.evaluation import evaluate_model
+    from fairweather.inference import load
     from fairweather.pairs import find_sets
-    from fairweather.restoring import load
 
     kept = options.out / one.name / "score.json"
     key = f"{test} {(options.out / one.name / 'model' / 'card.json').stat().st_mtime_ns}"
@@ -86,7 +86,7 @@ def score(one: One, test: str, options: argparse.Namespace) -> float:
     sets = find_sets(Path(test))
     if len(sets) != 1:
         raise BadFolder(f"{test} holds {len(sets)} sets of pairs; name one of them (--test)")
-    (result,) = evaluate(load(options.out / one.name / "model", precision="f32"), sets, "rgb")
+    (result,) = evaluate_model(load(options.out / one.name / "model", precision="f32"), sets, "rgb")
     kept.write_text(json.dumps({key: result.scores[0].value}) + "\n", encoding="utf-8")
     return float(result.scores[0].value)
 

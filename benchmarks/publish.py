@@ -14,7 +14,7 @@ import tables
 from measuring import Measured, Row
 from tables import MARK, Published, in_order, lines
 
-from fairweather import cards
+from fairweather import model_folder
 from fairweather.errors import BadSettings
 from fairweather.evaluation import PROTOCOLS
 from fairweather.files import atomic
@@ -75,20 +75,20 @@ def check_places(root: Path | None = None) -> None:
     """That every block has its place, before anything is measured. Raises BadSettings."""
     root = root or ROOT
     readme(root).replaced({"scores": ""})
-    models(root).replaced({name: "" for name in ("quality", *(f"card:{name}" for name in cards.shipped()))})
+    models(root).replaced({name: "" for name in ("quality", *(f"card:{name}" for name in model_folder.shipped()))})
 
 
 def update(measured: Measured, peers: Sequence[Published], root: Path | None = None) -> list[Path]:
     """Put what was measured onto the cards of what ships and into the pages; the files that were written."""
     root, written = root or ROOT, []
-    for name, folder in cards.shipped().items():
+    for name, folder in model_folder.shipped().items():
         scores = card_scores(measured, name)
         if not scores:
             raise BadSettings(f"{name} ships and was not measured: --update wants a run over all that ships")
-        cards.write_card(folder, dataclasses.replace(cards.read_card(folder), scores=scores))
-        written.append(folder / cards.CARD)
+        model_folder.write_card(folder, dataclasses.replace(model_folder.read_card(folder), scores=scores))
+        written.append(folder / model_folder.CARD)
     readme(root).write({"scores": readme_block(measured, peers)})
-    facts = {f"card:{name}": facts_of(folder) for name, folder in cards.shipped().items()}
+    facts = {f"card:{name}": facts_of(folder) for name, folder in model_folder.shipped().items()}
     models(root).write({"quality": quality_block(measured, peers), **facts})
     return [*written, readme(root).path, models(root).path]
 
@@ -110,7 +110,7 @@ def card_scores(measured: Measured, name: str) -> list[dict[str, Any]]:
 
 def readme_block(measured: Measured, peers: Sequence[Published]) -> str:
     """Short tables: haze, rain where a model for it was measured, clear photos."""
-    ours = {*cards.shipped(), "auto"}
+    ours = {*model_folder.shipped(), "auto"}
     rule = PROTOCOLS["rgb"].description.removesuffix("; mean over photos")
     parts = [
         _wrapped(f"Mean PSNR in dB / SSIM over (n) photos that were not trained on; protocol `rgb`: {rule}. {CELLS}")
@@ -152,12 +152,12 @@ def quality_block(measured: Measured, peers: Sequence[Published]) -> str:
 
 def facts_of(folder: Path) -> str:
     """A model's card for people: a table of what it is and where it is from, and its scores."""
-    card = cards.read_card(folder)
-    weights = cards.read_weights(folder)
+    card = model_folder.read_card(folder)
+    weights = model_folder.read_weights(folder)
     numbers = sum(tensor.size for tensor in weights.values())
     facts = {
         "takes out": card.weather,
-        "network": f"`{card.generator}`, {numbers:,} numbers, {(folder / cards.WEIGHTS).stat().st_size / 1e6:.1f} MB",
+        "network": f"`{card.generator}`, {numbers:,} numbers, {(folder / model_folder.WEIGHTS).stat().st_size / 1e6:.1f} MB",
         "sees": _sees(card),
         "trained on": _sources(card.training),
         "trained for": _effort(card.training),
@@ -170,7 +170,7 @@ def facts_of(folder: Path) -> str:
     return f"{table}\n\n{scores}"
 
 
-def _sees(card: cards.Card) -> str:
+def _sees(card: model_folder.Card) -> str:
     if card.maps is not None:
         side = card.maps.size
         return f"the photo reduced to about {side} x {side} pixels, whole; its maps are applied at full size"

@@ -35,11 +35,11 @@ import publish
 import tables
 from measuring import Measured, Sets, System, by_function, by_outputs, clear_photos, on_clear, on_pairs, on_real
 
-from fairweather.cards import WEIGHTS, shipped
 from fairweather.errors import BadSettings, FairweatherError
 from fairweather.evaluation import PROTOCOLS, find_protocol
+from fairweather.inference import load, weather_detection
+from fairweather.model_folder import WEIGHTS, shipped
 from fairweather.pairs import find_sets
-from fairweather.restoring import load, recognise
 
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
@@ -47,7 +47,7 @@ PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 def models(names: Sequence[str], engine: str) -> dict[str, System]:
     """What is named, or all that ships and `auto`."""
     systems: dict[str, System] = {}
-    looks = (recognise.FOLDER / recognise.CARD).is_file()
+    looks = (weather_detection.DETECTOR_FOLDER / weather_detection.DETECTOR_CARD).is_file()
     for name in names or [*shipped(), *(["auto"] if looks else [])]:
         if name == "auto":
             systems[name] = by_function(load(name, engine=engine))

@@ -20,14 +20,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fairweather import cards
-from fairweather.deploy import cost, samples
-from fairweather.deploy.quantize import METHODS, quantize
+from fairweather import model_folder
+from fairweather.deploy import quantization, sample_photos
+from fairweather.deploy.quantization import QUANTIZE_METHODS, quantize_model
 from fairweather.errors import FairweatherError
 from fairweather.evaluation import PROTOCOLS, score_set
-from fairweather.evaluation.sets import restored
+from fairweather.evaluation.scores import restore_pairs
+from fairweather.inference import load
 from fairweather.pairs import find_sets
-from fairweather.restoring import load
 
 MODELS = ("dehaze-fast", "dehaze", "derain-fast", "derain")
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -64,21 +64,21 @@ def linked(data: Path, names: Sequence[str], target: Path) -> Path:
 
 def measure(model: str, method: str, options: argparse.Namespace) -> Line:
     """Quantize, unless that is there, and measure."""
-    float_folder = cards.find(model)
-    card = cards.read_card(float_folder)
+    float_folder = model_folder.find(model)
+    card = model_folder.read_card(float_folder)
     folder = options.out / f"{card.name}-{method}"
-    if not (folder / cards.CARD).is_file():
+    if not (folder / model_folder.CARD).is_file():
         data = linked(options.data / "train", TRAIN[card.weather], options.out / " + ".join(TRAIN[card.weather]))
-        quantize(model, folder, method=method, data=data, steps=options.steps, force=True)
-    card = cards.read_card(folder)
+        quantize_model(model, folder, method=method, data=data, steps=options.steps, force=True)
+    card = model_folder.read_card(folder)
     said = card.quantized
     assert said is not None, f"{folder} holds no int8"
-    size = cost.network_cost(folder, card, size=options.size, runs=options.runs, precisions=PRECISIONS)
+    size = quantization.network_cost(folder, card, size=options.size, runs=options.runs, precisions=PRECISIONS)
     restorers = [load(folder, engine="openvino", precision=precision) for precision in ("f32", "int8")]
     found = {}
     for set_name, pairs in sets(options.data / "test", TEST[card.weather]).items():
-        asked = samples.spread(pairs, options.photos or len(pairs))
-        before, after = (score_set(set_name, asked, restored(one), PROTOCOLS["rgb"]) for one in restorers)
+        asked = sample_photos.spread_evenly(pairs, options.photos or len(pairs))
+        before, after = (score_set(set_name, asked, restore_pairs(one), PROTOCOLS["rgb"]) for one in restorers)
         if not (before.failed or after.failed):
             found[set_name] = (len(asked), before.scores[0].value, after.scores[0].value)
     megabytes = size["megabytes"]
@@ -88,7 +88,7 @@ def measure(model: str, method: str, options: argparse.Namespace) -> Line:
         floats=f"{len(said['float_layers'])} of {said['layers']}",
         passed=said["passed"],
         ms=size["ms"],
-        megabytes=(megabytes[cards.ONNX], megabytes[cards.INT8]),
+        megabytes=(megabytes[model_folder.ONNX], megabytes[model_folder.INT8]),
         decibels=found,
     )
 
@@ -117,9 +117,9 @@ def markdown(lines: Sequence[Line]) -> str:
 
 
 def _change(change: float, method: str) -> str:
-    from fairweather.deploy.likeness import DROP
+    from fairweather.deploy.parity import MAX_DROP
 
-    return f"{change:+.2f}" if -change <= DROP[method] else f"**{change:+.2f}**"
+    return f"{change:+.2f}" if -change <= MAX_DROP[method] else f"**{change:+.2f}**"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,11 +127,11 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", nargs="+", default=list(MODELS), metavar="NAME|PATH")
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--method", nargs="+", choices=QUANTIZE_METHODS, default=list(QUANTIZE_METHODS))
     parser.add_argument("--data", type=Path, default=PHOTOS)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--photos", type=int, default=0, help="at most so many of each test set (default: all)")
-    parser.add_argument("--size", type=_size, default=cost.SIZE, metavar="WIDTHxHEIGHT")
+    parser.add_argument("--size", type=_size, default=quantization.COST_SIZE, metavar="WIDTHxHEIGHT")
     parser.add_argument("--runs", type=int, default=9)
     return parser
 

@@ -74,7 +74,7 @@ def measure_size(model: str, engine: str, source: Path, runs: int) -> Point:
 
 def measure_number(model: str, engine: str, source: Path, number: int) -> Point:
     """In the child: so many copies of a photo through the folder's pipeline, after one that does not count."""
-    from fairweather.restoring import folder, load
+    from fairweather.inference import batch, load
 
     restorer = load(model, engine=engine)
     with tempfile.TemporaryDirectory() as place:
@@ -82,10 +82,10 @@ def measure_number(model: str, engine: str, source: Path, number: int) -> Point:
         photos.mkdir()
         for index in range(number):
             (photos / f"{index:04}.jpg").write_bytes(source.read_bytes())
-        folder.run(folder.plan([source], Path(place) / "warm"), restorer, progress=False)
-        jobs = folder.plan([photos], out)
+        batch.run_batch(batch.plan_batch([source], Path(place) / "warm"), restorer, progress=False)
+        jobs = batch.plan_batch([photos], out)
         start = time.perf_counter()
-        folder.run(jobs, restorer, progress=False)
+        batch.run_batch(jobs, restorer, progress=False)
         seconds = time.perf_counter() - start
         assert len(list(out.glob("*.jpg"))) == number, "all photos are there"
     return float(number), seconds, peak() / 2**20

@@ -4,7 +4,7 @@
                                   [--jobs N]
 
 Each clear photo of DIR (by default the eight of ../shared/data/kodak, which no model of ours was trained on) becomes a
-hazy clip of N frames with a known truth: a camera goes over it, haze drifts (fairweather.data.clips, seed 1000 + its
+hazy clip of N frames with a known truth: a camera goes over it, haze drifts (fairweather.data.video_clips, seed 1000 + its
 number). The film has none. The ways:
 
 each frame alone      the network that MODEL grew from, without anything over time
@@ -32,10 +32,9 @@ from typing import Any
 
 from video import FILM, of_file, scored, synthetic
 
-from fairweather.evaluation.temporal import TemporalScore
-from fairweather.restoring import load
-from fairweather.restoring.film import Film
-from fairweather.restoring.steady import BEHIND, SECONDS
+from fairweather.evaluation.temporal_consistency import TemporalScore
+from fairweather.inference import load
+from fairweather.inference.temporal import RECURRENT_SMOOTHING_SECONDS, SMOOTHING_SECONDS, VideoRestorer
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT.parent / "shared" / "data" / "kodak"
@@ -73,15 +72,17 @@ def of_film(film: Path, frames: int, model: str, against: str) -> dict[str, Temp
     return scored(of_file(film, frames), ways(load(model, threads=1), load(against, threads=1)))
 
 
-def ways(model: Any, against: Any) -> dict[str, Film]:
+def ways(model: Any, against: Any) -> dict[str, VideoRestorer]:
     """Name -> a film restored that way."""
     return {
-        "each frame alone": Film([(against, 1.0)], steady=False),
-        SMOOTHED: Film([(against, 1.0)]),
-        f"smoothed for {BEHIND:g} s": Film([(against, 1.0)], seconds=BEHIND),
-        "smoothed for 2 s": Film([(against, 1.0)], seconds=4 * SECONDS),
-        OURS[0]: Film([(model, 1.0)], seconds=0),
-        OURS[1]: Film([(model, 1.0)]),
+        "each frame alone": VideoRestorer([(against, 1.0)], steady=False),
+        SMOOTHED: VideoRestorer([(against, 1.0)]),
+        f"smoothed for {RECURRENT_SMOOTHING_SECONDS:g} s": VideoRestorer(
+            [(against, 1.0)], seconds=RECURRENT_SMOOTHING_SECONDS
+        ),
+        "smoothed for 2 s": VideoRestorer([(against, 1.0)], seconds=4 * SMOOTHING_SECONDS),
+        OURS[0]: VideoRestorer([(model, 1.0)], seconds=0),
+        OURS[1]: VideoRestorer([(model, 1.0)]),
     }
 
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # the parent imports nothing large: a child's peak would coun
     import numpy as np
     from numpy.typing import NDArray
 
-    from fairweather.restoring import Restorer
+    from fairweather.inference import Restorer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SIZES = ("512x512", "1920x1080", "4000x3000")
@@ -118,7 +118,7 @@ def timed_prior() -> Run:
     """The dark channel prior on 8-bit pixels."""
     import dark_channel
 
-    from fairweather.images import from_float, to_float
+    from fairweather.images.io import from_float, to_float
 
     def run(photo: NDArray[Any], watch: Stopwatch) -> NDArray[Any]:
         with watch.stage("prepare"):
@@ -138,7 +138,7 @@ def timed_network(name: str) -> Run:
     from opponents import OPPONENTS
 
     from fairweather.generators import padded
-    from fairweather.images import from_float, to_float
+    from fairweather.images.io import from_float, to_float
 
     torch.manual_seed(0)
     network = OPPONENTS[name]().eval()
@@ -160,9 +160,9 @@ def work_of(restorer: Restorer, folder: Path, photo: NDArray[Any]) -> int:
     from opponents import macs
 
     from fairweather.generators import exported
-    from fairweather.restoring.engines import rebuilt
+    from fairweather.inference.engines import load_generator
 
-    network, engine, total = exported(rebuilt(folder, restorer.card)).eval(), restorer.engine, 0
+    network, engine, total = exported(load_generator(folder, restorer.card)).eval(), restorer.engine, 0
 
     def counted(picture: NDArray[np.float32]) -> NDArray[np.float32]:
         nonlocal total
@@ -179,7 +179,7 @@ def work_of(restorer: Restorer, folder: Path, photo: NDArray[Any]) -> int:
 
 def file_to_file(run: Run, source: Path, target: Path) -> Times:
     """One photo, from its file to the restored file; seconds by stage."""
-    from fairweather.images import read, write
+    from fairweather.images.io import read, write
 
     watch = Stopwatch()
     with watch.stage("decode"):
@@ -199,7 +199,7 @@ def measure(system: str, source: Path, runs: int, engine: str, once: bool = Fals
     elif system in OTHERS:
         run, engine = timed_network(system), "torch"
     else:
-        from fairweather.restoring import load
+        from fairweather.inference import load
 
         runtime, _, precision = engine.partition("-")
         restorer = load(system, engine=runtime, precision=precision or "auto")
@@ -225,16 +225,16 @@ def measure(system: str, source: Path, runs: int, engine: str, once: bool = Fals
         found["bare"] = unguarded(restorer, source, runs)
     found["peak"] = peak()
     if restorer is not None and engine == "torch":
-        from fairweather import cards
-        from fairweather.images import read
+        from fairweather import model_folder
+        from fairweather.images.io import read
 
-        found["macs"] = work_of(restorer, cards.find(system), read(source).pixels)
+        found["macs"] = work_of(restorer, model_folder.find(system), read(source).pixels)
     return found
 
 
 def unguarded(restorer: Restorer, source: Path, runs: int) -> float:
     """Median seconds of a warm call without the guards."""
-    from fairweather.images import read
+    from fairweather.images.io import read
 
     photo = read(source).pixels
     times = []
@@ -252,7 +252,7 @@ def mosaic(sources: Sequence[Path], width: int, height: int) -> NDArray[np.uint8
     """
     import numpy as np
 
-    from fairweather.images import read
+    from fairweather.images.io import read
 
     photos = [read(path).pixels for path in sources]
     canvas = np.zeros((height, width, 3), np.uint8)
@@ -291,7 +291,7 @@ def cores() -> int:
 
 
 def processor() -> str:
-    from fairweather.restoring.choosing import processor as named  # late: importing is a part of what is timed
+    from fairweather.inference.engines import processor_name as named  # late: importing is a part of what is timed
 
     return named()
 

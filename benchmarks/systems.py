@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairweather.errors import FairweatherError
-from fairweather.evaluation import SetScores, evaluate
+from fairweather.evaluation import SetScores, evaluate_model
 from fairweather.generators import GENERATORS
+from fairweather.inference import load
 from fairweather.pairs import find_sets
-from fairweather.restoring import load
 from fairweather.training.allocator import MALLOC
-from fairweather.training.run import Run
+from fairweather.training.export_run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT.parent / "shared" / "data"
@@ -133,7 +133,7 @@ def score(name: str, data: Path, out: Path) -> Trained:
     restorer = load(run.model)
     card = restorer.card
     sets = find_sets(data / "test")
-    results = evaluate(restorer, {key: sets[key] for key in SYSTEMS[name].tests}, "rgb", out / f"{name}-scores")
+    results = evaluate_model(restorer, {key: sets[key] for key in SYSTEMS[name].tests}, "rgb", out / f"{name}-scores")
     network = GENERATORS[card.generator](**card.arguments)
     parameters = sum(weight.numel() for weight in network.parameters())
     steps = len(run.stats())

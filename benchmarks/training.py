@@ -38,11 +38,11 @@ Row = dict[str, Any]
 
 def settings_of(name: str, size: str) -> Any:
     """The settings of the file that `size` stands for."""
-    from fairweather.training.gather import complete, gather
+    from fairweather.training.config import collect_tables, complete_config
 
     names = {"laptop": [f"{name}-laptop", name], "paper": [name]}[size] + ["dehaze"] * (name == "supervised")
     config = next((path for stem in names if (path := RUNS / f"{stem}.toml").is_file()), None)
-    return complete(*gather(None if config else name, config, {}))
+    return complete_config(*collect_tables(None if config else name, config, {}))
 
 
 def batches_of(count: int, batch: int, crop: int) -> Iterator[Any]:
@@ -68,15 +68,14 @@ class Sides:
         from plain_loops import PLAIN
 
         from fairweather.recipes import RECIPES
-        from fairweather.training.engine import Engine
-        from fairweather.training.schedules import rate
+        from fairweather.training.optimization import TrainingEngine, learning_rate
 
         name = next(key for key, kind in RECIPES.items() if kind is type(recipe))
-        self.engine = Engine(copy.deepcopy(recipe), device=device, precision=precision, seed=0)  # type: ignore[arg-type]
+        self.engine = TrainingEngine(copy.deepcopy(recipe), device=device, precision=precision, seed=0)  # type: ignore[arg-type]
         norms = any(isinstance(part, torch.nn.InstanceNorm2d) for part in recipe.modules())
         self.loop = PLAIN[name](
             copy.deepcopy(recipe).to(self.engine.fabric.device),
-            {player: rate(one, PROGRESS) for player, one in self.engine.players.items()},
+            {player: learning_rate(one, PROGRESS) for player, one in self.engine.players.items()},
             dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision],
             # With PyTorch's own instance norm that layout is the slower one on a CPU.
             channels_last=self.engine.channels_last and not (norms and self.engine.device == "cpu"),
@@ -131,8 +130,8 @@ def measure(name: str, size: str, rounds: int, device: str, settings: Any = None
     """One line of the table."""
     import torch
 
-    from fairweather.training.engine import choose_device, choose_precision
-    from fairweather.training.ship import recipe_of
+    from fairweather.training.export_run import recipe_of
+    from fairweather.training.optimization import choose_device, choose_precision
 
     settings = settings or settings_of(name, size)
     device = choose_device(device)  # type: ignore[arg-type]

@@ -40,11 +40,11 @@ class Variant:
 
 
 CANDIDATES = {
-    "swift": Variant("haze maps from a reduced photo, applied at full size"),
-    "plain_unet": Variant(
+    "scattering_maps": Variant("haze maps from a reduced photo, applied at full size"),
+    "conv_unet": Variant(
         "plain 3 x 3 convolutions on unshuffled pixels",
         generator={
-            "name": "plain_unet",
+            "name": "conv_unet",
             "shuffle": 4,
             "widths": [32, 64, 112, 144],
             "encoder": [1, 2, 2, 2],

@@ -4,8 +4,8 @@
 
 speed      a film at 1280 x 720 from file to file with each model, beside decoding it to RGB and encoding that again
            with the same settings through PyAV alone; medians of three runs that take turns. Models are open before.
-stability  warping error (fairweather.evaluation.temporal) of the film, restored with what was seen smoothed over time
-           and without, beside the film's own; and of a synthetic hazy clip (fairweather.data.clips), with PSNR to its
+stability  warping error (fairweather.evaluation.temporal_consistency) of the film, restored with what was seen smoothed over time
+           and without, beside the film's own; and of a synthetic hazy clip (fairweather.data.video_clips), with PSNR to its
            truth.
 memory     peak memory of a process that restores 10 seconds, and of one that restores 10 minutes, of 160 x 90 pixels.
 
@@ -31,14 +31,13 @@ import av
 import numpy as np
 from peaks import peak
 
-from fairweather.evaluation.temporal import TemporalMeter, TemporalScore
-from fairweather.restoring import load
-from fairweather.restoring.film import Film
-from fairweather.video import clip
-from fairweather.video.formats import Encoding, encoding
-from fairweather.video.frames import Frame
-from fairweather.video.run import Job, Options, run
-from fairweather.video.source import open_source
+from fairweather.evaluation.temporal_consistency import TemporalMeter, TemporalScore
+from fairweather.inference import load
+from fairweather.inference.temporal import VideoRestorer
+from fairweather.video import pipeline
+from fairweather.video.encoding import Encoding, choose_encoding
+from fairweather.video.pipeline import VideoJob, VideoOptions, restore_videos
+from fairweather.video.reader import Frame, open_video
 
 ROOT = Path(__file__).resolve().parent.parent
 FILM = ROOT.parent / "shared" / "data" / "real" / "video" / "fog_city.mp4"
@@ -81,15 +80,17 @@ def speed(film: Path, models: Sequence[str], frames: int, folder: Path) -> str:
     """The table of times, a line for PyAV alone and one for each model."""
     source = enlarged(film, folder / "720p.mp4", frames)
     opened = {name: load(name) for name in models}
-    track = open_source(source).track
-    how = encoding(track, "mp4")
+    track = open_video(source).track
+    how = choose_encoding(track, "mp4")
     times: dict[str, list[float]] = {name: [] for name in ("PyAV alone", *models)}
     for _ in range(TURNS):
         times["PyAV alone"].append(alone(source, folder / "alone.mp4", how))
         for name, restorer in opened.items():
-            job = Job(str(source), str(folder / f"{Path(name).name}.mp4"))
-            film_of = Film([(restorer, 1.0)])
-            report = run([job], lambda job, source, film_of=film_of: (film_of, ""), Options(overwrite=True))
+            job = VideoJob(str(source), str(folder / f"{Path(name).name}.mp4"))
+            film_of = VideoRestorer([(restorer, 1.0)])
+            report = restore_videos(
+                [job], lambda job, source, film_of=film_of: (film_of, ""), VideoOptions(overwrite=True)
+            )
             times[name].append(report.seconds)
             count = report.frames
     base = statistics.median(times["PyAV alone"])
@@ -171,12 +172,14 @@ def stability(film: Path, photo: Path, models: Sequence[str], frames: int | None
 
 def measured(frames: Iterator[Any], models: Sequence[str]) -> dict[tuple[str, bool], TemporalScore]:
     """(model, smoothed) -> its score. Frames: (seconds since the last, frame, truth or None)."""
-    films = {(name, steady): Film([(load(name), 1.0)], steady=steady) for name in models for steady in (True, False)}
+    films = {
+        (name, steady): VideoRestorer([(load(name), 1.0)], steady=steady) for name in models for steady in (True, False)
+    }
     scores = scored(frames, {f"{name} {steady}": film for (name, steady), film in films.items()})
     return {(name, steady): scores[f"{name} {steady}"] for name, steady in films}
 
 
-def scored(frames: Iterator[Any], films: Mapping[str, Film]) -> dict[str, TemporalScore]:
+def scored(frames: Iterator[Any], films: Mapping[str, VideoRestorer]) -> dict[str, TemporalScore]:
     """Way of restoring -> its score, all of one clip; frames as for `measured`."""
     meter = TemporalMeter()
     for step, frame, truth in frames:
@@ -186,7 +189,7 @@ def scored(frames: Iterator[Any], films: Mapping[str, Film]) -> dict[str, Tempor
 
 def of_file(film: Path, frames: int | None) -> Iterator[Any]:
     """The frames of a film, without a truth."""
-    source = open_source(film)
+    source = open_video(film)
     last = None
     unit = float(source.track.time_base)
     for number, frame in enumerate(item for item in source.items() if isinstance(item, Frame)):
@@ -198,8 +201,8 @@ def of_file(film: Path, frames: int | None) -> Iterator[Any]:
 
 def synthetic(photo: Path, frames: int = 100, seed: int = 0) -> Iterator[Any]:
     """A hazy clip over a clear photo, with its truth."""
-    from fairweather.data.clips import hazy_clip
-    from fairweather.images import read
+    from fairweather.data.video_clips import hazy_clip
+    from fairweather.images.io import read
 
     pixels = read(photo).pixels
     for number, (degraded, clear) in enumerate(hazy_clip(pixels, frames, np.random.default_rng(seed))):
@@ -237,8 +240,8 @@ def waves(target: Path, frames: int) -> None:
 
 def measured_peak(source: str, target: str, model: str) -> None:
     """Restore a film in this process, and print its peak memory in bytes."""
-    film: clip.Restoring = Film([(load(model), 1.0)])
-    run([Job(source, target)], lambda job, source: (film, ""), Options(), progress=False)
+    film: pipeline.FrameRestorer = VideoRestorer([(load(model), 1.0)])
+    restore_videos([VideoJob(source, target)], lambda job, source: (film, ""), VideoOptions(), progress=False)
     print(peak())
 
 

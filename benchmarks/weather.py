@@ -29,13 +29,11 @@ import numpy as np
 from measuring import weather_of
 
 from fairweather.errors import FairweatherError
-from fairweather.evaluation.metrics import psnr
-from fairweather.evaluation.protocols import PROTOCOLS
-from fairweather.images import read, to_float
+from fairweather.evaluation.metrics import PROTOCOLS, psnr
+from fairweather.images.io import read, to_float
+from fairweather.inference.restorer import WEATHER_MODELS, AutoRestorer, load
+from fairweather.inference.weather_detection import Decision, Weather, load_detector
 from fairweather.pairs import Pair, find_sets, pictures
-from fairweather.restoring.auto import MODELS, Auto
-from fairweather.restoring.recognise import Decision, Weather, load_recognizer
-from fairweather.restoring.restorer import load
 
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 DECISIONS = ("none", "haze", "rain", "both")
@@ -70,7 +68,7 @@ class Row:
         return {name: weather for name, weather in self.seen.items() if self.truth and weather.decided != self.truth}
 
 
-def clear_row(auto: Auto, name: str, paths: Sequence[Path]) -> Row:
+def clear_row(auto: AutoRestorer, name: str, paths: Sequence[Path]) -> Row:
     """Photos without weather; only those taken for something else are restored."""
     seen, decibel = {}, {}
     for path in paths:
@@ -81,7 +79,7 @@ def clear_row(auto: Auto, name: str, paths: Sequence[Path]) -> Row:
     return Row(name, "none", seen, decibel, {})
 
 
-def weather_row(auto: Auto, name: str, truth: Decision, pairs: Sequence[Pair]) -> Row:
+def weather_row(auto: AutoRestorer, name: str, truth: Decision, pairs: Sequence[Pair]) -> Row:
     """Photos of one weather: restored by what was seen, and by the model that somebody would have named."""
     protocol = PROTOCOLS["rain-y" if truth == "rain" else "rgb"]
     seen: dict[str, Weather] = {}
@@ -97,7 +95,7 @@ def weather_row(auto: Auto, name: str, truth: Decision, pairs: Sequence[Pair]) -
     return Row(name, truth, seen, decibel, named)
 
 
-def real_row(auto: Auto, name: str, paths: Sequence[Path]) -> Row:
+def real_row(auto: AutoRestorer, name: str, paths: Sequence[Path]) -> Row:
     """Photos of which nobody has written down what is in them."""
     return Row(name, "", {path.stem: auto.recognise(to_float(read(path).pixels)) for path in paths}, {}, {})
 
@@ -136,7 +134,9 @@ def stayed(values: Sequence[float]) -> str:
     return f"{share:.0%} at {NEAR:g} dB or more, {below} below {FAR:g} dB, the worst {worst}"
 
 
-def rows_of(auto: Auto, data: Path, clear: Path | None, real: Path | None, tell: Callable[[str], None]) -> list[Row]:
+def rows_of(
+    auto: AutoRestorer, data: Path, clear: Path | None, real: Path | None, tell: Callable[[str], None]
+) -> list[Row]:
     """Every kind of photo that there is: hazy, rainy, clear, and not known."""
     rows, sides = [], {}
     for name, pairs in find_sets(data).items():
@@ -157,7 +157,7 @@ def rows_of(auto: Auto, data: Path, clear: Path | None, real: Path | None, tell:
     return rows
 
 
-def milliseconds(auto: Auto, repeats: int = 10) -> dict[str, float]:
+def milliseconds(auto: AutoRestorer, repeats: int = 10) -> dict[str, float]:
     """Size -> the median time of one decision on a photo in memory."""
     times = {}
     for name, (height, width) in {"0.4 MP": (512, 768), "2 MP": (1080, 1920), "12 MP": (3000, 4000)}.items():
@@ -179,16 +179,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clear", type=Path, default=PHOTOS / "kodak" if there else None)
     parser.add_argument("--real", type=Path, default=PHOTOS / "real" if there else None)
     parser.add_argument("--recognizer", type=Path, help="a recognizer's folder; by default the one that ships")
-    parser.add_argument("--dehaze", default=MODELS["haze"], metavar="NAME|PATH")
-    parser.add_argument("--derain", default=MODELS["rain"], metavar="NAME|PATH")
+    parser.add_argument("--dehaze", default=WEATHER_MODELS["haze"], metavar="NAME|PATH")
+    parser.add_argument("--derain", default=WEATHER_MODELS["rain"], metavar="NAME|PATH")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--photos", action="store_true")
     options = parser.parse_args(arguments)
     try:
         given = {} if options.recognizer is None else {"folder": options.recognizer}
-        look = load_recognizer(**given, engine=options.engine)
+        look = load_detector(**given, engine=options.engine)
         models = {"rain": options.derain, "haze": options.dehaze}
-        auto = Auto(look, lambda name: load(name, engine=options.engine), models)
+        auto = AutoRestorer(look, lambda name: load(name, engine=options.engine), models)
         rows = rows_of(auto, options.data, options.clear, options.real, lambda name: print(name, file=sys.stderr))
     except FairweatherError as error:
         print(f"weather.py: {error}", file=sys.stderr)

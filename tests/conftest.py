@@ -79,7 +79,7 @@ def tiny_model(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Pa
 def write_tiny(folder: Path) -> None:
     import torch
 
-    from fairweather.deploy.export import export
+    from fairweather.deploy.onnx_export import export_generator
     from fairweather.generators import GENERATORS
 
     arguments = {"levels": 2, "width": 4}
@@ -91,7 +91,7 @@ def write_tiny(folder: Path) -> None:
                 torch.nn.init.uniform_(value, 0.5, 1.5)
             elif value.dim() > 1:
                 torch.nn.init.normal_(value, std=0.15)
-    export(
+    export_generator(
         generator,
         folder,
         name="tiny",

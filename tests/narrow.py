@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairweather.cards import CARD, SUMMED
 from fairweather.generators import GENERATORS
+from fairweather.model_folder import CARD, SUMMED
 
 NARROW: dict[str, dict[str, Any]] = {
     "resnet6": {"width": 4, "blocks": 2},
@@ -18,10 +18,10 @@ NARROW: dict[str, dict[str, Any]] = {
     "unet": {"levels": 3, "width": 4},
     "mbconv_unet": {"width": 4, "levels": 2, "expansion": 2},
     "multipath_unet": {"width": 4, "levels": 2},
-    "plain_unet": {"widths": [4, 8], "encoder": [1, 1], "decoder": [1]},
+    "conv_unet": {"widths": [4, 8], "encoder": [1, 1], "decoder": [1]},
     "gunet": {"width": 4, "depths": [1, 1, 1]},
-    "swift": {"size": 64, "widths": [8, 8, 8, 8]},
-    "sequence": {"size": 64, "widths": [8, 8, 8, 8], "heads": 4, "states": 2},
+    "scattering_maps": {"size": 64, "widths": [8, 8, 8, 8]},
+    "recurrent_maps": {"size": 64, "widths": [8, 8, 8, 8], "heads": 4, "states": 2},
 }
 """Arguments, as a card would hold them, that make each network small enough to be run many times."""
 
@@ -43,11 +43,11 @@ def shaken(network: nn.Module, by: float = 0.3) -> nn.Module:
 
 def write_model(name: str, folder: Path) -> None:
     """Export the narrow network, shaken by 0.05; the export must leave it, and what is drawn next, as they were."""
-    from fairweather.deploy.export import export
+    from fairweather.deploy.onnx_export import export_generator
 
     network = shaken(narrow(name), 0.05).train()
     before, draws = copy.deepcopy(network.state_dict()), torch.get_rng_state()
-    export(
+    export_generator(
         network,
         folder,
         name="narrow",

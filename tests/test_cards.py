@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fairweather import cards
+from fairweather import model_folder
 from fairweather.errors import BadCard, BadFolder, UnknownName
 
-CARD = cards.Card(
+CARD = model_folder.Card(
     name="thin-haze",
     weather="haze",
     generator="unet",
@@ -43,7 +43,7 @@ def fill(folder: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    cards.write_card(fill(tmp_path / "model"), CARD)
+    model_folder.write_card(fill(tmp_path / "model"), CARD)
     return tmp_path / "model"
 
 
@@ -55,70 +55,70 @@ def change(folder: Path, how: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def test_what_is_written_is_what_is_read(folder: Path) -> None:
-    card = cards.read_card(folder)
+    card = model_folder.read_card(folder)
     assert dataclasses.replace(card, checksums={}) == CARD
     assert set(card.checksums) == {"weights.safetensors", "model.onnx"}
-    assert cards.write_card(folder, card) == card
+    assert model_folder.write_card(folder, card) == card
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.onnx", "weights.safetensors"]
 
 
 def test_a_maps_card_goes_round(tmp_path: Path) -> None:
-    spec = cards.MapsSpec(size=256, radius=2, eps=1e-3)
-    maps = dataclasses.replace(CARD, generator="swift", output="maps", receptive_field=None, maps=spec)
-    cards.write_card(fill(tmp_path), maps)
-    assert cards.read_card(tmp_path).maps == spec
+    spec = model_folder.MapsSpec(size=256, radius=2, eps=1e-3)
+    maps = dataclasses.replace(CARD, generator="scattering_maps", output="maps", receptive_field=None, maps=spec)
+    model_folder.write_card(fill(tmp_path), maps)
+    assert model_folder.read_card(tmp_path).maps == spec
     change(tmp_path, lambda fields: fields["maps"].update(sigma=1))
     with pytest.raises(BadCard, match=r"card\.json.*maps\.sigma"):
-        cards.read_card(tmp_path)
+        model_folder.read_card(tmp_path)
 
 
 def test_which_way_a_model_goes(folder: Path) -> None:
     assert "direction" not in json.loads((folder / "card.json").read_text()), "restorers are written as ever"
-    assert cards.read_card(folder).direction == "restore"
+    assert model_folder.read_card(folder).direction == "restore"
     degrades = dataclasses.replace(CARD, direction="degrade")
-    cards.write_card(folder, degrades)
+    model_folder.write_card(folder, degrades)
     assert json.loads((folder / "card.json").read_text())["direction"] == "degrade"
-    assert cards.read_card(folder).direction == "degrade"
+    assert model_folder.read_card(folder).direction == "degrade"
     change(folder, lambda fields: fields.update(direction="restore"))  # said aloud: the same as not said
-    assert cards.read_card(folder).direction == "restore"
+    assert model_folder.read_card(folder).direction == "restore"
 
 
 def test_why_it_was_chosen(folder: Path) -> None:
     """An older card does not say, and is read as ever; what is not said is not written."""
     assert "choice" not in json.loads((folder / "card.json").read_text())
-    assert cards.read_card(folder).choice == ""
-    cards.write_card(folder, dataclasses.replace(CARD, choice="phase two: sharper on 12 scenes"))
+    assert model_folder.read_card(folder).choice == ""
+    model_folder.write_card(folder, dataclasses.replace(CARD, choice="phase two: sharper on 12 scenes"))
     assert json.loads((folder / "card.json").read_text())["choice"] == "phase two: sharper on 12 scenes"
-    assert cards.read_card(folder).choice == "phase two: sharper on 12 scenes"
+    assert model_folder.read_card(folder).choice == "phase two: sharper on 12 scenes"
     change(folder, lambda fields: fields.update(choice=3))
     with pytest.raises(BadCard, match=r"card\.json.*choice"):
-        cards.read_card(folder)
+        model_folder.read_card(folder)
 
 
 def test_a_quantized_model_says_so(folder: Path) -> None:
     """An older card does not, and is read as ever; the file and what is said of it belong together."""
     assert "quantized" not in json.loads((folder / "card.json").read_text())
-    assert cards.read_card(folder).quantized is None
+    assert model_folder.read_card(folder).quantized is None
     said = {"method": "static", "passed": True, "float_layers": {"stem": "alone 27 dB"}}
     with pytest.raises(BadCard, match=r"model\.int8\.onnx is missing"):
-        cards.write_card(folder, dataclasses.replace(CARD, quantized=said))
+        model_folder.write_card(folder, dataclasses.replace(CARD, quantized=said))
     (folder / "model.int8.onnx").write_bytes(b"small")
-    card = cards.write_card(folder, dataclasses.replace(CARD, quantized=said))
-    assert set(card.checksums) == {*cards.SUMMED, cards.INT8}
-    assert cards.read_card(folder).quantized == said
+    card = model_folder.write_card(folder, dataclasses.replace(CARD, quantized=said))
+    assert set(card.checksums) == {*model_folder.SUMMED, model_folder.INT8}
+    assert model_folder.read_card(folder).quantized == said
     (folder / "model.int8.onnx").write_bytes(b"smull")
     with pytest.raises(BadCard, match=r"model\.int8\.onnx is not the file"):
-        cards.read_card(folder)
+        model_folder.read_card(folder)
     change(folder, lambda fields: fields["checksums"].pop("model.int8.onnx"))
     with pytest.raises(BadCard, match="belong together"):
-        cards.read_card(folder)
+        model_folder.read_card(folder)
     change(folder, lambda fields: fields.update(quantized={"method": "static"}))
     with pytest.raises(BadCard, match=r"card\.json.*quantized"):
-        cards.read_card(folder)
+        model_folder.read_card(folder)
 
 
 def test_weights_are_read_as_they_were_saved(folder: Path) -> None:
-    weights = cards.read_weights(folder)
+    weights = model_folder.read_weights(folder)
     assert list(weights) == ["layer.weight"]
     assert (weights["layer.weight"] == np.arange(12).reshape(3, 4)).all()
 
@@ -155,7 +155,7 @@ WRONG = {
 def test_a_wrong_field_is_named(folder: Path, words: str) -> None:
     change(folder, WRONG[words])
     with pytest.raises(BadCard) as caught:
-        cards.read_card(folder)
+        model_folder.read_card(folder)
     message = str(caught.value)
     assert words in message
     assert str(folder) in message
@@ -167,9 +167,9 @@ def test_every_single_field_is_needed(folder: Path) -> None:
     for key in json.loads(text):
         change(folder, lambda fields, key=key: fields.pop(key))
         with pytest.raises(BadCard, match=rf"lacks the field {key}:"):
-            cards.read_card(folder)
+            model_folder.read_card(folder)
         (folder / "card.json").write_text(text, encoding="utf-8")
-    cards.read_card(folder)
+    model_folder.read_card(folder)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_every_single_field_is_needed(folder: Path) -> None:
 def test_a_card_that_is_no_json_object(folder: Path, text: str) -> None:
     (folder / "card.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(BadCard, match=r"card\.json"):
-        cards.read_card(folder)
+        model_folder.read_card(folder)
 
 
 def test_a_number_too_large_for_a_float_is_refused(folder: Path) -> None:
     change(folder, lambda fields: fields.update(bytes_per_pixel=10**400))
     with pytest.raises(BadCard, match="bytes_per_pixel"):
-        cards.read_card(folder)
+        model_folder.read_card(folder)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "model.onnx"])
@@ -196,26 +196,26 @@ def test_one_changed_byte_is_found_wherever_it_is(folder: Path, name: str) -> No
     for at in (0, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(BadCard, match=rf"{name} is not the file that card\.json describes"):
-            cards.read_card(folder)
+            model_folder.read_card(folder)
     path.write_bytes(whole[:-1])
     with pytest.raises(BadCard, match="not copied whole"):
-        cards.read_card(folder)
+        model_folder.read_card(folder)
     path.write_bytes(whole)
-    cards.read_card(folder)
+    model_folder.read_card(folder)
 
 
 @pytest.mark.parametrize("name", ["card.json", "weights.safetensors", "model.onnx"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(BadCard, match=rf"{name} is missing.*copy"):
-        cards.read_card(folder)
+        model_folder.read_card(folder)
 
 
 def test_reading_weights_compares_them_too(folder: Path) -> None:
     path = folder / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(BadCard, match=r"weights\.safetensors is not the file"):
-        cards.read_weights(folder)
+        model_folder.read_weights(folder)
 
 
 def test_nothing_is_unpickled(folder: Path, tmp_path: Path) -> None:
@@ -226,44 +226,44 @@ def test_nothing_is_unpickled(folder: Path, tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     (folder / "weights.safetensors").write_bytes(pickle.dumps(Bomb()))
-    cards.write_card(folder, CARD)
+    model_folder.write_card(folder, CARD)
     with pytest.raises(BadCard, match="not a safetensors file"):
-        cards.read_weights(folder)
+        model_folder.read_weights(folder)
     assert not (tmp_path / "ran").exists()
 
 
 def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
     save_file({"layer.weight": np.array([1, np.nan], np.float32)}, folder / "weights.safetensors")
-    cards.write_card(folder, CARD)
+    model_folder.write_card(folder, CARD)
     with pytest.raises(BadCard, match=r"layer\.weight.*NaN"):
-        cards.read_weights(folder)
+        model_folder.read_weights(folder)
 
 
 def test_a_card_that_could_not_be_read_back_is_not_written(folder: Path) -> None:
     before = (folder / "card.json").read_bytes()
     for wrong in ({"arguments": {"norm": object()}}, {"terms": None}, {"bytes_per_pixel": float("nan")}):
         with pytest.raises(BadCard, match=r"card\.json"):
-            cards.write_card(folder, dataclasses.replace(CARD, **wrong))
+            model_folder.write_card(folder, dataclasses.replace(CARD, **wrong))
     assert (folder / "card.json").read_bytes() == before
     assert len(list(folder.iterdir())) == 3
 
 
 def test_finding_a_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cards, "MODELS", tmp_path / "models")
-    cards.write_card(fill(tmp_path / "models" / "dehaze"), CARD)
+    monkeypatch.setattr(model_folder, "MODELS", tmp_path / "models")
+    model_folder.write_card(fill(tmp_path / "models" / "dehaze"), CARD)
     (tmp_path / "models" / "empty").mkdir()
-    assert cards.shipped() == {"dehaze": tmp_path / "models" / "dehaze"}
-    assert cards.find("dehaze") == tmp_path / "models" / "dehaze"
-    assert cards.find(folder) == folder
-    assert cards.find(folder.parent) == folder, "a run folder holds its model in model/"
+    assert model_folder.shipped() == {"dehaze": tmp_path / "models" / "dehaze"}
+    assert model_folder.find("dehaze") == tmp_path / "models" / "dehaze"
+    assert model_folder.find(folder) == folder
+    assert model_folder.find(folder.parent) == folder, "a run folder holds its model in model/"
     with pytest.raises(UnknownName, match="did you mean 'dehaze'"):
-        cards.find("dehase")
+        model_folder.find("dehase")
     with pytest.raises(BadFolder, match="no model"):
-        cards.find(tmp_path / "models" / "empty")
+        model_folder.find(tmp_path / "models" / "empty")
     (tmp_path / "run" / "state").mkdir(parents=True)
     with pytest.raises(BadFolder, match=r"not ended.*--resume"):
-        cards.find(tmp_path / "run")
+        model_folder.find(tmp_path / "run")
     with pytest.raises(BadFolder, match="not a model folder"):
-        cards.find(tmp_path / "nowhere")
+        model_folder.find(tmp_path / "nowhere")
     with pytest.raises(BadFolder, match="not a folder"):
-        cards.read_card(tmp_path / "nowhere")
+        model_folder.read_card(tmp_path / "nowhere")

@@ -12,8 +12,8 @@ from importlib import import_module
 import pytest
 
 from fairweather import cli
+from fairweather.commands import models as models_verb
 from fairweather.errors import BadFolder
-from fairweather.verbs import models as models_verb
 
 FAIRWEATHER = [sys.executable, "-m", "fairweather"]
 
@@ -80,7 +80,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_a_function_and_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = import_module(f"fairweather.verbs.{cli.VERBS[verb]}")
+    module = import_module(f"fairweather.commands.{cli.VERBS[verb]}")
     assert getattr(module, verb.replace("-", "_")).__doc__
     assert cli.main([verb, "--help"]) == 0
     assert f"fairweather {verb}" in capsys.readouterr().out

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairweather import cards, cli
+from fairweather import cli, model_folder
 from tests.training.test_curves import run as made_run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
@@ -102,7 +102,7 @@ def test_a_killed_export(count: int, tiny_model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
     assert cli.main(["export", str(tiny_model), "-o", str(tmp_path / "model")]) == 0
     assert os.listdir(tmp_path) == ["model"]
-    assert cards.read_card(tmp_path / "model").name == "tiny"
+    assert model_folder.read_card(tmp_path / "model").name == "tiny"
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -116,7 +116,7 @@ def test_an_export_killed_while_it_replaces_a_model(
     killed("export", tiny_model, "-o", model, count=count + 1, prepared=single_steps)
     assert [name for name in os.listdir(tmp_path) if name[0] == "."]
     assert cli.main(["info", str(model)]) == 0, capsys.readouterr().err
-    assert cards.read_card(model).name == "tiny"
+    assert model_folder.read_card(model).name == "tiny"
     assert cli.main(["export", str(tiny_model), "-o", str(model)]) == 0
     assert os.listdir(tmp_path) == ["model"]
 
@@ -128,9 +128,9 @@ def test_a_killed_quantization(tiny_model: Path, tmp_path: Path, monkeypatch: py
     quick += "from fairweather.deploy import cost\ncost.PATIENCE = 0"
     killed("quantize", tiny_model, "--method", "dynamic", "-o", out, prepared=quick)
     assert [name for name in os.listdir(tmp_path) if name[0] == "."]
-    from fairweather.deploy import cost
+    from fairweather.deploy import quantization
 
-    monkeypatch.setattr(cost, "PATIENCE", 0.0)
+    monkeypatch.setattr(quantization, "COST_SECONDS", 0.0)
     assert cli.main(["quantize", str(tiny_model), "--method", "dynamic", "-o", str(out)]) == 0
     assert sorted(os.listdir(tmp_path)) == ["scratch", "small"]
     assert not os.listdir(scratch)
@@ -153,7 +153,7 @@ fallback.search = search
 
 
 def test_a_run_killed_before_its_record(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairweather.training import conduct
+    from fairweather.training import trainer
 
     out = tmp_path / "run"
     small = ["--data", pairs, "--steps", 1, "--crop", 32, "--workers", 0, "--hold-back", 0, "--tensorboard", "False"]
@@ -162,7 +162,7 @@ def test_a_run_killed_before_its_record(pairs: Path, tmp_path: Path, monkeypatch
     killed(*arguments)
     assert hidden(out)
     assert not (out / "run.json").exists()
-    monkeypatch.setattr(conduct, "export_model", lambda *_: None)
+    monkeypatch.setattr(trainer, "export_model", lambda *_: None)
     assert cli.main([*map(str, arguments)]) == 0
     assert not hidden(tmp_path)
     assert (out / "run.json").is_file()

@@ -40,16 +40,15 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from weather_samples import HAZE, HOLD_BACK, REGION, Samples, Sources, behind, dear, one_of, sources, visible
 
-from fairweather import cards, images
-from fairweather.data.photos import Photos
-from fairweather.data.rainy import streak_layer
-from fairweather.data.source import stream, to_tensor, torch_generator
-from fairweather.recognizer import WeatherNet
-from fairweather.restoring.recognise import CARD, Recognizer, RecognizerCard, Rule, Weather
-from fairweather.restoring.restorer import load
-from fairweather.training.engine import choose_precision
+from fairweather import images, model_folder
+from fairweather.data.datasets import PhotoCache, item_rng, to_tensor, torch_generator
+from fairweather.data.synthetic import streak_layer
+from fairweather.inference.restorer import load
+from fairweather.inference.weather_detection import DETECTOR_CARD, DecisionRule, DetectorCard, Weather, WeatherDetector
+from fairweather.training.optimization import choose_precision
 from fairweather.weather.haze import haze
 from fairweather.weather.rain import added, recorded_streaks
+from fairweather.weather_classifier import WeatherClassifier
 
 FEW = 0.02
 """The most of the held-back photos without haze, and without rain, that may be taken to have it. At 0.04 two clear ones
@@ -69,7 +68,7 @@ TERMS = (
 )
 
 
-def learned(network: WeatherNet, samples: Samples, options: argparse.Namespace) -> WeatherNet:
+def learned(network: WeatherClassifier, samples: Samples, options: argparse.Namespace) -> WeatherClassifier:
     """The network after so many steps: AdamW, one cycle, binary cross-entropy where a label is known. Of the parts for
     haze and for rain those learn that are to."""
     network = network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -103,11 +102,11 @@ def learned(network: WeatherNet, samples: Samples, options: argparse.Namespace) 
     return network.eval()
 
 
-def begun(folder: Path) -> tuple[WeatherNet, dict[str, Any]]:
+def begun(folder: Path) -> tuple[WeatherClassifier, dict[str, Any]]:
     """A network that is there already, and what its card says of its training."""
-    network = WeatherNet(side=REGION // 2)
-    network.load_state_dict(load_file(folder / cards.WEIGHTS))
-    return network.eval(), json.loads((folder / CARD).read_text(encoding="utf-8"))["training"]
+    network = WeatherClassifier(side=REGION // 2)
+    network.load_state_dict(load_file(folder / model_folder.WEIGHTS))
+    return network.eval(), json.loads((folder / DETECTOR_CARD).read_text(encoding="utf-8"))["training"]
 
 
 class Judged(NamedTuple):
@@ -120,9 +119,9 @@ class Judged(NamedTuple):
     estimates: tuple[float, float]
 
 
-def judged(look: Recognizer, held: Sources, photos: Photos, seed: int) -> list[Judged]:
+def judged(look: WeatherDetector, held: Sources, photos: PhotoCache, seed: int) -> list[Judged]:
     """Every held-back photo whole, as it is restored: as recorded, and clear ones with weather made over them."""
-    rng, apart = stream(seed, 2 << 32), stream(seed, 3 << 32)
+    rng, apart = item_rng(seed, 2 << 32), item_rng(seed, 3 << 32)
     bank = [streak_layer(*photos.pair(pair.degraded, pair.clear)) for pair in held.rainy]
 
     def all_of() -> Iterator[tuple[str, bool, bool, np.ndarray]]:
@@ -159,7 +158,7 @@ def judged(look: Recognizer, held: Sources, photos: Photos, seed: int) -> list[J
     return found
 
 
-def ruled(found: Sequence[Judged]) -> list[Rule]:
+def ruled(found: Sequence[Judged]) -> list[DecisionRule]:
     """How each model's estimate weighs beside the network, and where a decision turns."""
     rules = []
     for k, (model, above) in enumerate(ASKED):
@@ -203,7 +202,7 @@ def threshold(
     estimate: float,
     model: str,
     above: float | None,
-) -> Rule:
+) -> DecisionRule:
     """Between the photos that lack a weather and those that have it: in the middle of the gap between all but `few` of
     the ones and all but `few` of the others, or where there is none, above all but `few` of those that lack it."""
     high, low = float(np.quantile(without, 1 - few)), float(np.quantile(having, few))
@@ -216,10 +215,10 @@ def threshold(
         return float((share * np.logaddexp(0, np.where(truth == 1, -1, 1) * logits / width)).sum())
 
     width = round(float(min(np.geomspace(0.25, 8, 41), key=surprise)), 4)
-    return Rule(round(logit, 4), width, estimate, model, above)
+    return DecisionRule(round(logit, 4), width, estimate, model, above)
 
 
-def report(found: Sequence[Judged], rules: Sequence[Rule]) -> dict[str, dict[str, int]]:
+def report(found: Sequence[Judged], rules: Sequence[DecisionRule]) -> dict[str, dict[str, int]]:
     """Kind -> how many were decided to be what."""
     table: dict[str, dict[str, int]] = {}
     for one in found:
@@ -229,7 +228,7 @@ def report(found: Sequence[Judged], rules: Sequence[Rule]) -> dict[str, dict[str
     return table
 
 
-def witnesses(found: Sequence[Judged], rules: Sequence[Rule]) -> str:
+def witnesses(found: Sequence[Judged], rules: Sequence[DecisionRule]) -> str:
     """How many of those that have a weather are seen by the network alone, by the model alone and by both, where FEW of
     those that have it not are taken for it."""
     lines = ["| | network | model | both |", "|---|--:|--:|--:|"]
@@ -246,26 +245,26 @@ def witnesses(found: Sequence[Judged], rules: Sequence[Rule]) -> str:
     return "\n".join(lines)
 
 
-def ship(network: WeatherNet, out: Path, card: Callable[[dict[str, str]], RecognizerCard]) -> RecognizerCard:
+def ship(network: WeatherClassifier, out: Path, card: Callable[[dict[str, str]], DetectorCard]) -> DetectorCard:
     """Weights, ONNX with any number of views, and the card, once ONNX Runtime and OpenVINO agree with PyTorch."""
     from hashlib import sha256
 
-    from fairweather.deploy.export import OPSET
-    from fairweather.restoring.recognise import load_recognizer
+    from fairweather.deploy.onnx_export import OPSET
+    from fairweather.inference.weather_detection import load_detector
 
     out.mkdir(parents=True, exist_ok=True)
     network = network.to(memory_format=torch.contiguous_format).eval()
-    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, out / cards.WEIGHTS)
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, out / model_folder.WEIGHTS)
     example, many = torch.rand(8, 3, network.side, network.side), torch.export.Dim("views", min=3, max=64)
     torch.onnx.export(
-        network, (example,), out / cards.ONNX, dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
+        network, (example,), out / model_folder.ONNX, dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
         dynamic_shapes=({0: many},), input_names=["views"], output_names=["logits"],
     )  # fmt: skip
-    (out / cards.WEIGHTS).chmod(0o644)  # safetensors keeps what it writes to its owner
-    written = card({name: sha256((out / name).read_bytes()).hexdigest() for name in cards.SUMMED})
-    (out / CARD).write_text(json.dumps(dataclasses.asdict(written), indent=2) + "\n", encoding="utf-8")
+    (out / model_folder.WEIGHTS).chmod(0o644)  # safetensors keeps what it writes to its owner
+    written = card({name: sha256((out / name).read_bytes()).hexdigest() for name in model_folder.SUMMED})
+    (out / DETECTOR_CARD).write_text(json.dumps(dataclasses.asdict(written), indent=2) + "\n", encoding="utf-8")
     for engine in ("openvino", "onnxruntime", "torch"):
-        run = load_recognizer(out, engine=engine).engine
+        run = load_detector(out, engine=engine).engine
         for count in (8, 14):
             given = torch.rand(count, 3, network.side, network.side)
             with torch.inference_mode():
@@ -292,9 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.only = tuple(options.only)
     torch.set_num_threads(1)
     train, held = sources(options.data)
-    photos = Photos(memory=2 << 30)
+    photos = PhotoCache(memory=2 << 30)
     torch.manual_seed(options.seed)
-    network = WeatherNet(side=REGION // 2)
+    network = WeatherClassifier(side=REGION // 2)
     known: dict[str, Any] = {}
     if options.again or options.start:
         network, known = begun(options.out if options.again else options.start)
@@ -315,9 +314,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with torch.inference_mode():
             return np.asarray(network(torch.from_numpy(shown)).numpy())
 
-    open_rules = [Rule(0.0, 1.0, 0.0, model, above) for model, above in ASKED]  # whom to ask is known, the rest is not
-    card = RecognizerCard("weather", network.side, *open_rules, {}, "CC-BY-NC-4.0", TERMS, DESCRIPTION)
-    found = judged(Recognizer(card, engine, restorers.__getitem__), held, photos, options.seed)
+    open_rules = [
+        DecisionRule(0.0, 1.0, 0.0, model, above) for model, above in ASKED
+    ]  # whom to ask is known, the rest is not
+    card = DetectorCard("weather", network.side, *open_rules, {}, "CC-BY-NC-4.0", TERMS, DESCRIPTION)
+    found = judged(WeatherDetector(card, engine, restorers.__getitem__), held, photos, options.seed)
     rules = ruled(found)
     table = report(found, rules)
     training = {
@@ -325,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "data": [*train.clear],
         "held_back": HOLD_BACK,
         "processor_seconds": known.get("processor_seconds", 0) + (0 if options.again else round(time.process_time())),
-        "asks": {name: restorer.card.checksums[cards.WEIGHTS] for name, restorer in restorers.items()},
+        "asks": {name: restorer.card.checksums[model_folder.WEIGHTS] for name, restorer in restorers.items()},
         "on_held_back_scenes": table,
     }
     whole = dataclasses.replace(card, haze=rules[0], rain=rules[1], training=training)

@@ -14,11 +14,18 @@ from torch import Tensor
 
 from fairweather import images
 from fairweather.data import augment as aug
-from fairweather.data.folders import all_pairs, photos_in, scene_of_pair, scene_of_photo, split
-from fairweather.data.photos import Photos
-from fairweather.data.rainy import streak_layer
-from fairweather.data.source import stream, to_tensor, torch_generator
-from fairweather.data.synthetic import DISPARITY
+from fairweather.data.datasets import (
+    PhotoCache,
+    all_pairs,
+    item_rng,
+    photos_in,
+    scene_of_pair,
+    scene_of_photo,
+    split_holdout,
+    to_tensor,
+    torch_generator,
+)
+from fairweather.data.synthetic import DISPARITY, streak_layer
 from fairweather.pairs import Pair
 from fairweather.weather.haze import HazeSettings, haze, transmission_of_pair
 from fairweather.weather.rain import RainSettings, added, recorded_streaks, screened, streak_layers
@@ -60,7 +67,7 @@ def sources(data: Path, hold_back: float = HOLD_BACK) -> tuple[Sources, Sources]
     """What is learned from, and what is held back (whole scenes)."""
     sides: tuple[Sources, Sources] = (Sources({}, [], {}), Sources({}, [], {}))
     for name in (*HAZY, "rain100"):
-        for side, pairs in zip(sides, split(all_pairs(data / name), scene_of_pair, hold_back), strict=True):
+        for side, pairs in zip(sides, split_holdout(all_pairs(data / name), scene_of_pair, hold_back), strict=True):
             side.clear[name] = sorted({pair.clear for pair in pairs})
             if name == "rain100":
                 side.rainy.extend(pairs)
@@ -68,7 +75,7 @@ def sources(data: Path, hold_back: float = HOLD_BACK) -> tuple[Sources, Sources]
                 side.hazy[name] = pairs
     for name in ("clear", "depth"):
         photos = [path for path in photos_in(data / name) if not path.stem.endswith(DISPARITY)]
-        for side, paths in zip(sides, split(photos, scene_of_photo, hold_back), strict=True):
+        for side, paths in zip(sides, split_holdout(photos, scene_of_photo, hold_back), strict=True):
             side.clear[name] = paths
     return sides
 
@@ -81,7 +88,7 @@ class Samples:
     def __init__(
         self,
         found: Sources,
-        photos: Photos,
+        photos: PhotoCache,
         seed: int,
         computed: int = 64,
         behind: float = 0.0,
@@ -95,7 +102,7 @@ class Samples:
             layer = streak_layer(*photos.pair(pair.degraded, pair.clear))
             layers.append(cv2.resize(layer, _at_least(layer.shape, REGION))[:REGION, :REGION])
         self.recorded = torch.from_numpy(np.stack(layers))[:, None]
-        generator = torch_generator(stream(seed, 1 << 32))
+        generator = torch_generator(item_rng(seed, 1 << 32))
         made = [
             streak_layers(8, REGION, REGION, generator, RainSettings(strength=(0.2, 0.8)), like=torch.zeros(1))[0]
             for _ in range(computed // 8)
@@ -106,7 +113,7 @@ class Samples:
         return [self.sample(step, index) for index in range(size)]
 
     def sample(self, step: int, index: int) -> Sample:
-        rng = stream(self.seed, step, index)
+        rng = item_rng(self.seed, step, index)
         shares = np.array(list(KINDS.values()))
         kind = str(rng.choice(list(KINDS), p=shares / shares.sum()))
         picture, hazy, rainy = self._taken(kind, rng)
@@ -165,7 +172,7 @@ class Samples:
         return rainy, 1.0 if float((rainy - picture).abs().mean()) > 0.007 else math.nan
 
 
-def dear(found: Sources, photos: Photos, dehaze: Callable[[np.ndarray], np.ndarray]) -> list[Path]:
+def dear(found: Sources, photos: PhotoCache, dehaze: Callable[[np.ndarray], np.ndarray]) -> list[Path]:
     """The clear photos that a model would change to less than KEPT dB of themselves: pale, soft or smoggy ones."""
     chosen = []
     for path in [path for paths in found.clear.values() for path in paths]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         ParityFailed,
         UnknownName,
     )
-    from fairweather.restoring import Restorer, load
+    from fairweather.inference import Restorer, load
     from fairweather.training import train
 
 __version__ = "0.1.0"
@@ -45,7 +45,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {"Restorer": "fairweather.restoring", "load": "fairweather.restoring", "train": "fairweather.training"}
+_HOMES = {"Restorer": "fairweather.inference", "load": "fairweather.inference", "train": "fairweather.training"}
 
 
 def __getattr__(name: str) -> Any:

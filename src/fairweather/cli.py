@@ -82,7 +82,7 @@ VERBS = {
     "models": "models",
     "info": "models",
 }
-"""Verb -> the module under fairweather.verbs that has a function of the verb's name (with _ for -)."""
+"""Verb -> the module under fairweather.commands that has a function of the verb's name (with _ for -)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -203,7 +203,7 @@ EXTRAS = {
 def _run(verb: str, arguments: list[str]) -> int:
     from importlib import import_module
 
-    module = import_module(f"fairweather.verbs.{VERBS[verb]}")
+    module = import_module(f"fairweather.commands.{VERBS[verb]}")
     function: Callable[..., int | None] = getattr(module, verb.replace("-", "_"))
     prog = f"fairweather {verb}"
     try:

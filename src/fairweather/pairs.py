@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairweather.errors import BadFolder
-from fairweather.images import SUFFIXES
+from fairweather.images.io import SUFFIXES
 
 SIDES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("hazy", "haze", "foggy"), ("gt", "clear", "clean", "ground_truth")),

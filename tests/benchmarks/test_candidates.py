@@ -19,8 +19,7 @@ from variants import ABLATIONS, CANDIDATES, REAL, Variant, changed, toml
 from fairweather import cli
 from fairweather.errors import BadSettings
 from fairweather.generators import GENERATORS
-from fairweather.training.gather import complete
-from fairweather.training.settings import read_toml
+from fairweather.training.config import complete_config, read_toml
 
 TINY = """
 [run]
@@ -32,7 +31,7 @@ name = "supervised"
 lr = 1e-3
 judge_alone = 3
 [generator]
-name = "plain_unet"
+name = "conv_unet"
 widths = [4, 8]
 encoder = [1, 1]
 decoder = [1]
@@ -89,8 +88,8 @@ def test_every_change_to_the_file_of_what_ships_is_a_run(name: str) -> None:
     file = read_toml(candidates.CONFIG)
     variant = (CANDIDATES | ABLATIONS)[name]
     made = tomllib.loads(toml(changed(file, variant)))
-    complete(made, {})
-    assert (made == file) == (name == "swift")
+    complete_config(made, {})
+    assert (made == file) == (name == "scattering_maps")
     assert file == read_toml(candidates.CONFIG), "the file's own tables stay"
 
 
@@ -165,21 +164,21 @@ def test_the_budget_is_steps_of_measured_time(photos: Path, monkeypatch: pytest.
     given.out.mkdir()
     (given.out / "swift.pace").write_text("0.5\n")
     (given.out / "goes-on.pace").write_text("0.25\n")
-    candidates.train("swift", tables(), CANDIDATES["swift"], given)
-    candidates.train("goes-on", tables(), ABLATIONS["goes-on"], given, given.out / "swift")
-    made = [read_toml(given.out / f"{name}.toml")["run"] for name in ("swift", "goes-on")]
+    candidates.train("scattering_maps", tables(), CANDIDATES["scattering_maps"], given)
+    candidates.train("goes-on", tables(), ABLATIONS["goes-on"], given, given.out / "scattering_maps")
+    made = [read_toml(given.out / f"{name}.toml")["run"] for name in ("scattering_maps", "goes-on")]
     assert [run["steps"] for run in made] == [240, 120]
-    assert made[1]["start"] == str(given.out / "swift")
+    assert made[1]["start"] == str(given.out / "scattering_maps")
     assert "start" not in made[0]
     assert "--resume" not in said[0]
 
-    (given.out / "swift").mkdir()
-    (given.out / "swift" / "run.json").write_text("{}")
-    candidates.train("swift", tables(), CANDIDATES["swift"], given)
+    (given.out / "scattering_maps").mkdir()
+    (given.out / "scattering_maps" / "run.json").write_text("{}")
+    candidates.train("scattering_maps", tables(), CANDIDATES["scattering_maps"], given)
     assert said[-1] == [*said[0], "--resume"]
     given.minutes = 3.0
     with pytest.raises(RuntimeError, match="other settings"):
-        candidates.train("swift", tables(), CANDIDATES["swift"], given)
+        candidates.train("scattering_maps", tables(), CANDIDATES["scattering_maps"], given)
 
 
 def test_a_step_is_timed_without_what_is_done_once(photos: Path) -> None:
@@ -208,7 +207,7 @@ def test_it_trains_scores_and_prints(
 
     monkeypatch.setattr(candidates, "to_its_end", here)
     words = ["--data", str(photos), "--out", str(photos / "out"), "--config", str(photos / "tiny.toml"), "--jobs", "1"]
-    words += ["--ablate", "swift", "--minutes", str(2 / 60), "--only", "goes-on"]
+    words += ["--ablate", "scattering_maps", "--minutes", str(2 / 60), "--only", "goes-on"]
     assert candidates.main(words) == 0
     said = capsys.readouterr().out
     said = said[said.index("Budget") :]  # before it is what the trainings say
@@ -223,7 +222,7 @@ def test_it_trains_scores_and_prints(
     assert test[0] == "| variant | i_haze (3) |"
     assert said.index("No choice was made") < said.index("i_haze")
     record = json.loads((photos / "out" / "goes-on" / "run.json").read_text())
-    assert record["settings"]["run"]["start"] == str((photos / "out" / "swift").resolve())
+    assert record["settings"]["run"]["start"] == str((photos / "out" / "scattering_maps").resolve())
 
     for once in ("to_its_end", "on_pairs", "on_clear"):
         monkeypatch.setattr(candidates, once, None)

@@ -14,9 +14,9 @@ import choose
 import numpy as np
 import pytest
 
-from fairweather import cards
-from fairweather.data.held import divide
-from fairweather.images import write
+from fairweather import model_folder
+from fairweather.data.mixture import divide_holdout
+from fairweather.images.io import write
 
 SOURCES = [{"kind": "pairs", "path": "town", "weight": 1.0}, {"kind": "clear", "path": "sun", "weight": 1.0}]
 
@@ -39,8 +39,8 @@ def model(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
     def made(name: str, **training: Any) -> Path:
         folder = tmp_path / name
         shutil.copytree(tiny_model, folder)
-        cards.write_card(
-            folder, dataclasses.replace(cards.read_card(folder), name=name.split("/")[0], training=training)
+        model_folder.write_card(
+            folder, dataclasses.replace(model_folder.read_card(folder), name=name.split("/")[0], training=training)
         )
         return folder
 
@@ -52,7 +52,7 @@ def of(share: float, **more: Any) -> dict[str, Any]:
 
 
 def held(data: Path, share: float) -> set[str]:
-    return {pair.name for pair in divide(SOURCES, data, share).held["town"]}
+    return {pair.name for pair in divide_holdout(SOURCES, data, share).held["town"]}
 
 
 def test_nobody_has_seen_them(data: Path, model: Callable[..., Path]) -> None:
@@ -78,7 +78,7 @@ def test_table_sheets_and_numbers(
 ) -> None:
     def load(name: str, **_: Any) -> Any:
         class Fake:
-            card = cards.read_card(Path(name))
+            card = model_folder.read_card(Path(name))
 
             def __call__(self, photo: np.ndarray) -> np.ndarray:
                 if "good" in self.card.name:
@@ -130,7 +130,7 @@ def test_what_it_cannot_choose_by(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(choose, "load", lambda name, **_: SimpleNamespace(card=cards.read_card(Path(name))))
+    monkeypatch.setattr(choose, "load", lambda name, **_: SimpleNamespace(card=model_folder.read_card(Path(name))))
     assert choose.main([str(model("one", **training)), "--data", str(data)]) == 1
     assert words in capsys.readouterr().err
 
@@ -139,7 +139,7 @@ def test_models_of_two_kinds_of_weather(
     model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weathers = iter(["haze", "rain"])
-    card = cards.read_card(model("one", **of(0.5)))
+    card = model_folder.read_card(model("one", **of(0.5)))
     kinds = lambda *_, **__: SimpleNamespace(card=dataclasses.replace(card, weather=next(weathers)))  # noqa: E731
     monkeypatch.setattr(choose, "load", kinds)
     assert choose.main(["a", "b"]) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fairweather.evaluation.metrics import psnr
-from fairweather.evaluation.sets import load_pair
+from fairweather.evaluation.scores import load_pair
 from fairweather.pairs import find_pairs
 
 AIRLIGHT = np.array([0.9, 0.85, 0.8], np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 import precision
 import pytest
 
-from fairweather.training.settings import read_toml
+from fairweather.training.config import read_toml
 
 
 def options(out: Path, *words: str) -> Any:

@@ -18,7 +18,7 @@ import quality
 import tables
 from PIL import Image
 
-from fairweather import cards
+from fairweather import model_folder
 from fairweather.errors import BadFolder, BadSettings
 from fairweather.evaluation import find_protocol, score_set
 from fairweather.pairs import find_sets
@@ -211,7 +211,7 @@ def test_what_is_named_is_loaded(tiny_model: Path) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pages with places for the blocks, and one model that ships."""
-    monkeypatch.setattr(cards, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(model_folder, "MODELS", tmp_path / "models")
     shutil.copytree(tiny_model, tmp_path / "models" / "tiny")
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("above\n<!-- scores:begin -->\nold\n<!-- scores:end -->\nbelow\n")
@@ -235,7 +235,7 @@ def test_cards_and_pages_say_what_was_measured(checkout: Path, data: Path) -> No
         tables.Published("Others", "fog", "rgb", 3, 60.0, 0.9),
     ]
     publish.update(measured, peers, checkout)
-    scores = cards.read_card(checkout / "models" / "tiny").scores
+    scores = model_folder.read_card(checkout / "models" / "tiny").scores
     assert [(score["metric"], score["data"]) for score in scores] == [
         ("psnr", "fog"),
         ("ssim", "fog"),
@@ -255,12 +255,12 @@ def test_cards_and_pages_say_what_was_measured(checkout: Path, data: Path) -> No
     assert publish.facts_of(checkout / "models" / "tiny") in page
     assert "| sees | " in page
     assert "megapixels" not in page
-    card = dataclasses.replace(cards.read_card(checkout / "models" / "tiny"), most_pixels=2_000_000)
-    cards.write_card(checkout / "models" / "tiny", dataclasses.replace(card, choice="the best of two"))
+    card = dataclasses.replace(model_folder.read_card(checkout / "models" / "tiny"), most_pixels=2_000_000)
+    model_folder.write_card(checkout / "models" / "tiny", dataclasses.replace(card, choice="the best of two"))
     facts = publish.facts_of(checkout / "models" / "tiny")
     assert "a photo above 2.0 megapixels reduced |" in facts
     assert "| why this one | the best of two |" in facts
-    cards.write_card(checkout / "models" / "tiny", dataclasses.replace(card, most_pixels=0))
+    model_folder.write_card(checkout / "models" / "tiny", dataclasses.replace(card, most_pixels=0))
     assert f"| fog | rgb | psnr | 2 | {own.value:.2f} |" in page
     publish.update(measured, peers, checkout)
     assert (checkout / "docs" / "models.md").read_text() == page, "what is written twice is written the same"

@@ -12,7 +12,7 @@ import pytest
 import quantized
 from PIL import Image
 
-from fairweather import cards
+from fairweather import model_folder
 
 LINE = quantized.Line(
     model="derain",
@@ -46,14 +46,14 @@ def test_photos_side_by_side(tmp_path: Path) -> None:
 def test_a_line_is_measured_from_what_is_there(
     tiny_model: Path, tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fairweather.deploy.quantize import quantize
+    from fairweather.deploy.quantization import quantize_model
 
     pytest.importorskip("skimage")
     monkeypatch.setattr(quantized, "TEST", {"haze": ("set",)})
     for side, pixels in (("hazy", photo // 2 + 100), ("clear", photo)):
         (tmp_path / "test" / "set" / side).mkdir(parents=True)
         Image.fromarray(pixels).save(tmp_path / "test" / "set" / side / "1.png")
-    quantize(tiny_model, tmp_path / "made", method="dynamic", timed_at=(64, 64))
+    quantize_model(tiny_model, tmp_path / "made", method="dynamic", timed_at=(64, 64))
     copytree(tmp_path / "made", tmp_path / "out" / "tiny-dynamic")
     options = argparse.Namespace(out=tmp_path / "out", data=tmp_path, steps=1, photos=0, size=(64, 64), runs=1)
     line = quantized.measure(str(tiny_model), "dynamic", options)  # no train/: it would fail if it quantized again
@@ -63,4 +63,4 @@ def test_a_line_is_measured_from_what_is_there(
     assert n == 1
     assert before != after
     assert abs(before - after) < 0.2
-    assert line.megabytes[1] == pytest.approx((tmp_path / "made" / cards.INT8).stat().st_size / 1e6, abs=1e-3)
+    assert line.megabytes[1] == pytest.approx((tmp_path / "made" / model_folder.INT8).stat().st_size / 1e6, abs=1e-3)

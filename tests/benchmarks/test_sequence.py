@@ -15,11 +15,11 @@ pytest.importorskip("torch", reason="the extra train is not installed")
 import sequence
 
 import fairweather
-from fairweather.cards import StateSpec
-from fairweather.evaluation.temporal import TemporalScore
-from fairweather.images import Photo, write
-from fairweather.restoring.restorer import Restorer
-from fairweather.restoring.stepping import Stepping
+from fairweather.evaluation.temporal_consistency import TemporalScore
+from fairweather.images.io import Photo, write
+from fairweather.inference.engines import RecurrentEngine
+from fairweather.inference.restorer import Restorer
+from fairweather.model_folder import StateSpec
 
 
 def test_six_ways_of_one_clip(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_six_ways_of_one_clip(tmp_path: Path) -> None:
         return [0.5 * seen + 0.5 * held, seen]
 
     spec = StateSpec(channels=7, stride=2)
-    model = Restorer(replace(against.card, state=spec), Stepping(holding, spec))
+    model = Restorer(replace(against.card, state=spec), RecurrentEngine(holding, spec))
     frames = sequence.synthetic(tmp_path / "photo.png", 5, 1000)
     clip = sequence.scored(frames, sequence.ways(model, against))
     lines = sequence.table([clip, clip], clip).splitlines()

@@ -13,8 +13,8 @@ import speed
 import speed_table
 from PIL import Image
 
-from fairweather.cards import Card
-from fairweather.restoring import Restorer
+from fairweather.inference import Restorer
+from fairweather.model_folder import Card
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_child_measures_another_network(example: Path) -> None:
 
 def test_work_is_counted_over_tiles(tiny_model: Path, photo: np.ndarray) -> None:
     pytest.importorskip("torch")
-    from fairweather.restoring import load
+    from fairweather.inference import load
 
     whole, tiled = load(tiny_model), load(tiny_model, tile=32)
     engine = tiled.engine

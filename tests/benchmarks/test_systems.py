@@ -11,7 +11,7 @@ import pytest
 import systems
 
 from fairweather import cli
-from fairweather.verbs.train import parse
+from fairweather.commands.train import parse
 
 TINY = """
 [run]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairweather import cards
-from fairweather.restoring.auto import Auto
-from fairweather.restoring.recognise import Weather
+from fairweather import model_folder
+from fairweather.inference.restorer import AutoRestorer
+from fairweather.inference.weather_detection import Weather
 from tests.conftest import ROOT
 
 
@@ -42,18 +42,18 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Auto:
+def auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AutoRestorer:
     def look(photo: np.ndarray) -> Weather:
         return Weather(1.0 if photo.mean() > 0.5 else 0.1, 0.1)
 
     def opened(name: str) -> Any:
         return lambda photo, strength, guard: photo * np.float32(0.5)
 
-    monkeypatch.setattr(cards, "shipped", lambda: {"dehaze": tmp_path})
-    return Auto(look, opened)
+    monkeypatch.setattr(model_folder, "shipped", lambda: {"dehaze": tmp_path})
+    return AutoRestorer(look, opened)
 
 
-def test_decisions_are_counted_and_wrong_ones_cost(benchmark: ModuleType, data: Path, auto: Auto) -> None:
+def test_decisions_are_counted_and_wrong_ones_cost(benchmark: ModuleType, data: Path, auto: AutoRestorer) -> None:
     hazy, clear = benchmark.rows_of(auto, data, None, None, lambda name: None)
     assert (hazy.name, hazy.counts, hazy.truth) == ("fog", [1, 2, 0, 0], "haze")
     assert (clear.name, clear.counts) == ("fog, clear", [2, 1, 0, 0])
@@ -71,7 +71,7 @@ def test_decisions_are_counted_and_wrong_ones_cost(benchmark: ModuleType, data: 
     assert "| all clear photos | 3 | 67% at 36 dB or more, 1 below 28 dB, the worst 10.1 dB |" in said
 
 
-def test_rain_without_a_model_is_not_measured(benchmark: ModuleType, data: Path, auto: Auto) -> None:
+def test_rain_without_a_model_is_not_measured(benchmark: ModuleType, data: Path, auto: AutoRestorer) -> None:
     (data / "fog" / "hazy").rename(data / "fog" / "rain")
     rainy, _ = benchmark.rows_of(auto, data, None, None, lambda name: None)
     assert rainy.truth == "rain"

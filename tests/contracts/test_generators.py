@@ -14,10 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fairweather.cards import CARD, ONNX, WEIGHTS, Card, MapsSpec, read_card, read_weights, write_card
 from fairweather.errors import BadImage
 from fairweather.generators import GENERATORS, exported, padded
-from fairweather.restoring.restorer import Restorer
+from fairweather.inference.restorer import Restorer
+from fairweather.model_folder import CARD, ONNX, WEIGHTS, Card, MapsSpec, read_card, read_weights, write_card
 from tests.narrow import NARROW, narrow, shaken
 
 every = pytest.mark.parametrize("name", GENERATORS)
@@ -186,7 +186,7 @@ def test_tiles_give_the_whole(name: str, size: tuple[int, int]) -> None:
         pytest.skip("sees every photo whole: see the next test")
     # So lively that each pixel depends on its whole field, and not so that rounding shows: plain_unet's signals keep
     # their size as it starts, the papers' normal(0, 0.02) lets them fade.
-    gain = 2 if name == "plain_unet" else 8
+    gain = 2 if name == "conv_unet" else 8
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.weight.data *= gain
@@ -237,7 +237,7 @@ def test_every_engine_gives_the_pictures_of_the_generator(name: str, narrow_mode
     """From the shipped folder, at a size that was not exported, against the generator as training runs it."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    from fairweather.restoring.restorer import load
+    from fairweather.inference.restorer import load
 
     network, folder = shaken(narrow(name), 0.05).eval(), narrow_model(name)
     photo = photos(1, 45, 75)

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fairweather.data.audit import KINDS, Finding, audit
-from fairweather.data.audit.alignment import detail
-from fairweather.data.audit.headers import check_before_training
+from fairweather.data.audit import FINDING_KINDS, Finding, audit, check_before_training
+from fairweather.data.image_matching import detail
 from fairweather.errors import BadFolder
 from fairweather.pairs import find_sets, pictures
 from tests.data.conftest import write_photo
@@ -53,7 +52,7 @@ def kinds(findings: list[Finding]) -> set[str]:
 
 
 def test_there_is_a_fault_of_every_kind() -> None:
-    assert set(MAKERS) == set(KINDS)
+    assert set(MAKERS) == set(FINDING_KINDS)
 
 
 def test_a_clean_folder_is_clean(clean: Path) -> None:
@@ -63,7 +62,7 @@ def test_a_clean_folder_is_clean(clean: Path) -> None:
     assert audit(clean, crop=CROP, fast=True).findings == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FINDING_KINDS)
 def test_every_kind_is_found_and_nothing_else(kind: str, clean: Path) -> None:
     culprit = MAKERS[kind](clean)
     findings = found(clean)
@@ -235,14 +234,14 @@ def test_training_is_told_before_it_decodes(clean: Path) -> None:
 
 def test_train_refuses_and_warns(clean: Path, caplog: pytest.LogCaptureFixture) -> None:
     from fairweather.recipes import RECIPES
-    from fairweather.training.datasets import check_headers
-    from fairweather.training.settings import DataSettings
+    from fairweather.training.config import DataConfig
+    from fairweather.training.dataloader import check_headers
 
     photos = str(clean / "train" / "photos")
-    unpaired = DataSettings(degraded=photos, clear=photos)
+    unpaired = DataConfig(degraded=photos, clear=photos)
     sources = ({"kind": "pairs", "path": "train/set"}, {"kind": "clear", "path": "train/photos"})
-    mixture = DataSettings(folder=str(clean), sources=sources)
-    paired = DataSettings(folder=str(clean))
+    mixture = DataConfig(folder=str(clean), sources=sources)
+    paired = DataConfig(folder=str(clean))
     grey(clean)
     with caplog.at_level(logging.WARNING, "fairweather"):
         check_headers(paired, RECIPES["pix2pix"], CROP)  # its photos are in no pair

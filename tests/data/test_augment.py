@@ -8,7 +8,7 @@ import pytest
 
 from fairweather.data import augment as aug
 from fairweather.data.augment import Augment
-from fairweather.data.source import stream
+from fairweather.data.datasets import item_rng
 from fairweather.errors import BadSettings
 from tests.data.conftest import scene
 
@@ -16,7 +16,7 @@ QUIET = Augment(crop=32, tone=0, noise_share=0, jpeg_share=0)
 
 
 def boxes(augment: Augment, height: int = 300, width: int = 400, n: int = 300) -> list[aug.Cut]:
-    return [aug.draw_cut(augment, height, width, stream(0, 0, i)) for i in range(n)]
+    return [aug.draw_cut(augment, height, width, item_rng(0, 0, i)) for i in range(n)]
 
 
 def test_crops_lie_inside_the_photo_and_vary() -> None:
@@ -55,7 +55,7 @@ def test_the_papers_way_is_resize_then_crop_then_mirror() -> None:
     box = replace(found[0], left=30, top=0, mirrored=False)
     green = aug.cut(scene(0, 300, 400), box, 256)[0, 0, 1]
     assert int(green) == pytest.approx(30 / 286 * 255, abs=1.5)
-    assert aug.draw_tone(augment, stream(0))[:, 0, 0] == pytest.approx(np.arange(256) / 255)
+    assert aug.draw_tone(augment, item_rng(0))[:, 0, 0] == pytest.approx(np.arange(256) / 255)
 
 
 def test_one_box_cuts_both_sides_alike_and_maps_too() -> None:
@@ -75,7 +75,7 @@ def test_mirroring_mirrors() -> None:
 
 
 def test_tone_is_a_rising_curve_within_the_range() -> None:
-    tables = [aug.draw_tone(replace(QUIET, tone=1), stream(i)) for i in range(40)]
+    tables = [aug.draw_tone(replace(QUIET, tone=1), item_rng(i)) for i in range(40)]
     for table in tables:
         assert table.shape == (256, 1, 3)
         assert table.dtype == np.float32
@@ -96,11 +96,11 @@ def test_toned_looks_values_up() -> None:
 
 def test_noise_and_jpeg_spoil_within_the_range() -> None:
     grey = np.full((64, 64, 3), 0.5, np.float32)
-    noisy = aug.spoil(replace(QUIET, noise=0.1, noise_share=1), grey.copy(), stream(3))
+    noisy = aug.corrupt(replace(QUIET, noise=0.1, noise_share=1), grey.copy(), item_rng(3))
     assert 0.0 < noisy.std() < 0.11
-    assert aug.spoil(QUIET, grey.copy(), stream(3)).std() == 0
+    assert aug.corrupt(QUIET, grey.copy(), item_rng(3)).std() == 0
     picture = (
-        scene(90, 64, 64).astype(np.float32) / 255 * np.float32(0.5) + stream(1).random((64, 64, 3), np.float32) / 4
+        scene(90, 64, 64).astype(np.float32) / 255 * np.float32(0.5) + item_rng(1).random((64, 64, 3), np.float32) / 4
     )
     errors = [np.abs(aug.jpeg(picture, quality) - picture).mean() for quality in (95, 60, 20)]
     assert 0 < errors[0] < errors[1] < errors[2] < 0.1

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from fairweather.data import Augment, Mixture, MixtureSettings, SourceSettings
 from fairweather.data import augment as aug
-from fairweather.data import batched as module
-from fairweather.data.batched import Batched
-from fairweather.data.jpeg import jpeg
-from fairweather.data.resampling import cuts
-from fairweather.data.source import stream
+from fairweather.data import gpu_batches as module
+from fairweather.data.datasets import item_rng
+from fairweather.data.gpu_batches import GPUBatches, batch_crops, batch_jpeg
 from fairweather.errors import BadSettings
 from fairweather.weather.haze import HazeSettings
 from fairweather.weather.rain import RainSettings
@@ -54,8 +52,8 @@ def mixture(root: Path, *sources: SourceSettings, augment: Augment = QUIET, **mo
     return Mixture(MixtureSettings(sources=sources, augment=augment, **{"short_side": 96, **more}), root)
 
 
-def batched(data: Mixture) -> Batched:
-    return Batched(data, "cpu", 2**28)
+def batched(data: Mixture) -> GPUBatches:
+    return GPUBatches(data, "cpu", 2**28)
 
 
 def both(data: Mixture, count: int = 24) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -74,8 +72,8 @@ def both(data: Mixture, count: int = 24) -> tuple[dict[str, Tensor], dict[str, T
 def test_crops_are_the_loaders_but_for_rounding(photo: np.ndarray, augment: Augment) -> None:
     photos = [photo, photo[:40], photo.transpose(1, 0, 2), photo[:, 7:80]]
     for number in range(12):
-        boxes = [aug.draw_cut(augment, *one.shape[:2], stream(number, at)) for at, one in enumerate(photos)]
-        found = cuts([held(one) for one in photos], boxes, augment.crop)
+        boxes = [aug.draw_cut(augment, *one.shape[:2], item_rng(number, at)) for at, one in enumerate(photos)]
+        found = batch_crops([held(one) for one in photos], boxes, augment.crop)
         for one, box, made in zip(photos, boxes, found, strict=True):
             wanted = aug.cut(one, box, augment.crop).transpose(2, 0, 1)
             # OpenCV's weights for 8-bit pixels have 11 bits
@@ -85,8 +83,8 @@ def test_crops_are_the_loaders_but_for_rounding(photo: np.ndarray, augment: Augm
 def test_maps_are_cut_like_photos_and_do_not_overshoot(rng: np.random.Generator) -> None:
     step = np.where(np.arange(60)[None] < 30, 0, 65535).repeat(50, 0).astype(np.uint16)
     augment = Augment(crop=40, scale=(0.2, 1.0), enlarge=5)
-    boxes = [aug.draw_cut(augment, 50, 60, stream(at)) for at in range(20)]
-    found = cuts([held(step.astype(np.float32) / 65535)] * 20, boxes, 40, smooth=False)
+    boxes = [aug.draw_cut(augment, 50, 60, item_rng(at)) for at in range(20)]
+    found = batch_crops([held(step.astype(np.float32) / 65535)] * 20, boxes, 40, smooth=False)
     assert found.min() >= -1e-4
     assert found.max() <= 1 + 1e-4
     for box, made in zip(boxes, found, strict=True):
@@ -99,7 +97,7 @@ def test_jpeg_is_what_a_file_would_give(photo: np.ndarray, quality: int) -> None
     picture = photo[:90, :100].astype(np.float32) / 255  # not a multiple of 16
     wanted = aug.jpeg(picture.copy(), quality)
     clear = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    made = jpeg(clear, torch.tensor([float(quality)]))[0].permute(1, 2, 0).numpy()
+    made = batch_jpeg(clear, torch.tensor([float(quality)]))[0].permute(1, 2, 0).numpy()
     damage = np.abs(wanted - picture).mean()
     assert damage > 1 / 255
     assert np.abs(made - wanted).mean() < 0.35 * damage
@@ -108,8 +106,8 @@ def test_jpeg_is_what_a_file_would_give(photo: np.ndarray, quality: int) -> None
 
 def test_each_picture_has_its_own_quality(photo: np.ndarray) -> None:
     clear = torch.from_numpy(photo.astype(np.float32) / 255).permute(2, 0, 1)[None]
-    made = jpeg(clear.expand(2, -1, -1, -1), torch.tensor([20.0, 90.0]))
-    assert torch.equal(made[1:], jpeg(clear, torch.tensor([90.0])))
+    made = batch_jpeg(clear.expand(2, -1, -1, -1), torch.tensor([20.0, 90.0]))
+    assert torch.equal(made[1:], batch_jpeg(clear, torch.tensor([90.0])))
     assert (made[0] - clear[0]).abs().mean() > 1.3 * (made[1] - clear[0]).abs().mean()
 
 
@@ -149,7 +147,9 @@ def test_noise_and_jpeg_are_as_strong_as_the_loaders(root: Path) -> None:
 
 def test_what_is_drawn_behind_the_weather_is_the_loaders_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[float, int | None]] = []
-    monkeypatch.setattr(aug, "spoil", lambda augment, one, rng: drawn.append(aug.draw_spoil(augment, rng)) or one)
+    monkeypatch.setattr(
+        aug, "corrupt", lambda augment, one, rng: drawn.append(aug.draw_corruption(augment, rng)) or one
+    )
     rain, fog = {"weather": "rain", "streaks": "rain"}, {"fog": "pairs"}
     sources = [SourceSettings("rehazed", "pairs")]
     sources += [SourceSettings("synthetic", "photos", **more) for more in ({}, rain, fog)]
@@ -230,7 +230,7 @@ def test_shared_photos_are_held_once_and_too_many_are_refused(root: Path) -> Non
     assert one.used == 6 * 2 * 96 * 128 * 3
     assert two.used == one.used + 6 * 96 * 128 * 2  # the maps alone
     with pytest.raises(BadSettings, match=r"data\.memory_gib.*data\.short_side.*data\.on_device = false"):
-        Batched(mixture(root, pairs), "cpu", one.used - 1)
+        GPUBatches(mixture(root, pairs), "cpu", one.used - 1)
 
 
 def test_a_source_with_an_augment_of_its_own_keeps_it(root: Path) -> None:
@@ -252,6 +252,6 @@ def test_nothing_is_left_on_the_cpu(root: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "Generator", lambda device: torch.Generator())
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: True)
     monkeypatch.setattr(torch.Tensor, "nonzero", lambda self: torch.zeros(1, 1, dtype=torch.long, device="meta"))
-    made = Batched(data, "meta", 2**28).batch(5, [(0, at) for at in range(30)])
+    made = GPUBatches(data, "meta", 2**28).batch(5, [(0, at) for at in range(30)])
     assert {side.device.type for side in made.values()} == {"meta"}
     assert {side.shape for side in made.values()} == {(30, 3, 32, 32)}

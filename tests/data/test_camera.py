@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fairweather.data.camera import draw_camera, draw_drift
+from fairweather.data.video_clips import draw_camera, draw_drift
 from fairweather.errors import BadSettings
 
 

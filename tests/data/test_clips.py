@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fairweather.data.camera import draw_camera
-from fairweather.data.clips import Air, Rain, consecutive, hazy_clip
+from fairweather.data.video_clips import ClipHaze, ClipRain, consecutive_frames, draw_camera, hazy_clip
 from fairweather.errors import BadImage, BadSettings
 from fairweather.weather.haze import HazeSettings
 from fairweather.weather.rain import RainSettings
@@ -75,7 +74,7 @@ def test_haze_is_the_scattering_model_along_the_depth_that_moves_with_the_scene(
 
 
 def test_the_air_drifts_slowly() -> None:
-    air = Air(PLAIN, np.random.default_rng(3))
+    air = ClipHaze(PLAIN, np.random.default_rng(3))
     grey, distance = np.full((8, 8, 3), 0.3, np.float32), np.ones((8, 8), np.float32)
     levels = np.array([float(air(t, grey, distance).mean()) for t in range(0, 400)]) * 255
     assert np.abs(np.diff(levels)).max() < 1
@@ -85,11 +84,11 @@ def test_the_air_drifts_slowly() -> None:
 
 def test_swaths_drift_and_noise_is_another_in_each_frame() -> None:
     grey, distance = np.full((64, 64, 3), 0.3, np.float32), np.ones((64, 64), np.float32)
-    swaths = Air(HazeSettings(patchy=1, noise=0, density=(1, 1)), np.random.default_rng(2))
+    swaths = ClipHaze(HazeSettings(patchy=1, noise=0, density=(1, 1)), np.random.default_rng(2))
     first, later = swaths(0, grey, distance), swaths(200, grey, distance)
     assert first[..., 0].std() > 0.02
     assert np.abs((first - first.mean()) - (later - later.mean())).mean() > 0.005
-    noisy = Air(HazeSettings(patchy=0, noise=0.02, density=(1, 1)), np.random.default_rng(2))
+    noisy = ClipHaze(HazeSettings(patchy=0, noise=0.02, density=(1, 1)), np.random.default_rng(2))
     one, other = noisy(0, grey, distance), noisy(1, grey, distance)
     assert (one - other).std() > 0.3 * noisy.noise > 0
 
@@ -113,7 +112,7 @@ def test_a_clip_may_go_on_for_ever() -> None:
 def test_rain_falls_along_its_lean() -> None:
     settings = RainSettings(layers=(1, 1), angle=0, spread=0, length=(20, 20), gusts=(0, 0), coverage=(0.05, 0.05),
                             strength=(0.6, 0.6), veil=0, width=(2, 2), screen=0, tint=0)  # fmt: skip
-    rain = Rain(settings, 5, (160, 120), np.random.default_rng(0))
+    rain = ClipRain(settings, 5, (160, 120), np.random.default_rng(0))
     streaks = rain.streaks[:, 0].numpy()
     assert streaks.max() > 0.2
     falls = []
@@ -128,7 +127,7 @@ def test_rain_falls_along_its_lean() -> None:
 
 
 def test_nearer_layers_fall_faster_and_the_seed_decides() -> None:
-    one, again, other = (Rain(RainSettings(), 3, (64, 48), np.random.default_rng(seed)) for seed in (1, 1, 2))
+    one, again, other = (ClipRain(RainSettings(), 3, (64, 48), np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(one.streaks, again.streaks)
     assert not np.array_equal(one.streaks, other.streaks)
     assert one.streaks.shape == (3, 3, 64, 48)
@@ -137,8 +136,8 @@ def test_nearer_layers_fall_faster_and_the_seed_decides() -> None:
 
 def test_clips_of_frames_stay_in_their_film() -> None:
     paths = [Path(f"{film}/{frame:03}.png") for film in ("a", "b") for frame in range(4)]
-    assert consecutive(paths, 3) == [0, 1, 4, 5]
-    assert consecutive(paths, 5) == []
+    assert consecutive_frames(paths, 3) == [0, 1, 4, 5]
+    assert consecutive_frames(paths, 5) == []
 
 
 def test_bad_words_are_named() -> None:
@@ -149,7 +148,7 @@ def test_bad_words_are_named() -> None:
 
 
 def test_a_real_photo_gives_a_clip_that_does_not_flicker(shared_data: Path) -> None:
-    from fairweather.evaluation.temporal import temporal_score
+    from fairweather.evaluation.temporal_consistency import temporal_score
 
     path = sorted((shared_data / "kodak").glob("*.png"))[0]
     photo = cv2.resize(cv2.imread(str(path))[..., ::-1], (384, 256), interpolation=cv2.INTER_AREA)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fairweather.data import Augment, Mixture, MixtureSettings, SourceSettings
-from fairweather.data.batched import Batched
+from fairweather.data.gpu_batches import GPUBatches
 from fairweather.errors import BadFolder, BadSettings
 from fairweather.weather.haze import HazeSettings
 from tests.data.conftest import scene, write_photo
@@ -107,7 +107,7 @@ def test_held_back_pairs_stay_out(root: Path) -> None:
 
 def test_batches_on_a_device_are_refused(root: Path) -> None:
     with pytest.raises(BadSettings, match="clips are made on the CPU"):
-        Batched(mixture(root, "pairs"), "cpu", 2**30)
+        GPUBatches(mixture(root, "pairs"), "cpu", 2**30)
 
 
 def test_a_speed_below_zero_is_refused() -> None:

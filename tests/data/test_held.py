@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairweather.data.held import divide
-from fairweather.data.mixture import Mixture, MixtureSettings
+from fairweather.data.mixture import Mixture, MixtureSettings, divide_holdout
 from fairweather.errors import BadFolder
-from fairweather.images import write
+from fairweather.images.io import write
 
 SOURCES: list[dict[str, Any]] = [
     {"kind": "pairs", "path": "town"},
@@ -44,7 +43,7 @@ def root(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 def test_it_is_what_training_holds_back(root: Path) -> None:
     share = 0.34
-    division = divide(SOURCES, root, share)
+    division = divide_holdout(SOURCES, root, share)
     table = {"sources": SOURCES, "hold_back": share, "augment": {"crop": 16}}
     theirs = Mixture(MixtureSettings.from_table(table), root).held_back()
     assert {name: len(pairs) for name, pairs in division.held.items()} == {
@@ -62,7 +61,7 @@ def test_it_is_what_training_holds_back(root: Path) -> None:
 
 def test_depth_maps_are_no_scenes(root: Path) -> None:
     write(root / "sun" / "s0_disparity.png", np.zeros((40, 40), np.uint8)[..., None].repeat(3, 2))
-    held = divide([{"kind": "synthetic", "path": "sun"}], root, 0.99 - 1 / 6).held["sun (clear)"]
+    held = divide_holdout([{"kind": "synthetic", "path": "sun"}], root, 0.99 - 1 / 6).held["sun (clear)"]
     assert len(held) == 5
     assert not any("disparity" in pair.name for pair in held)
 
@@ -70,14 +69,14 @@ def test_depth_maps_are_no_scenes(root: Path) -> None:
 @pytest.mark.parametrize(("lent", "folder"), [("fog", "town"), ("streaks", "wet")])
 def test_weather_that_is_lent_was_seen(lent: str, folder: str, root: Path) -> None:
     source = {"kind": "synthetic", "path": "sun", lent: folder}
-    borrowed = divide([source], root, 0.34).trained
-    own = divide([{"kind": "pairs", "path": folder}], root, 0.34)
-    assert borrowed - divide([{"kind": "synthetic", "path": "sun"}], root, 0.34).trained == own.trained
+    borrowed = divide_holdout([source], root, 0.34).trained
+    own = divide_holdout([{"kind": "pairs", "path": folder}], root, 0.34)
+    assert borrowed - divide_holdout([{"kind": "synthetic", "path": "sun"}], root, 0.34).trained == own.trained
     assert own.trained
 
 
 def test_a_plain_folder_of_pairs_and_one_that_is_gone(root: Path) -> None:
-    assert {name: len(pairs) for name, pairs in divide((), root / "town", 0.2).held.items()} == {"town": 2}
-    assert divide((), root / "town", 0.0).held == {}
+    assert {name: len(pairs) for name, pairs in divide_holdout((), root / "town", 0.2).held.items()} == {"town": 2}
+    assert divide_holdout((), root / "town", 0.0).held == {}
     with pytest.raises(BadFolder, match=r"nowhere.*--data"):
-        divide([{"kind": "pairs", "path": "nowhere"}], root, 0.1)
+        divide_holdout([{"kind": "pairs", "path": "nowhere"}], root, 0.1)

@@ -3,31 +3,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairweather.data.source import check_index, order, stream, torch_generator
+from fairweather.data.datasets import check_index, item_rng, order, torch_generator
 
 
 def test_a_stream_is_its_key() -> None:
-    assert stream(1, 2, 3).random(4).tolist() == stream(1, 2, 3).random(4).tolist()
+    assert item_rng(1, 2, 3).random(4).tolist() == item_rng(1, 2, 3).random(4).tolist()
 
 
 def test_neighbouring_keys_give_unrelated_streams() -> None:
     keys = [(s, e, i) for s in range(4) for e in range(4) for i in range(40)]
-    draws = np.array([stream(*key).random(3) for key in keys])
+    draws = np.array([item_rng(*key).random(3) for key in keys])
     assert len(np.unique(draws[:, 0])) == len(keys)
     # (1, 0, 0), (0, 1, 0) and (0, 0, 1) would be one stream if the key were summed up
-    assert len({tuple(stream(*key).random(2)) for key in ((1, 0, 0), (0, 1, 0), (0, 0, 1))}) == 3
+    assert len({tuple(item_rng(*key).random(2)) for key in ((1, 0, 0), (0, 1, 0), (0, 0, 1))}) == 3
     for lag in (1, 40, 160):
         assert abs(np.corrcoef(draws[:-lag, 0], draws[lag:, 0])[0, 1]) < 0.15
     assert abs(draws.mean() - 0.5) < 0.03
 
 
 def test_negative_and_huge_seeds_are_seeds() -> None:
-    assert stream(-1, 0, 0).random() != stream(1, 0, 0).random()
-    assert stream(2**63, 0, 0).random() != stream(0, 0, 0).random()
+    assert item_rng(-1, 0, 0).random() != item_rng(1, 0, 0).random()
+    assert item_rng(2**63, 0, 0).random() != item_rng(0, 0, 0).random()
 
 
 def test_torch_generators_follow_the_stream() -> None:
-    first, again, other = (torch_generator(stream(key)) for key in (5, 5, 6))
+    first, again, other = (torch_generator(item_rng(key)) for key in (5, 5, 6))
     assert first.initial_seed() == again.initial_seed() != other.initial_seed()
 
 

@@ -7,11 +7,16 @@ import pytest
 import torch
 
 from fairweather.data import Augment, Mixture, MixtureSettings, SourceSettings
-from fairweather.data.folders import photos_in
-from fairweather.data.photos import Photos
-from fairweather.data.rainy import Rained, streak_layer
-from fairweather.data.source import stream
-from fairweather.data.synthetic import Clear, Hazed, Rehazed, depth_of_disparity, measured_transmission
+from fairweather.data.datasets import PhotoCache, item_rng, photos_in
+from fairweather.data.synthetic import (
+    ClearPhotos,
+    Hazy,
+    Rainy,
+    Rehazed,
+    depth_of_disparity,
+    measured_transmission,
+    streak_layer,
+)
 from fairweather.errors import BadImage
 from fairweather.pairs import Pair, find_pairs
 from fairweather.weather.haze import HazeSettings, compose
@@ -23,21 +28,23 @@ THICK = HazeSettings(density=(3.0, 3.5), airlight=(0.9, 0.9), tint=0.0, patchy=0
 
 
 def test_clear_photos_stay_clear_but_for_noise_and_jpeg(clear_folder: Path) -> None:
-    source = Clear(photos_in(clear_folder), Photos(), QUIET)
+    source = ClearPhotos(photos_in(clear_folder), PhotoCache(), QUIET)
     assert source.items == 6
-    sample = source.make(0, stream(1))
+    sample = source.make(0, item_rng(1))
     assert torch.equal(sample["degraded"], sample["clear"])
-    spoilt = Clear(photos_in(clear_folder), Photos(), Augment(crop=48, tone=0, jpeg_share=1)).make(0, stream(1))
+    spoilt = ClearPhotos(photos_in(clear_folder), PhotoCache(), Augment(crop=48, tone=0, jpeg_share=1)).make(
+        0, item_rng(1)
+    )
     assert torch.equal(spoilt["clear"], sample["clear"])
     assert 0 < (spoilt["degraded"] - spoilt["clear"]).abs().mean() < 0.1
 
 
 def test_haze_goes_over_the_clear_side_and_leaves_it_alone(clear_folder: Path) -> None:
-    hazed = Hazed(photos_in(clear_folder), Photos(), QUIET, settings=THICK)
-    clear = Clear(photos_in(clear_folder), Photos(), QUIET)
+    hazed = Hazy(photos_in(clear_folder), PhotoCache(), QUIET, settings=THICK)
+    clear = ClearPhotos(photos_in(clear_folder), PhotoCache(), QUIET)
     for item in range(6):
-        sample = hazed.make(item, stream(item))
-        assert torch.equal(sample["clear"], clear.make(item, stream(item))["clear"])
+        sample = hazed.make(item, item_rng(item))
+        assert torch.equal(sample["clear"], clear.make(item, item_rng(item))["clear"])
         assert sample["degraded"].std() < 0.9 * sample["clear"].std()
         assert (sample["degraded"] - 0.9).abs().mean() < (sample["clear"] - 0.9).abs().mean()
     assert hazed.held == []
@@ -49,9 +56,9 @@ def test_true_depth_is_used_where_a_disparity_map_lies_beside(tmp_path: Path) ->
     disparity[:, 32:] = 40000  # the right half is ten times as near
     write_photo(tmp_path / "street_disparity.png", disparity)
     augment = Augment.plain(64)
-    source = Hazed(photos_in(tmp_path), Photos(), augment, settings=THICK)
+    source = Hazy(photos_in(tmp_path), PhotoCache(), augment, settings=THICK)
     assert source.items == 1
-    hazy = source.make(0, stream(0))["degraded"]
+    hazy = source.make(0, item_rng(0))["degraded"]
     left, right = hazy[:, :, :28].mean(), hazy[:, :, 36:].mean()
     # t is exp(-beta) on the left, exp(-beta / 10) on the right, beta about 3.25
     assert 0.82 < left < 0.89
@@ -97,8 +104,8 @@ def test_a_pair_tells_its_transmission_even_where_it_says_nothing(photo: np.ndar
 def test_rehazed_pairs_keep_their_clear_side_and_get_other_hazes(tmp_path: Path, photo: np.ndarray) -> None:
     hazy, clear, _ = foggy_pair(photo)
     pair = Pair(write_photo(tmp_path / "hazy.png", hazy), write_photo(tmp_path / "clear.png", clear), "hazy")
-    source = Rehazed([pair], Photos(), Augment.plain(96), settings=THICK)
-    samples = [source.make(0, stream(number)) for number in range(8)]
+    source = Rehazed([pair], PhotoCache(), Augment.plain(96), settings=THICK)
+    samples = [source.make(0, item_rng(number)) for number in range(8)]
     brightness = [float(sample["degraded"].mean()) for sample in samples]
     assert max(brightness) - min(brightness) > 0.05
     for sample in samples:
@@ -119,8 +126,8 @@ def test_rain_is_computed_or_recorded(clear_folder: Path, tmp_path: Path, photo:
     settings = RainSettings(recorded=1.0, veil=0, drops=0, tint=0)
     pairs = find_pairs(tmp_path / "set")
     for bank in ((), pairs):
-        source = Rained(photos_in(clear_folder), Photos(), QUIET, settings=settings, streaks=bank)
-        lifts = [s["degraded"] - s["clear"] for s in (source.make(n % 6, stream(n)) for n in range(6))]
+        source = Rainy(photos_in(clear_folder), PhotoCache(), QUIET, settings=settings, streaks=bank)
+        lifts = [s["degraded"] - s["clear"] for s in (source.make(n % 6, item_rng(n)) for n in range(6))]
         assert all(lift.min() > -1e-5 for lift in lifts)
         assert np.mean([lift.mean() for lift in lifts]) > 0.005
 
@@ -166,8 +173,8 @@ def test_real_fog_of_one_scene_is_laid_over_another(tmp_path: Path, clear_folder
     write_photo(tmp_path / "hazy" / "1.png", np.asarray(foggy[0].permute(1, 2, 0) * 255).round().astype(np.uint8))
     write_photo(tmp_path / "clear" / "1.png", clear)
     air = HazeSettings(airlight=(0.9, 0.9), tint=0.0, patchy=0.0, linear=0.0, noise=0.0)
-    source = Hazed(photos_in(clear_folder), Photos(), Augment.plain(48), settings=air, fog=find_pairs(tmp_path))
+    source = Hazy(photos_in(clear_folder), PhotoCache(), Augment.plain(48), settings=air, fog=find_pairs(tmp_path))
     for item in range(4):
-        sample = source.make(item, stream(item))
+        sample = source.make(item, item_rng(item))
         changed = (sample["degraded"] - sample["clear"]).abs().mean(0)
         assert changed[:, :18].mean() > 5 * changed[:, 30:].mean()

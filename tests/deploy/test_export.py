@@ -19,13 +19,13 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from fairweather import cards
+from fairweather import model_folder
 from fairweather.deploy import parity
-from fairweather.deploy.export import bytes_per_pixel, export, reexport, write_onnx
+from fairweather.deploy.onnx_export import bytes_per_pixel, export_generator, export_model_folder, write_onnx
 from fairweather.errors import BadCard, BadFolder, BadSettings, ParityFailed
 from fairweather.generators import GENERATORS
-from fairweather.restoring import load
-from fairweather.restoring.engines import rebuilt
+from fairweather.inference import load
+from fairweather.inference.engines import load_generator
 
 SAID = {"name": "fresh", "weather": "haze", "licence": "MIT", "terms": "none", "training": {"steps": 3}}
 RESNET: dict[str, Any] = {"width": 4, "blocks": 1}
@@ -41,52 +41,54 @@ def lively(generator: nn.Module) -> nn.Module:
     return generator
 
 
-def pictures_of(card: cards.Card) -> list[np.ndarray]:
-    return parity.pictures((), card)
+def pictures_of(card: model_folder.Card) -> list[np.ndarray]:
+    return parity.parity_pictures((), card)
 
 
 def test_networks_with_global_statistics_export_too(tmp_path: Path) -> None:
     generator = lively(GENERATORS["resnet6"](**RESNET)).train()
     before = copy.deepcopy(generator.state_dict())
     draws = torch.get_rng_state()
-    card = export(generator, tmp_path / "model", generator_name="resnet6", arguments=RESNET, **SAID)
+    card = export_generator(generator, tmp_path / "model", generator_name="resnet6", arguments=RESNET, **SAID)
     assert torch.equal(torch.get_rng_state(), draws), "a training that goes on must not notice"
     assert generator.training
     assert all(torch.equal(value, before[key]) for key, value in generator.state_dict().items())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted((cards.CARD, *cards.SUMMED))
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted(
+        (model_folder.CARD, *model_folder.SUMMED)
+    )
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
     assert modes == {(tmp_path / "model").stat().st_mode & 0o666}, "whoever may list the folder may load the model"
-    assert card == cards.read_card(tmp_path / "model")
+    assert card == model_folder.read_card(tmp_path / "model")
     assert card.maps is None
     agrees(generator, tmp_path / "model")
 
 
 def test_a_network_of_maps_exports_too(narrow_model: Callable[[str], Path]) -> None:
     """That its export leaves the generator alone is seen where tests/narrow.py writes the folder."""
-    folder = narrow_model("swift")
-    assert cards.read_card(folder).maps is not None
-    agrees(rebuilt(folder, cards.read_card(folder)), folder)
+    folder = narrow_model("scattering_maps")
+    assert model_folder.read_card(folder).maps is not None
+    agrees(load_generator(folder, model_folder.read_card(folder)), folder)
 
 
 def agrees(generator: nn.Module, folder: Path) -> None:
-    card = cards.read_card(folder)
+    card = model_folder.read_card(folder)
     assert card.receptive_field is None
     assert card.bytes_per_pixel > 0
-    results = parity.check(generator, folder, pictures_of(card))
+    results = parity.check_parity(generator, folder, pictures_of(card))
     assert set(results) == {"onnxruntime", "openvino", "torch"}
     assert max(results.values()) <= 1e-4
     assert load(folder)(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1, 3)
 
 
 def test_the_folder_is_what_it_should_be(tiny_model: Path) -> None:
-    card = cards.read_card(tiny_model)
-    generator = rebuilt(tiny_model, card)
+    card = model_folder.read_card(tiny_model)
+    generator = load_generator(tiny_model, card)
     assert (card.multiple_of, card.receptive_field, card.output) == (4, generator.receptive_field, "image")
-    weights = load_file(tiny_model / cards.WEIGHTS)
+    weights = load_file(tiny_model / model_folder.WEIGHTS)
     assert set(weights) == set(generator.state_dict())
     assert all(value.dtype == np.float32 for value in weights.values() if value.dtype.kind == "f")
-    model = onnx.load(tiny_model / cards.ONNX, load_external_data=False)
+    model = onnx.load(tiny_model / model_folder.ONNX, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [18]
@@ -95,46 +97,46 @@ def test_the_folder_is_what_it_should_be(tiny_model: Path) -> None:
 
 
 def test_one_corrupted_weight_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    card = cards.read_card(tiny_model)
-    generator = rebuilt(tiny_model, card)
+    card = model_folder.read_card(tiny_model)
+    generator = load_generator(tiny_model, card)
     pictures = pictures_of(card)
-    parity.check(generator, tiny_model, pictures)
+    parity.check_parity(generator, tiny_model, pictures)
 
     folder = copytree(tiny_model, tmp_path / "onnx")
-    model = onnx.load(folder / cards.ONNX)
+    model = onnx.load(folder / model_folder.ONNX)
     tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.dims))
     values = numpy_helper.to_array(tensor).copy()
     values.flat[0] += 0.05
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    onnx.save(model, folder / cards.ONNX)
-    cards.write_card(folder, card)
+    onnx.save(model, folder / model_folder.ONNX)
+    model_folder.write_card(folder, card)
     for engine in ("onnxruntime", "openvino"):
         with pytest.raises(ParityFailed, match=rf"{engine} differs.*by .*101 x 67 pixels"):
-            parity.check(generator, folder, pictures, engines=[engine])
-    parity.check(generator, folder, pictures, engines=["torch"])
+            parity.check_parity(generator, folder, pictures, engines=[engine])
+    parity.check_parity(generator, folder, pictures, engines=["torch"])
 
     folder = copytree(tiny_model, tmp_path / "weights")
-    weights = load_file(folder / cards.WEIGHTS)
+    weights = load_file(folder / model_folder.WEIGHTS)
     name = "encoder.0.0.weight"
     weights[name] = weights[name].copy()
     weights[name].flat[0] += 0.05
-    save_file(weights, folder / cards.WEIGHTS)
-    cards.write_card(folder, card)
+    save_file(weights, folder / model_folder.WEIGHTS)
+    model_folder.write_card(folder, card)
     with pytest.raises(ParityFailed, match="torch differs"):
-        parity.check(generator, folder, pictures)
+        parity.check_parity(generator, folder, pictures)
 
 
 def test_parity_wants_three_sizes_with_an_odd_one(tiny_model: Path) -> None:
-    generator = rebuilt(tiny_model, cards.read_card(tiny_model))
+    generator = load_generator(tiny_model, model_folder.read_card(tiny_model))
     even = [np.zeros((side, 2 * side, 3), np.uint8) for side in (8, 10, 12)]
     for pictures in (even, [np.zeros((9, 7, 3), np.uint8)] * 3, []):
         with pytest.raises(BadSettings, match="three sizes"):
-            parity.check(generator, tiny_model, pictures)
+            parity.check_parity(generator, tiny_model, pictures)
 
 
 def test_photos_are_what_parity_is_asked_on(tiny_model: Path, photo: np.ndarray) -> None:
-    card = cards.read_card(tiny_model)
-    cut = parity.pictures([photo, photo[:30, :20]], card)
+    card = model_folder.read_card(tiny_model)
+    cut = parity.parity_pictures([photo, photo[:30, :20]], card)
     assert [picture.shape[:2] for picture in cut] == [picture.shape[:2] for picture in pictures_of(card)]
     assert cut[0].dtype == np.uint8
     assert (cut[0] == photo[14:81, 13:114]).all(), "the middle of the first"
@@ -145,13 +147,13 @@ def test_an_export_that_fails_leaves_what_was_there(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copytree(tiny_model, tmp_path / "model")
-    card = cards.read_card(folder)
-    generator = rebuilt(folder, card)
+    card = model_folder.read_card(folder)
+    generator = load_generator(folder, card)
     arguments = {"generator_name": "unet", "arguments": card.arguments}
 
     def copied(_: nn.Module, path: Path, __: int) -> None:
         """What would be written, for the network is the tiny model's."""
-        copyfile(tiny_model / cards.ONNX, path)
+        copyfile(tiny_model / model_folder.ONNX, path)
 
     def differs(*_: Any, **__: Any) -> None:
         raise ParityFailed("by much")
@@ -161,80 +163,84 @@ def test_an_export_that_fails_leaves_what_was_there(
 
     for place, failure, error in (("parity.check", differs, ParityFailed), ("save", full, BadFolder)):
         with monkeypatch.context() as patched:
-            patched.setattr("fairweather.deploy.export.write_onnx", copied)
-            patched.setattr(f"fairweather.deploy.export.{place}", failure)
+            patched.setattr("fairweather.deploy.onnx_export.write_onnx", copied)
+            patched.setattr(f"fairweather.deploy.onnx_export.{place}", failure)
             for target in (folder, tmp_path / "new"):
                 with pytest.raises(error):
-                    export(generator, target, **arguments, **SAID)
+                    export_generator(generator, target, **arguments, **SAID)
     with monkeypatch.context() as patched:
-        patched.setattr("fairweather.deploy.export.write_onnx", copied)
+        patched.setattr("fairweather.deploy.onnx_export.write_onnx", copied)
         with pytest.raises(BadCard, match="does not fit"):  # arguments that rebuild another network
-            export(generator, folder, generator_name="unet", arguments={"levels": 2, "width": 8}, **SAID)
+            export_generator(generator, folder, generator_name="unet", arguments={"levels": 2, "width": 8}, **SAID)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert cards.read_card(folder) == card
-    assert export(generator, folder, **arguments, **SAID).name == "fresh"
-    assert cards.read_card(folder).name == "fresh", "a model is replaced by its next export"
+    assert model_folder.read_card(folder) == card
+    assert export_generator(generator, folder, **arguments, **SAID).name == "fresh"
+    assert model_folder.read_card(folder).name == "fresh", "a model is replaced by its next export"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"dear")
     with pytest.raises(BadFolder, match="no model"):
-        reexport(tiny_model, tmp_path)
+        export_model_folder(tiny_model, tmp_path)
     with pytest.raises(BadFolder, match="is a file"):
-        reexport(tiny_model, tmp_path / "holiday.jpg")
+        export_model_folder(tiny_model, tmp_path / "holiday.jpg")
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
 def test_exporting_again_gives_the_same_model(tiny_model: Path, tmp_path: Path) -> None:
     folder = copytree(tiny_model, tmp_path / "run" / "model")
-    (folder / cards.ONNX).write_bytes(b"lost")  # what is made anew need not be whole
-    card, old = reexport(tmp_path / "run", tmp_path / "out"), cards.read_card(tiny_model)
-    assert card.checksums[cards.WEIGHTS] == old.checksums[cards.WEIGHTS]
+    (folder / model_folder.ONNX).write_bytes(b"lost")  # what is made anew need not be whole
+    card, old = export_model_folder(tmp_path / "run", tmp_path / "out"), model_folder.read_card(tiny_model)
+    assert card.checksums[model_folder.WEIGHTS] == old.checksums[model_folder.WEIGHTS]
     assert dataclasses.replace(card, checksums={}) == dataclasses.replace(old, checksums={})
-    (folder / cards.WEIGHTS).write_bytes(b"lost too")
+    (folder / model_folder.WEIGHTS).write_bytes(b"lost too")
     with pytest.raises(BadCard, match=r"weights\.safetensors"):
-        reexport(folder, tmp_path / "other")
+        export_model_folder(folder, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
 def test_halved_weights_are_what_every_engine_runs(narrow_model: Callable[[str], Path], tmp_path: Path) -> None:
-    copytree(narrow_model("plain_unet"), tmp_path / "whole")
-    card = cards.read_card(tmp_path / "whole")
-    generator = rebuilt(tmp_path / "whole", card)
-    told = {"generator_name": "plain_unet", "arguments": card.arguments, **SAID}
-    export(generator, tmp_path / "half", half=True, **told)  # which compares the engines with the rounded network
-    whole, half = (load_file(tmp_path / name / cards.WEIGHTS) for name in ("whole", "half"))
+    copytree(narrow_model("conv_unet"), tmp_path / "whole")
+    card = model_folder.read_card(tmp_path / "whole")
+    generator = load_generator(tmp_path / "whole", card)
+    told = {"generator_name": "conv_unet", "arguments": card.arguments, **SAID}
+    export_generator(
+        generator, tmp_path / "half", half=True, **told
+    )  # which compares the engines with the rounded network
+    whole, half = (load_file(tmp_path / name / model_folder.WEIGHTS) for name in ("whole", "half"))
     for name, value in half.items():
         assert value.dtype == (np.float16 if value.ndim > 1 else whole[name].dtype), name
         np.testing.assert_allclose(value, whole[name], rtol=2**-11, atol=1e-7)
     assert any((half[name] != whole[name]).any() for name in half)
-    graph = onnx.load(tmp_path / "half" / cards.ONNX).graph
+    graph = onnx.load(tmp_path / "half" / model_folder.ONNX).graph
     kinds = {weight.data_type for weight in graph.initializer if len(weight.dims) > 1}
     assert kinds == {onnx.TensorProto.FLOAT16}
-    card = cards.read_card(tmp_path / "half")
-    assert card.bytes_per_pixel == cards.read_card(tmp_path / "whole").bytes_per_pixel
-    restored = rebuilt(tmp_path / "half", card).state_dict()
+    card = model_folder.read_card(tmp_path / "half")
+    assert card.bytes_per_pixel == model_folder.read_card(tmp_path / "whole").bytes_per_pixel
+    restored = load_generator(tmp_path / "half", card).state_dict()
     assert all(value.dtype != torch.float16 for value in restored.values())
-    reexport(tmp_path / "half", tmp_path / "again")
-    assert (tmp_path / "again" / cards.WEIGHTS).read_bytes() == (tmp_path / "half" / cards.WEIGHTS).read_bytes()
+    export_model_folder(tmp_path / "half", tmp_path / "again")
+    assert (tmp_path / "again" / model_folder.WEIGHTS).read_bytes() == (
+        tmp_path / "half" / model_folder.WEIGHTS
+    ).read_bytes()
     with torch.no_grad():
         next(iter(generator.parameters())).fill_(1e5)
     with pytest.raises(BadCard, match="beyond float16"):
-        export(generator, tmp_path / "large", half=True, **told)
+        export_generator(generator, tmp_path / "large", half=True, **told)
     assert not (tmp_path / "large").exists()
 
 
 def test_a_model_that_degrades_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "check", lambda *_, **__: {})
-    monkeypatch.setattr("fairweather.deploy.export.write_onnx", lambda network, path, _: path.write_bytes(b"onnx"))
-    monkeypatch.setattr("fairweather.deploy.export.bytes_per_pixel", lambda *_: 1.0)
+    monkeypatch.setattr(parity, "check_parity", lambda *_, **__: {})
+    monkeypatch.setattr("fairweather.deploy.onnx_export.write_onnx", lambda network, path, _: path.write_bytes(b"onnx"))
+    monkeypatch.setattr("fairweather.deploy.onnx_export.bytes_per_pixel", lambda *_: 1.0)
     said = {"generator_name": "unet", "arguments": {"levels": 1, "width": 2}, **SAID}
     generator = GENERATORS["unet"](**said["arguments"])
-    assert export(generator, tmp_path / "way", direction="degrade", **said).direction == "degrade"
-    assert reexport(tmp_path / "way", tmp_path / "again").direction == "degrade"
-    assert cards.read_card(tmp_path / "again").direction == "degrade"
-    assert export(generator, tmp_path / "way", **said).direction == "restore"
+    assert export_generator(generator, tmp_path / "way", direction="degrade", **said).direction == "degrade"
+    assert export_model_folder(tmp_path / "way", tmp_path / "again").direction == "degrade"
+    assert model_folder.read_card(tmp_path / "again").direction == "degrade"
+    assert export_generator(generator, tmp_path / "way", **said).direction == "restore"
 
 
 def test_bytes_per_pixel_counts_what_is_alive_at_once(tmp_path: Path) -> None:
@@ -245,9 +251,9 @@ def test_bytes_per_pixel_counts_what_is_alive_at_once(tmp_path: Path) -> None:
 
 def test_bytes_a_pixel_are_counted_behind_a_pixel_unshuffle(tmp_path: Path) -> None:
     """A network of 8 channels at half the size holds two layers of 8 / 4 x 4 bytes a pixel at once, and its input."""
-    write_onnx(GENERATORS["plain_unet"](**PLAIN), tmp_path / "model.onnx", 4)
+    write_onnx(GENERATORS["conv_unet"](**PLAIN), tmp_path / "model.onnx", 4)
     counted = bytes_per_pixel(tmp_path / "model.onnx", 4)
     assert 12 + 2 * 8 < counted < 200
-    write_onnx(GENERATORS["plain_unet"](**{**PLAIN, "widths": [32, 8]}), tmp_path / "wide.onnx", 4)
+    write_onnx(GENERATORS["conv_unet"](**{**PLAIN, "widths": [32, 8]}), tmp_path / "wide.onnx", 4)
     wide = bytes_per_pixel(tmp_path / "wide.onnx", 4)
     assert wide - counted >= 24  # at least one layer more of 24 channels at half the size

@@ -45,7 +45,7 @@ def test_batch_norm_is_folded_where_it_follows_a_convolution() -> None:
 @pytest.mark.parametrize("paired", [True, False])
 def test_it_learns_and_leaves_its_source_alone(paired: bool, paths: list[tuple[Path, Path | None]]) -> None:
     """Of weights that int8's rounding hurts, those of a network with maps, whose loss is on the picture."""
-    generator = lively("swift", size=64, widths=[8, 8, 8, 8], mirror=True)
+    generator = lively("scattering_maps", size=64, widths=[8, 8, 8, 8], mirror=True)
     before = {key: value.clone() for key, value in generator.state_dict().items()}
     given = paths if paired else [(degraded, None) for degraded, _ in paths]
     draws = torch.get_rng_state()

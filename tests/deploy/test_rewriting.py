@@ -13,13 +13,13 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from fairweather.cards import ONNX
-from fairweather.deploy import rewriting
-from fairweather.deploy.export import halve_onnx
+from fairweather.deploy import int8
+from fairweather.deploy.onnx_export import halve_onnx
 from fairweather.generators import exported
+from fairweather.model_folder import ONNX
 from tests.narrow import narrow
 
-TRANSPOSED = {"unet": 3, "resnet6": 2, "mbconv_unet": 2, "plain_unet": 0, "swift": 0}
+TRANSPOSED = {"unet": 3, "resnet6": 2, "mbconv_unet": 2, "conv_unet": 0, "scattering_maps": 0}
 """Generators, and how many transposed convolutions theirs of tests/narrow.py have."""
 
 
@@ -52,7 +52,7 @@ def test_a_rewritten_network_answers_as_before(
 ) -> None:
     source = lively(narrow_model(name) / ONNX, name)
     before = source.SerializeToString(deterministic=True)
-    made = rewriting.prepared(source)
+    made = int8.prepare_graph(source)
     assert source.SerializeToString(deterministic=True) == before, "a copy is rewritten"
     for shape in ((64, 96), (32, 64)):
         picture = rng.random((1, 3, *shape), np.float32)
@@ -71,7 +71,7 @@ def test_a_rewritten_network_answers_as_before(
 def test_halved_weights_become_plain_ones(
     narrow_model: Callable[[str], Path], tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    whole = lively(narrow_model("plain_unet") / ONNX, "plain_unet")
+    whole = lively(narrow_model("conv_unet") / ONNX, "conv_unet")
     for tensor in whole.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             values = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
@@ -79,7 +79,7 @@ def test_halved_weights_become_plain_ones(
     onnx.save(whole, tmp_path / "model.onnx")
     halve_onnx(tmp_path / "model.onnx")
     source = onnx.load(tmp_path / "model.onnx")
-    made = rewriting.prepared(source)
+    made = int8.prepare_graph(source)
     assert "Cast" in kinds(source)
     assert "Cast" not in kinds(made)
     assert {t.data_type for t in made.graph.initializer if len(t.dims) == 4} == {onnx.TensorProto.FLOAT}
@@ -104,7 +104,7 @@ def test_a_transposed_convolution_is_a_shuffled_one(
         pads=[padding] * 4,
         output_padding=[extra] * 2,
     )
-    made = rewriting.prepared(graph_of([node], tensors))
+    made = int8.prepare_graph(graph_of([node], tensors))
     assert kinds(made) == ["Conv", "DepthToSpace", "Slice"]
     x = rng.random((1, 3, 5, 7), np.float32)
     with torch.no_grad():
@@ -122,14 +122,14 @@ def test_batch_norm_goes_into_the_convolution(transposed: bool, rng: np.random.G
         helper.make_node("BatchNormalization", ["c", "gain", "shift", "mean", "variance"], ["y"], epsilon=1e-3),
     ]
     source = graph_of(nodes, tensors)
-    made = rewriting.prepared(source)
+    made = int8.prepare_graph(source)
     assert "BatchNormalization" not in kinds(made)
     x = rng.random((1, 3, 6, 8), np.float32)
     np.testing.assert_allclose(answer(made, x), answer(source, x), rtol=1e-4, atol=1e-5)
     # the convolution's own answer is asked for, too: it has to stay what it was
     source.graph.node.append(helper.make_node("Add", ["c", "y"], ["z"]))
     source.graph.output[0].name = "z"
-    assert "BatchNormalization" in kinds(rewriting.prepared(source))
+    assert "BatchNormalization" in kinds(int8.prepare_graph(source))
 
 
 def graph_of(nodes: list[onnx.NodeProto], tensors: dict[str, np.ndarray]) -> onnx.ModelProto:

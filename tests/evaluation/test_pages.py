@@ -10,11 +10,21 @@ import pytest
 from PIL import Image
 
 from fairweather.errors import BadFolder, BadSettings
-from fairweather.evaluation import evaluate
-from fairweather.evaluation.error_map import SCALE, colour_bar, coloured, error_map, pixel_error
+from fairweather.evaluation import evaluate_model
 from fairweather.evaluation.metrics import psnr
-from fairweather.evaluation.pages import NARROW, SIDE, checked_count
-from fairweather.evaluation.sheet import GAP, LINE, TITLE
+from fairweather.evaluation.sheets import (
+    ERROR_SCALE,
+    GAP,
+    LINE,
+    PAGE_MIN_WIDTH,
+    PAGE_SIDE,
+    TITLE,
+    checked_count,
+    colour_bar,
+    coloured,
+    error_map,
+    pixel_error,
+)
 
 
 def flat(value: float, height: int = 20, width: int = 24) -> np.ndarray:
@@ -37,7 +47,7 @@ def test_brightness_tells_the_error() -> None:
     luminance = bar @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) >= -1).all(), "brighter and brighter, for eyes that see no colour too"
     assert luminance[0] < 5 < 200 < luminance[-1]
-    assert (coloured(np.array([[SCALE, 7.0]]))[0, 0] == coloured(np.array([[SCALE, 7.0]]))[0, 1]).all()
+    assert (coloured(np.array([[ERROR_SCALE, 7.0]]))[0, 0] == coloured(np.array([[ERROR_SCALE, 7.0]]))[0, 1]).all()
     assert (coloured(np.zeros((1, 1)))[0, 0] == bar[0]).all()
 
 
@@ -77,27 +87,27 @@ def tree(folder: Path) -> list[str]:
 
 def test_pages_of_the_worst(sets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    evaluate(halve, sets, out=out, sheet=2)
+    evaluate_model(halve, sets, out=out, sheet=2)
     pages = ["one/1-0.jpg", "one/2-3.jpg", "two/1-0.jpg"]
     assert tree(out) == sorted(["one.jpg", "two.jpg", "photos.csv", "scores.json", *pages])
     with open(out / "photos.csv", newline="") as file:
         assert [line["page"] for line in csv.DictReader(file) if line["page"]] == pages
     with Image.open(out / "one" / "1-0.jpg") as page:
-        assert page.width == 4 * (NARROW + GAP) + GAP
-        seen = [page.getpixel((GAP + place * (NARROW + GAP) + 20, TITLE + LINE + 20)) for place in range(4)]
+        assert page.width == 4 * (PAGE_MIN_WIDTH + GAP) + GAP
+        seen = [page.getpixel((GAP + place * (PAGE_MIN_WIDTH + GAP) + 20, TITLE + LINE + 20)) for place in range(4)]
     assert [pixel[0] for pixel in seen[:3]] == pytest.approx([102, 51, 204], abs=2), "degraded | restored | clear"
     assert seen[3] == pytest.approx(tuple(coloured(np.full((1, 1), 153 / 255))[0, 0]), abs=6), "| error"
 
 
 def test_all_of_them_and_then_fewer(sets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    evaluate(halve, sets, out=out, sheet="all")
+    evaluate_model(halve, sets, out=out, sheet="all")
     assert [name for name in tree(out) if "/" in name] == [
         *(f"one/{n}.jpg" for n in ("1-0", "2-3", "3-2", "4-1")),
         "two/1-0.jpg",
     ]
     (out / "one" / "5-mine.jpg").touch()
-    evaluate(lambda picture: picture, sets / "one", out=out, sheet=1)
+    evaluate_model(lambda picture: picture, sets / "one", out=out, sheet=1)
     assert [name for name in tree(out) if "/" in name] == ["one/1-0.jpg", "one/5-mine.jpg"], "old pages mislead"
     assert not (out / "two").exists()
 
@@ -110,15 +120,15 @@ def test_what_cannot_be(sets: Path, tmp_path: Path) -> None:
         return picture
 
     with pytest.raises(BadSettings, match="--out"):
-        evaluate(count, sets, sheet=1)
+        evaluate_model(count, sets, sheet=1)
     with pytest.raises(BadSettings, match="1 at least"):
-        evaluate(count, sets, out=tmp_path / "out", sheet=0)
+        evaluate_model(count, sets, out=tmp_path / "out", sheet=0)
     assert not calls
     assert checked_count("all") is None
     (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out" / "one").touch()
     with pytest.raises(BadFolder, match="cannot be made"):
-        evaluate(count, sets, out=tmp_path / "out", sheet=1)
+        evaluate_model(count, sets, out=tmp_path / "out", sheet=1)
 
 
 @pytest.mark.parametrize(("height", "width"), [(600, 900), (900, 600)])
@@ -126,10 +136,10 @@ def test_a_page_is_as_wide_as_its_pictures(height: int, width: int, tmp_path: Pa
     for side in ("hazy", "clear"):
         (tmp_path / "set" / side).mkdir(parents=True)
         Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(tmp_path / "set" / side / "a.png")
-    evaluate(halve, tmp_path / "set", out=tmp_path / "out", sheet=1)
+    evaluate_model(halve, tmp_path / "set", out=tmp_path / "out", sheet=1)
     with Image.open(tmp_path / "out" / "set" / "1-a.jpg") as page:
-        assert page.width == 4 * (max(NARROW, SIDE * width // max(height, width)) + GAP) + GAP
-        assert page.height > SIDE * height // max(height, width)
+        assert page.width == 4 * (max(PAGE_MIN_WIDTH, PAGE_SIDE * width // max(height, width)) + GAP) + GAP
+        assert page.height > PAGE_SIDE * height // max(height, width)
 
 
 def test_names_in_folders(tmp_path: Path) -> None:
@@ -139,5 +149,5 @@ def test_names_in_folders(tmp_path: Path) -> None:
     from fairweather.pairs import Pair
 
     pair = Pair(tmp_path / "set/rain/light/a.png", tmp_path / "set/norain/light/a.png", "light/a")
-    evaluate(halve, {"test/rain": [pair]}, out=tmp_path / "out", sheet="all")
+    evaluate_model(halve, {"test/rain": [pair]}, out=tmp_path / "out", sheet="all")
     assert [name for name in tree(tmp_path / "out") if "/" in name] == ["test-rain/1-light-a.jpg"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fairweather.evaluation.photos import COLUMNS, gain, pages_of, photo_table, worst_first, write_photos
-from fairweather.evaluation.protocols import PROTOCOLS
-from fairweather.evaluation.sets import PhotoScore, SetScores
+from fairweather.evaluation.metrics import PROTOCOLS
+from fairweather.evaluation.report import COLUMNS, pages_of, photo_table, psnr_gain, worst_first, write_photos
+from fairweather.evaluation.scores import PhotoScore, SetScores
 from fairweather.pairs import Pair
 
 INF = float("inf")
@@ -34,9 +34,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_worst_first() -> None:
     assert [one.pair.name for one in worst_first(result())] == ["bad", "fair", "good", "clear"]
-    assert gain(photo("x", 30, 20), "psnr") == 10
-    assert gain(photo("x", INF, 20), "psnr") == INF
-    assert gain(photo("x", INF, INF), "psnr") is None
+    assert psnr_gain(photo("x", 30, 20), "psnr") == 10
+    assert psnr_gain(photo("x", INF, 20), "psnr") == INF
+    assert psnr_gain(photo("x", INF, INF), "psnr") is None
 
 
 def test_the_file_says_everything(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from fairweather.errors import BadFolder, BadImage, MissingExtra, UnknownName
-from fairweather.evaluation import Score, against_themselves, evaluate, from_folder, score_set, table
-from fairweather.evaluation.protocols import PROTOCOLS
-from fairweather.evaluation.sheet import CELL, chosen
+from fairweather.evaluation import Score, clear_pairs, evaluate_model, outputs_from_folder, score_set, score_table
+from fairweather.evaluation.metrics import PROTOCOLS
+from fairweather.evaluation.sheets import CELL, chosen
 from fairweather.pairs import find_pairs
 
 
@@ -40,7 +40,7 @@ def sets(tmp_path: Path) -> Path:
 
 
 def test_scores_by_hand(sets: Path) -> None:
-    one, two = evaluate(halve, sets)  # every output is 51/255
+    one, two = evaluate_model(halve, sets)  # every output is 51/255
     first, second, third = (photo.scores["psnr"] for photo in one.photos)
     assert first == pytest.approx(20 * math.log10(255 / 51), abs=1e-4)
     assert second == pytest.approx(20 * math.log10(255), abs=1e-3)
@@ -67,14 +67,14 @@ def test_photos_are_scored_at_full_size_in_their_own_shape(tmp_path: Path) -> No
         seen.append(picture.shape)
         return np.roll(truth, 1, axis=1).astype(np.float32)  # all stripes wrong; the mean of any two is right
 
-    (result,) = evaluate(shift, tmp_path)
+    (result,) = evaluate_model(shift, tmp_path)
     assert seen == [(260, 400, 3)]
     assert result.photos[0].scores["psnr"] == pytest.approx(20 * math.log10(1 / 0.6), abs=1e-3)
 
 
 def test_the_record_says_everything(sets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    results = evaluate(halve, sets, "gunet", out)
+    results = evaluate_model(halve, sets, "gunet", out)
     record = json.loads((out / "scores.json").read_text())
     assert record["system"] == "halve"
     assert record["protocols"]["gunet"]["source"] == PROTOCOLS["gunet"].source
@@ -90,7 +90,7 @@ def test_the_record_says_everything(sets: Path, tmp_path: Path) -> None:
 
 def test_a_contact_sheet_for_each_set(sets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    one, two = evaluate(halve, sets, out=out)
+    one, two = evaluate_model(halve, sets, out=out)
     assert sorted(path.name for path in out.iterdir()) == ["one.jpg", "photos.csv", "scores.json", "two.jpg"]
     with Image.open(out / "one.jpg") as three_rows, Image.open(out / "two.jpg") as one_row:
         assert three_rows.width == one_row.width
@@ -108,7 +108,7 @@ def test_a_contact_sheet_for_each_set(sets: Path, tmp_path: Path) -> None:
 def test_a_bad_photo_is_reported_and_the_others_are_scored(sets: Path, tmp_path: Path) -> None:
     (sets / "one" / "hazy" / "1.png").write_text("not a picture")
     save(sets / "one" / "clear" / "2.png", np.zeros((20, 30, 3)))
-    (one, two) = evaluate(halve, sets, out=tmp_path / "out")
+    (one, two) = evaluate_model(halve, sets, out=tmp_path / "out")
     assert [photo.pair.name for photo in one.photos] == ["0"]
     assert set(one.failed) == {"1", "2"}
     assert str(sets / "one" / "hazy" / "1.png") in one.failed["1"]
@@ -122,7 +122,7 @@ def test_a_set_where_everything_fails_has_no_score(sets: Path, tmp_path: Path) -
     def refuse(picture: np.ndarray) -> np.ndarray:
         raise BadImage("will not")
 
-    results = evaluate(refuse, sets, out=tmp_path / "out")
+    results = evaluate_model(refuse, sets, out=tmp_path / "out")
     assert [result.scores for result in results] == [[], []]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["photos.csv", "scores.json"]
     assert "3" in rendered(results)
@@ -133,12 +133,12 @@ def test_a_missing_extra_is_no_bad_photo(sets: Path) -> None:
         raise MissingExtra("x", "evaluate", "this")
 
     with pytest.raises(MissingExtra):
-        evaluate(lacks, sets)
+        evaluate_model(lacks, sets)
 
 
 def test_a_bug_in_a_restorer_is_not_hidden(sets: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        evaluate(lambda picture: picture / (1 // 0), sets)
+        evaluate_model(lambda picture: picture / (1 // 0), sets)
 
 
 def test_errors_come_before_work(sets: Path, tmp_path: Path) -> None:
@@ -149,14 +149,14 @@ def test_errors_come_before_work(sets: Path, tmp_path: Path) -> None:
         return picture
 
     with pytest.raises(UnknownName, match="protocol"):
-        evaluate(count, sets, "rbg")
+        evaluate_model(count, sets, "rbg")
     save(sets / "two" / "hazy" / "lone.png", np.zeros((20, 20, 3)))
     with pytest.raises(BadFolder, match="lone"):
-        evaluate(count, sets)
+        evaluate_model(count, sets)
     (sets / "two" / "hazy" / "lone.png").unlink()
     (tmp_path / "file").write_text("")
     with pytest.raises(BadFolder, match="file"):
-        evaluate(count, sets, out=tmp_path / "file" / "out")
+        evaluate_model(count, sets, out=tmp_path / "file" / "out")
     assert not calls
 
 
@@ -164,12 +164,12 @@ def rendered(results: Any) -> str:
     from rich.console import Console
 
     console = Console(width=80, file=io.StringIO())
-    console.print(table(results, title="halved"))
+    console.print(score_table(results, title="halved"))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_table_fits_a_terminal(sets: Path) -> None:
-    text = rendered(evaluate(halve, sets))
+    text = rendered(evaluate_model(halve, sets))
     (row,) = [line.split() for line in text.splitlines() if line.strip().startswith("one")]
     psnr = (20 * math.log10(255 / 51), 20 * math.log10(255), 20 * math.log10(255 / 2))
     assert row[:6] == ["one", "3", f"{np.mean(psnr):.2f}", "±", f"{np.std(psnr, ddof=1):.2f}", "inf"]
@@ -180,7 +180,7 @@ def test_the_table_fits_a_terminal(sets: Path) -> None:
 
 def test_progress_is_told_of_every_photo(sets: Path) -> None:
     told: list[tuple[str, str]] = []
-    evaluate(halve, sets, progress=lambda name, pair: told.append((name, pair.name)))
+    evaluate_model(halve, sets, progress=lambda name, pair: told.append((name, pair.name)))
     assert told == [("one", "0"), ("one", "1"), ("one", "2"), ("two", "0")]
 
 
@@ -189,22 +189,22 @@ def test_finished_outputs_of_another_system(sets: Path, tmp_path: Path) -> None:
     for pair in pairs[:2]:
         save(tmp_path / "theirs" / f"{pair.name}.PNG", np.full((20, 24, 3), 51 / 255))
     with pytest.raises(BadFolder, match=r"1 of 3 outputs.*'2'"):
-        from_folder(tmp_path / "theirs", pairs)
+        outputs_from_folder(tmp_path / "theirs", pairs)
     save(tmp_path / "theirs" / "2.png", np.full((20, 24, 3), 51 / 255))
-    theirs = score_set("one", pairs, from_folder(tmp_path / "theirs", pairs), PROTOCOLS["rgb"])
-    ours = evaluate(halve, sets / "one")[0]
+    theirs = score_set("one", pairs, outputs_from_folder(tmp_path / "theirs", pairs), PROTOCOLS["rgb"])
+    ours = evaluate_model(halve, sets / "one")[0]
     assert [s.value for s in theirs.scores] == pytest.approx([s.value for s in ours.scores], abs=1e-4)
 
 
 def test_clear_photos_against_themselves(sets: Path, tmp_path: Path) -> None:
-    pairs = against_themselves(sets / "one" / "clear")
-    (result,) = evaluate(lambda picture: picture * 0 + 0.5, {"clear": pairs})
+    pairs = clear_pairs(sets / "one" / "clear")
+    (result,) = evaluate_model(lambda picture: picture * 0 + 0.5, {"clear": pairs})
     assert result.scores[0].n == 3
     assert result.scores[0].input == math.inf
     assert result.photos[1].scores["psnr"] == pytest.approx(-20 * math.log10(0.5 - 52 / 255), abs=1e-3)
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadFolder, match="no pictures"):
-        against_themselves(tmp_path / "empty")
+        clear_pairs(tmp_path / "empty")
 
 
 def test_a_score_is_never_a_bare_number() -> None:
@@ -217,7 +217,7 @@ def test_the_input_scores_what_it_is_known_to_score(shared_data: Path) -> None:
     light = {"light": find_pairs(shared_data / "test" / "rain100")[17:]}
     assert light["light"][0].name.startswith("light/")
     for protocol, decibel in (("rgb", 26.21), ("rain-y", 27.57)):
-        (result,) = evaluate(lambda picture: picture, light, protocol)
+        (result,) = evaluate_model(lambda picture: picture, light, protocol)
         assert result.scores[0].n == 17
         assert result.scores[0].value == pytest.approx(decibel, abs=0.015)
         assert result.scores[0].input == result.scores[0].value

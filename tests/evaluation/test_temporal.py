@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fairweather.errors import BadImage
-from fairweather.evaluation.temporal import TemporalMeter, TemporalScore, occluded, temporal_score
+from fairweather.evaluation.temporal_consistency import TemporalMeter, TemporalScore, occluded, temporal_score
 
 Array = np.ndarray
 FRAMES = 6

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fairweather import cli
 from fairweather.errors import BadFolder, BadImage, BadSettings
-from fairweather.evaluation import evaluate_unpaired, unpaired
+from fairweather.evaluation import evaluate_unpaired, no_reference
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_every_photo_is_measured_in_its_own_type(photos: Path) -> None:
 def test_files(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = evaluate_unpaired(stretch, photos, out)
-    with open(out / unpaired.NAME, newline="") as file:
+    with open(out / no_reference.CHANGES_CSV, newline="") as file:
         rows = {row["photo"]: row for row in csv.DictReader(file)}
     assert list(rows) == list(result.photos)
     assert float(rows["photo1"]["contrast"]) == pytest.approx(result.photos["photo1"].contrast, abs=1e-4)
@@ -70,8 +70,8 @@ def test_a_broken_photo_is_named_and_the_others_go_on(photos: Path, tmp_path: Pa
     result = evaluate_unpaired(stretch, photos, tmp_path / "out")
     assert list(result.failed) == ["photo2"]
     assert len(result.photos) == 5
-    assert "no picture" not in (tmp_path / "out" / unpaired.NAME).read_text().splitlines()[0]
-    assert "photo2.png" in (tmp_path / "out" / unpaired.NAME).read_text()
+    assert "no picture" not in (tmp_path / "out" / no_reference.CHANGES_CSV).read_text().splitlines()[0]
+    assert "photo2.png" in (tmp_path / "out" / no_reference.CHANGES_CSV).read_text()
 
     def refuses(pixels: np.ndarray) -> np.ndarray:
         raise BadImage("too large")
@@ -89,7 +89,7 @@ def test_refusals(photos: Path, tmp_path: Path) -> None:
 
 def test_tables_fit_a_terminal(photos: Path) -> None:
     result = evaluate_unpaired(stretch, photos)
-    for grid in (unpaired.table(result, "some model"), unpaired.all_photos(result)):
+    for grid in (no_reference.changes_table(result, "some model"), no_reference.all_photos(result)):
         console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
         console.print(grid)
         text = console.export_text()
@@ -107,9 +107,9 @@ def test_command_line(tiny_model: Path, photos: Path, tmp_path: Path, capsys: py
     assert "local contrast" in said
     assert "photo3" in said
     assert (tmp_path / "out" / "hazy-01.jpg").is_file()
-    guarded = (tmp_path / "out" / unpaired.NAME).read_text()
+    guarded = (tmp_path / "out" / no_reference.CHANGES_CSV).read_text()
     assert evaluate(tiny_model, "--unpaired", photos, "-o", tmp_path / "out", "--no-guard") == 0
-    assert (tmp_path / "out" / unpaired.NAME).read_text() != guarded
+    assert (tmp_path / "out" / no_reference.CHANGES_CSV).read_text() != guarded
 
 
 @pytest.mark.parametrize(

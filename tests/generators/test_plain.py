@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairweather.errors import BadSettings
-from fairweather.generators import PlainUNet
+from fairweather.generators import ConvUNet
 from tests.generators.grid import grid
 from tests.generators.mixed import check_bf16_in_channels_last
 from tests.generators.reach import field_by_gradients
 
 
-def small(**settings: Any) -> PlainUNet:
+def small(**settings: Any) -> ConvUNet:
     torch.manual_seed(0)
-    return PlainUNet(**{"widths": (8, 12, 16), "encoder": (1, 1, 1), "decoder": (1, 1), **settings})
+    return ConvUNet(**{"widths": (8, 12, 16), "encoder": (1, 1, 1), "decoder": (1, 1), **settings})
 
 
 def photo(count: int = 1, side: int = 32, *, seed: int = 1) -> Tensor:
@@ -24,7 +24,7 @@ def photo(count: int = 1, side: int = 32, *, seed: int = 1) -> Tensor:
 
 
 def test_size_and_declarations() -> None:
-    network = PlainUNet()
+    network = ConvUNet()
     assert sum(parameter.numel() for parameter in network.parameters()) == 3_146_220
     assert [stage[0].first.out_channels for stage in network.encoder] == [32, 64, 128, 192]
     assert network.stem.in_channels == 12
@@ -47,13 +47,13 @@ def test_receptive_field_is_what_gradients_show(
     shuffle: int, encoder: tuple[int, ...], decoder: tuple[int, ...]
 ) -> None:
     """Over every phase of a pixel within a cell of `multiple_of`, and not a pixel wider than needed."""
-    network = PlainUNet(shuffle=shuffle, widths=(2,) * len(encoder), encoder=encoder, decoder=decoder)
+    network = ConvUNet(shuffle=shuffle, widths=(2,) * len(encoder), encoder=encoder, decoder=decoder)
     assert network.receptive_field == field_by_gradients(network, 0.05)
 
 
 def test_plain_layers_alone() -> None:
     """What folds, quantizes and runs in tiles: no norms, no pooling, no means."""
-    kinds = {type(module) for module in PlainUNet().modules() if not list(module.children())}
+    kinds = {type(module) for module in ConvUNet().modules() if not list(module.children())}
     assert kinds == {nn.Conv2d}
 
 
@@ -67,7 +67,7 @@ def test_the_first_answer_is_near_the_photo() -> None:
 
 def test_signals_keep_their_size() -> None:
     """From the finest scale to the coarsest, which has no norm to rescue it."""
-    network, found = PlainUNet(widths=(16, 24, 32, 48)), []
+    network, found = ConvUNet(widths=(16, 24, 32, 48)), []
     for stage in network.encoder:
         stage.register_forward_hook(lambda _module, _inputs, output: found.append(float(output.detach().std())))
     network(photo(side=64))

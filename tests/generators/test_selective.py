@@ -7,27 +7,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairweather.generators.selective import LEAST, REACH, SelectiveMemory, scan
+from fairweather.generators.state_space import LEAST, REACH, SelectiveStateSpace, scan
 
 
-def memory(*, channels: int = 6, heads: int = 2, states: int = 3, seed: int = 0) -> SelectiveMemory:
+def memory(*, channels: int = 6, heads: int = 2, states: int = 3, seed: int = 0) -> SelectiveStateSpace:
     """With weights as if it had learned."""
     torch.manual_seed(seed)
-    block = SelectiveMemory(channels=channels, heads=heads, states=states)
+    block = SelectiveStateSpace(channels=channels, heads=heads, states=states)
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.4)
     return block
 
 
-def memory_of(block: SelectiveMemory, *size: int) -> Tensor:
+def memory_of(block: SelectiveStateSpace, *size: int) -> Tensor:
     """A state as some frames of noise leave it behind, 2 x state_channels x h x w."""
     with torch.no_grad():
         frames = noise(2, 5, block.norm.numel(), *size, seed=7).to(block.norm.dtype)
         return block(frames, block.start(frames))[1]
 
 
-def by_step(block: SelectiveMemory, clip: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def by_step(block: SelectiveStateSpace, clip: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     frames = []
     for frame in clip.unbind(1):
         answer, state = block.step(frame, state)
@@ -105,7 +105,7 @@ def test_a_first_frame_and_a_scene_that_stays_are_left_as_they_are() -> None:
 
 def test_a_new_one_smooths() -> None:
     """Noise about a value that stays becomes less, more so as frames go by; a new value is taken in."""
-    block = SelectiveMemory(channels=6, heads=2, states=4)
+    block = SelectiveStateSpace(channels=6, heads=2, states=4)
     clip = 3 + 0.3 * noise(1, 60, 6, 8, 8)
     with torch.no_grad():
         answer, state = block(clip, block.start(clip))
@@ -201,7 +201,7 @@ def test_a_thousand_frames_at_once_are_the_same() -> None:
 
 
 def test_it_begins_with_reaches_of_a_few_frames_to_seconds() -> None:
-    block = SelectiveMemory(channels=4, heads=2, states=3)
+    block = SelectiveStateSpace(channels=4, heads=2, states=3)
     assert block.reach.exp()[1].tolist() == pytest.approx([REACH[0], (REACH[0] * REACH[1]) ** 0.5, REACH[1]])
     assert torch.nn.functional.softplus(block.select.bias).tolist() == pytest.approx([1.0] * 4)
 
@@ -209,7 +209,7 @@ def test_it_begins_with_reaches_of_a_few_frames_to_seconds() -> None:
 @pytest.mark.parametrize("heads", [0, 3])
 def test_heads_of_whole_channels(heads: int) -> None:
     with pytest.raises(ValueError, match="heads"):
-        SelectiveMemory(channels=4, heads=heads, states=2)
+        SelectiveStateSpace(channels=4, heads=heads, states=2)
 
 
 def _resident() -> int:

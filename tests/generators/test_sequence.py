@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairweather.generators import Sequence, Swift
-from fairweather.generators.sequence import carried
+from fairweather.generators import RecurrentMaps, ScatteringMaps
+from fairweather.generators.recurrent_maps import carried
 
 SMALL: dict[str, Any] = {"size": 64, "widths": (8, 8, 12, 12)}
 MEMORY: dict[str, Any] = {"heads": 4, "states": 2}
@@ -35,14 +35,14 @@ def clip(length: int, height: int = 70, width: int = 90) -> Tensor:
 
 def test_parameters_at_the_defaults() -> None:
     with torch.device("meta"):
-        network = Sequence()
+        network = RecurrentMaps()
     assert sum(p.numel() for p in network.parameters()) == 2_034_178
     assert (network.maps_module.state_channels, network.maps_module.state_stride) == (8 * 4 * (5 + 1), 4)
 
 
 def test_photos_are_those_of_the_swift_that_it_grew_from() -> None:
-    swift = lively(Swift(**SMALL))
-    network = Sequence(**SMALL, **MEMORY)
+    swift = lively(ScatteringMaps(**SMALL))
+    network = RecurrentMaps(**SMALL, **MEMORY)
     network.grow(swift.state_dict())
     frames = clip(5)
     for mode in (True, False):  # in training too: batch norm keeps its statistics
@@ -57,8 +57,8 @@ def test_photos_are_those_of_the_swift_that_it_grew_from() -> None:
 
 
 def test_all_of_the_memory_learns_from_the_first_step_on() -> None:
-    network = Sequence(**SMALL, **MEMORY)
-    network.grow(lively(Swift(**SMALL)).state_dict())
+    network = RecurrentMaps(**SMALL, **MEMORY)
+    network.grow(lively(ScatteringMaps(**SMALL)).state_dict())
     (network.clip(clip(4)) - 0.3).square().mean().backward()
     for name, parameter in network.maps_module.memory.named_parameters():
         assert parameter.grad is not None, name
@@ -66,20 +66,20 @@ def test_all_of_the_memory_learns_from_the_first_step_on() -> None:
 
 
 def test_growing_takes_its_own_weights_too() -> None:
-    network, other = (lively(Sequence(**SMALL, **MEMORY), seed) for seed in (1, 2))
+    network, other = (lively(RecurrentMaps(**SMALL, **MEMORY), seed) for seed in (1, 2))
     other.grow(network.state_dict())
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
     with pytest.raises(RuntimeError):
-        other.grow(Swift(**{**SMALL, "widths": (8, 8, 8, 8)}).state_dict())
+        other.grow(ScatteringMaps(**{**SMALL, "widths": (8, 8, 8, 8)}).state_dict())
     with pytest.raises(RuntimeError):
         other.grow({"a": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("size", [(70, 90), (33, 41), (160, 130)])
 def test_a_clip_is_its_frames_with_the_state_handed_on(size: tuple[int, int]) -> None:
-    from fairweather.generators.swift import apply_maps, reduced_size, resize
+    from fairweather.generators.scattering_maps import apply_maps, reduced_size, resize
 
-    network = lively(Sequence(**SMALL, **MEMORY))
+    network = lively(RecurrentMaps(**SMALL, **MEMORY))
     frames = clip(7, *size)
     module, state = network.maps_module, None
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_a_clip_is_its_frames_with_the_state_handed_on(size: tuple[int, int]) ->
 
 
 def test_clips_of_a_batch_do_not_meet() -> None:
-    network = lively(Sequence(**SMALL, **MEMORY))
+    network = lively(RecurrentMaps(**SMALL, **MEMORY))
     one, other = clip(4), clip(4).flip(1).flip(3)
     with torch.no_grad():
         both = network.clip(torch.cat([one, other]))
@@ -106,7 +106,7 @@ def test_clips_of_a_batch_do_not_meet() -> None:
 
 
 def test_a_state_that_stays_in_its_place_is_the_scan() -> None:
-    network = lively(Sequence(**SMALL, **MEMORY))
+    network = lively(RecurrentMaps(**SMALL, **MEMORY))
     frames = torch.cat([clip(6), clip(6).flip(1)])
     still = torch.eye(3)[:2].repeat(2, 6, 1, 1)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_a_state_goes_along_with_the_camera() -> None:
     moved = carried(state, move)
     assert torch.allclose(moved[..., :-2], state[..., 2:], atol=1e-5)
     assert moved[..., -2:].abs().max() == 0
-    network = lively(Sequence(**SMALL, **MEMORY))
+    network = lively(RecurrentMaps(**SMALL, **MEMORY))
     frames, moves = clip(4), torch.eye(3)[:2].repeat(1, 4, 1, 1)
     moves[:, 1:, 0, 2] = 2 / 90  # the picture goes left by a pixel of 90 a frame
     with torch.no_grad():

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from fairweather.deploy.export import write_onnx
-from fairweather.generators.swift import Swift, SwiftMaps
+from fairweather.deploy.onnx_export import write_onnx
+from fairweather.generators.scattering_maps import ScatteringMaps, ScatteringMapsNetwork
 
 WIDTHS = (8, 8, 8, 8)
 
 
-def taught(mirror: bool, widths: tuple[int, ...] = WIDTHS) -> Swift:
+def taught(mirror: bool, widths: tuple[int, ...] = WIDTHS) -> ScatteringMaps:
     """A network with random heads: as it begins, its maps hardly depend on the photo."""
     torch.manual_seed(0)
-    network = Swift(size=64, widths=widths, mirror=mirror)
+    network = ScatteringMaps(size=64, widths=widths, mirror=mirror)
     for head in (network.maps_module.transmission, network.maps_module.colour):
         nn.init.normal_(head.weight, std=0.3)
     return network.eval()
@@ -49,8 +49,8 @@ def test_mirror_averages_what_the_same_weights_say_of_both(photo: torch.Tensor) 
 
 
 def test_while_it_trains_mirror_costs_nothing(photo: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, once = [], SwiftMaps.once
-    monkeypatch.setattr(SwiftMaps, "once", lambda self, x: (seen.append(len(x)), once(self, x))[1])
+    seen, once = [], ScatteringMapsNetwork.once
+    monkeypatch.setattr(ScatteringMapsNetwork, "once", lambda self, x: (seen.append(len(x)), once(self, x))[1])
     network = taught(True)
     network.train()(photo)
     network.eval()(photo)

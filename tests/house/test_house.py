@@ -39,8 +39,8 @@ def test_every_module_says_what_it_is() -> None:
 
 
 def test_cards_and_generators_name_the_same_networks() -> None:
-    from fairweather.cards import GENERATOR_NAMES
     from fairweather.generators import GENERATORS
+    from fairweather.model_folder import GENERATOR_NAMES
 
     assert tuple(GENERATORS) == GENERATOR_NAMES
 
@@ -65,10 +65,10 @@ def test_torch_is_no_part_of_the_default_install() -> None:
 
 
 def test_shipped_models_are_whole() -> None:
-    from fairweather import cards
+    from fairweather import model_folder
 
-    for name, folder in cards.shipped().items():
-        card = cards.read_card(folder)  # BadCard where a byte is wrong
+    for name, folder in model_folder.shipped().items():
+        card = model_folder.read_card(folder)  # BadCard where a byte is wrong
         assert card.name == name
         assert card.scores, f"{name} ships without scores"
         assert card.terms

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairweather import cards, cli, images
+from fairweather import cli, images, model_folder
 from tests.conftest import ROOT
 from tests.house.imports import SOURCE, files
 
@@ -43,9 +43,9 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 def shipped_dehaze() -> Path:
-    if "dehaze" not in cards.shipped():
+    if "dehaze" not in model_folder.shipped():
         pytest.skip("NO MODEL SHIPS YET: models/dehaze is not there, so the README's snippets cannot be run")
-    return cards.shipped()["dehaze"]
+    return model_folder.shipped()["dehaze"]
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_readme_trains_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_is_understood(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed by the real parser against the verb's real signature; the verb itself is left out."""
     verb = words[0].replace("-", "_")
-    module = import_module(f"fairweather.verbs.{cli.VERBS[words[0]]}")
+    module = import_module(f"fairweather.commands.{cli.VERBS[words[0]]}")
     called = []
 
     @functools.wraps(getattr(module, verb))

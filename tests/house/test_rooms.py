@@ -116,7 +116,7 @@ def test_siblings_never_meet() -> None:
         ("weather/x.py", "import torch.nn.functional as F", False),
         ("cards.py", "if TYPE_CHECKING:\n    import torch", False),
         ("cards.py", "try:\n    import torch\nexcept ImportError:\n    torch = None", True),
-        ("images.py", "import fairweather.cards", True),
+        ("images.py", "import fairweather.model_folder", True),
     ],
 )
 def test_the_rule_catches(tmp_path: Path, file: str, source: str, caught: bool) -> None:

@@ -19,13 +19,13 @@ def test_there_are_runs() -> None:
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(ROOT / "runs")))
 def test_a_run_is_understood(path: Path) -> None:
+    from fairweather.data.mixture import MixtureSettings
     from fairweather.recipes import RECIPES
-    from fairweather.training.conduct import check_crop
-    from fairweather.training.datasets import MixtureSettings
-    from fairweather.training.gather import complete, gather
-    from fairweather.training.ship import build
+    from fairweather.training.config import collect_tables, complete_config
+    from fairweather.training.export_run import build
+    from fairweather.training.trainer import check_crop
 
-    settings = complete(*gather(None, path, {}))
+    settings = complete_config(*collect_tables(None, path, {}))
     kind = RECIPES[settings.recipe.name]
     assert settings.data.crop
     check_crop(kind(lambda: build(settings)), settings.data.crop, settings)
@@ -40,15 +40,15 @@ def test_a_run_takes_two_steps(path: Path) -> None:
     import torch
 
     from fairweather.recipes import RECIPES, Batch
-    from fairweather.training.engine import Engine
-    from fairweather.training.gather import complete, gather
-    from fairweather.training.ship import build
+    from fairweather.training.config import collect_tables, complete_config
+    from fairweather.training.export_run import build
+    from fairweather.training.optimization import TrainingEngine
 
-    settings = complete(*gather(None, path, {}))
+    settings = complete_config(*collect_tables(None, path, {}))
     kind = RECIPES[settings.recipe.name]
     torch.manual_seed(0)
     recipe = kind(lambda: build(settings), kind.settings_type(**settings.recipe.settings))
-    engine = Engine(recipe, precision=settings.run.precision)
+    engine = TrainingEngine(recipe, precision=settings.run.precision)
     assert settings.run.batch
     assert settings.data.crop
     side = min(settings.data.crop, max(64, int(recipe.shipped().multiple_of)))  # type: ignore[arg-type]

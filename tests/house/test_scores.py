@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from fairweather import cards
+from fairweather import model_folder
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -35,9 +35,9 @@ def columns() -> dict[tuple[str, str, str], str]:
     return found
 
 
-@pytest.mark.parametrize("name", cards.shipped())
+@pytest.mark.parametrize("name", model_folder.shipped())
 def test_the_readme_says_what_the_card_says(name: str) -> None:
-    card = cards.read_card(cards.shipped()[name])
+    card = model_folder.read_card(model_folder.shipped()[name])
     told = columns()
     scores = {(score["data"], score["protocol"], score["metric"]): score for score in card.scores}
     on_pairs = [key for key in scores if key[0] in tables.NAMES and key[2] == "psnr"]
@@ -49,16 +49,16 @@ def test_the_readme_says_what_the_card_says(name: str) -> None:
 
 def test_every_figure_of_a_peer_is_in_the_readme() -> None:
     told = columns()
-    weathers = {cards.read_card(folder).weather for folder in cards.shipped().values()}
+    weathers = {model_folder.read_card(folder).weather for folder in model_folder.shipped().values()}
     for peer in tables.read_peers():
         weather = "rain" if peer.data.startswith("rain") else "haze"
         if weather in weathers:
             assert told[f"{peer.system} {tables.MARK}", peer.data, peer.protocol].startswith(f"{peer.psnr:.2f}")
 
 
-@pytest.mark.parametrize("name", cards.shipped())
+@pytest.mark.parametrize("name", model_folder.shipped())
 def test_the_page_of_models_has_each_card(name: str) -> None:
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     told = page.split(f"<!-- card:{name}:begin -->\n")[1].split(f"\n<!-- card:{name}:end -->")[0]
-    assert told == publish.facts_of(cards.shipped()[name])
+    assert told == publish.facts_of(model_folder.shipped()[name])
     assert f"\n## {name}\n" in page

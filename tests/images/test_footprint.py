@@ -13,17 +13,17 @@ import pytest
 from PIL import Image
 
 from fairweather import images
-from fairweather.images import decoding
-from fairweather.images.footprint import footprint
 from fairweather.images.formats import FORMATS
+from fairweather.images.io import codecs
+from fairweather.inference.memory import photo_footprint
 from tests.conftest import ROOT
 
 CHILD = """
 import ctypes, json, sys
 from pathlib import Path
 from fairweather import images
-from fairweather.images import decoding
-from fairweather.images.footprint import footprint
+from fairweather.images.io import decoding
+from fairweather.inference.memory import footprint
 from fairweather.images.formats import FORMATS
 
 ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 20)  # what is freed is not held, and shows when it is taken again
@@ -90,7 +90,7 @@ def test_it_grows_with_the_photo_and_its_depth(tmp_path: Path) -> None:
     for side in (100, 200):
         for name, dtype in (("a", np.uint8), ("deep", np.uint16)):
             images.write(tmp_path / f"{name}.png", np.zeros((side, side, 3), dtype))
-            sizes[side, name] = footprint(images.header(tmp_path / f"{name}.png"), FORMATS[".png"])
+            sizes[side, name] = photo_footprint(images.header(tmp_path / f"{name}.png"), FORMATS[".png"])
     for name in ("a", "deep"):
         assert sizes[200, name].held == 4 * sizes[100, name].held
         assert sizes[200, name].pixels == 4 * sizes[100, name].pixels
@@ -110,7 +110,7 @@ def test_strips_do_not_show(
     Image.fromarray(photo).convert(mode).save(path)
     whole = images.read(path)
     images.write(tmp_path / f"whole{suffix}", whole)
-    monkeypatch.setattr(decoding, "_STRIP_PIXELS", 7 * photo.shape[1])
+    monkeypatch.setattr(codecs, "_STRIP_PIXELS", 7 * photo.shape[1])
     in_strips = images.read(path)
     assert np.array_equal(in_strips.pixels, whole.pixels)
     assert (in_strips.alpha is None) == (whole.alpha is None)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from fairweather.errors import BadSettings
-from fairweather.generators import Sequence
+from fairweather.generators import RecurrentMaps
 from fairweather.losses import charbonnier
-from fairweather.recipes import Batch, Clips, ClipsSettings
-from fairweather.recipes.clips import frames_of, restored_clips, strips_of
+from fairweather.recipes import Batch, SupervisedVideo, SupervisedVideoSettings
+from fairweather.recipes.supervised_video import frames_of, restored_clips, strips_of
 from tests.recipes.standins import Dye, Teacher
 
 ALONE = {"charbonnier": 0.0, "ssim": 0.0, "frequency": 0.0, "psnr": 0.0, "steadiness": 3.0}
@@ -47,7 +47,7 @@ def test_an_error_that_stays_is_steady_and_one_that_flickers_is_not() -> None:
 
     truth, terms = strips(), {}
     for flicker in (False, True):
-        recipe = Clips(lambda flicker=flicker: Painter(flicker), ClipsSettings(**ALONE))
+        recipe = SupervisedVideo(lambda flicker=flicker: Painter(flicker), SupervisedVideoSettings(**ALONE))
         terms[flicker] = recipe.step(Batch(truth, truth), Teacher(recipe))["steadiness"].item()
     none = 3 * charbonnier(torch.zeros(1), torch.zeros(1)).item()
     assert terms[False] == pytest.approx(none, rel=1e-3)
@@ -62,8 +62,8 @@ def test_a_picture_that_pulsates_as_a_whole_flickers() -> None:
     noise = 0.05 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(3))
     found = {}
     for name, off in (("pulse", 0.5 / 255 * on), ("still", torch.full_like(truth, 0.05)), ("noise", noise)):
-        recipe = Clips(lambda off=off: Adding(off))
-        recipe.settings = ClipsSettings(**only)
+        recipe = SupervisedVideo(lambda off=off: Adding(off))
+        recipe.settings = SupervisedVideoSettings(**only)
         found[name] = recipe.step(Batch(truth, truth), Teacher(recipe))["flicker"].item()
     assert found["pulse"] == pytest.approx(10 * 0.5 / 255, rel=1e-3)
     assert found["still"] < 1e-5
@@ -86,7 +86,7 @@ class Adding(nn.Module):
 
 def test_a_memory_sees_the_frames_in_their_order_and_others_see_each_alone() -> None:
     torch.manual_seed(0)
-    network = Sequence(size=32, widths=(4, 4, 4, 4), heads=2, states=2).eval()
+    network = RecurrentMaps(size=32, widths=(4, 4, 4, 4), heads=2, states=2).eval()
     nn.init.normal_(network.maps_module.memory.outwards.weight)
     clips = frames_of(strips(side=32))
     with torch.no_grad():
@@ -100,25 +100,25 @@ def test_a_memory_sees_the_frames_in_their_order_and_others_see_each_alone() -> 
 
 def test_the_memory_alone_learns_where_that_is_asked() -> None:
     def build() -> nn.Module:
-        return Sequence(size=32, widths=(4, 4, 4, 4), heads=2, states=2)
+        return RecurrentMaps(size=32, widths=(4, 4, 4, 4), heads=2, states=2)
 
-    recipe = Clips(build, ClipsSettings(whole=False))
+    recipe = SupervisedVideo(build, SupervisedVideoSettings(whole=False))
     (player,) = recipe.players().values()
     own = {id(p) for p in recipe.restore.maps_module.memory.parameters()}
     assert {id(p) for p in player.parameters()} == own
     truth = strips(side=32)
     recipe.step(Batch(strips(side=32, seed=1), truth), Teacher(recipe))
     with pytest.raises(BadSettings, match=r"recipe\.whole"):
-        Clips(Dye, ClipsSettings(whole=False)).players()
+        SupervisedVideo(Dye, SupervisedVideoSettings(whole=False)).players()
 
 
 def test_a_clip_of_one_frame_has_no_change() -> None:
-    recipe = Clips(Dye)
+    recipe = SupervisedVideo(Dye)
     photo = strips(frames=1)
     assert "steadiness" not in recipe.step(Batch(photo, photo), Teacher(recipe))
 
 
 def test_a_sheet_shows_the_clips() -> None:
-    recipe = Clips(Dye)
+    recipe = SupervisedVideo(Dye)
     strip = strips()
     assert torch.equal(recipe.shown(recipe.restore, strip), strip + recipe.restore.amount)

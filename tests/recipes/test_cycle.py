@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from fairweather.recipes import CycleGANSettings, DerainSettings
-from fairweather.recipes.cycle import Cycle
+from fairweather.recipes.cyclegan import CycleRecipe
 from tests.recipes.standins import Teacher, batch, made
 
 CYCLES = ["claritygan", "cyclegan", "derain"]
 
 
-def cycle(name: str, **settings: float) -> Cycle:
+def cycle(name: str, **settings: float) -> CycleRecipe:
     recipe = made(name, **settings)
-    assert isinstance(recipe, Cycle)
+    assert isinstance(recipe, CycleRecipe)
     return recipe
 
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from fairweather.losses import dark_channel_mask, haze_aware, transmission_mask
 from fairweather.recipes import Batch, HazeHeal, HazeHealSettings
-from fairweather.training.engine import Engine
-from fairweather.training.schedules import rate
+from fairweather.training.optimization import TrainingEngine, learning_rate
 from tests.recipes.standins import Teacher, batch, made
 
 
@@ -25,8 +24,8 @@ def test_its_settings_and_players() -> None:
     assert (HazeHeal.batch, HazeHeal.crop, HazeHeal.epochs, HazeHeal.paired) == (4, 256, 200, True)
     for player in hazeheal().players().values():
         assert (player.optimizer, player.lr, player.betas) == ("adam", 2e-4, (0.5, 0.999))
-        assert {rate(player, progress) for progress in (0.0, 0.5, 1.0)} == {2e-4}
-    (halved,) = {rate(player, 0.75) for player in hazeheal(hold=0.5).players().values()}
+        assert {learning_rate(player, progress) for progress in (0.0, 0.5, 1.0)} == {2e-4}
+    (halved,) = {learning_rate(player, 0.75) for player in hazeheal(hold=0.5).players().values()}
     assert halved == pytest.approx(1e-4)
 
 
@@ -84,7 +83,7 @@ def test_both_sides_move_against_what_the_other_was() -> None:
 def test_spectral_norms_stay_at_one_while_training(precision: Any) -> None:
     """After 12 steps (the first are the wildest) and 20 further iterations every kernel has the norm 1 within 1e-3."""
     recipe = hazeheal(width=16, lr=1e-3, perceptual=0.0)
-    engine = Engine(recipe, device="cpu", precision=precision)
+    engine = TrainingEngine(recipe, device="cpu", precision=precision)
     before = [layer.weight.detach().clone() for layer in kernels(recipe)]
     for _ in range(12):
         engine.step(batch(1), 0.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fairweather.discriminators import PatchGAN
 from fairweather.generators import GENERATORS
-from fairweather.recipes import RECIPES, Batch, ClipsSettings, Pix2Pix, Supervised, SupervisedSettings
+from fairweather.recipes import RECIPES, Batch, Pix2Pix, Supervised, SupervisedSettings, SupervisedVideoSettings
 from fairweather.recipes.supervised import negative_psnr
 from tests.recipes.standins import Dye, Teacher, batch, made
 
@@ -29,7 +29,7 @@ CASES = [
     ("supervised", {"psnr": 0.01, "frequency": 0.0}),
     ("supervised", {"adversarial": 0.01}),
     ("supervised", {"adversarial": 0.01, "judge_alone": 0}),
-    ("clips", {}),
+    ("supervised_video", {}),
 ]
 
 
@@ -138,11 +138,11 @@ def test_psnr_term_is_psnr_below_its_ceiling() -> None:
 
 def test_ema_is_on_for_supervised_and_off_for_the_papers() -> None:
     assert made("supervised").ema == SupervisedSettings().ema > 0.9
-    assert made("clips").ema == ClipsSettings().ema > 0.9
-    assert {made(name).ema for name in RECIPES if name not in ("supervised", "clips")} == {0}
+    assert made("supervised_video").ema == SupervisedVideoSettings().ema > 0.9
+    assert {made(name).ema for name in RECIPES if name not in ("supervised", "supervised_video")} == {0}
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"clips"}))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"supervised_video"}))
 def test_judges_give_logits(name: str) -> None:
     """No sigmoid at the end: whatever the last layer's bias lifts the scores to, they are there."""
     recipe = made(name, **({"adversarial": 0.1} if name == "supervised" else {}))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairweather.restoring import folder
-from fairweather.restoring.folder import Job
+from fairweather.inference import batch
+from fairweather.inference.batch import Job
 
 
 def negative(pixels: np.ndarray) -> np.ndarray:
@@ -34,9 +34,9 @@ class InMemory:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> None:
         self.most = self._held = 0
-        self._lock, self._read, self._write, self._seconds = threading.Lock(), folder.read, folder.write, seconds
-        monkeypatch.setattr(folder, "read", self.read)
-        monkeypatch.setattr(folder, "write", self.write)
+        self._lock, self._read, self._write, self._seconds = threading.Lock(), batch.read, batch.write, seconds
+        monkeypatch.setattr(batch, "read", self.read)
+        monkeypatch.setattr(batch, "write", self.write)
 
     def read(self, *a: Any, **k: Any) -> Any:
         with self._lock:

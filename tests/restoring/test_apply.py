@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fairweather.cards import MapsSpec
-from fairweather.restoring.apply import _guided_gain, add_change, apply_maps, reduce_photo, reduced_size
+from fairweather.inference.haze_maps import _guided_gain, add_change, apply_maps, reduce_photo, reduced_size
+from fairweather.model_folder import MapsSpec
 
 SPEC = MapsSpec(size=64, radius=2, eps=1e-3)
 
@@ -117,10 +117,10 @@ def test_strips_leave_no_seam(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (97, 131), (512, 384), (33, 17), (390, 514)])
 def test_numpy_does_what_torch_does(size: tuple[int, int], rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
-    from fairweather.generators import Swift
+    from fairweather.generators import ScatteringMaps
 
     torch.manual_seed(1)
-    network = Swift(size=96, widths=(8, 8, 8, 8)).eval()
+    network = ScatteringMaps(size=96, widths=(8, 8, 8, 8)).eval()
     torch.nn.init.normal_(network.maps_module.transmission.weight, std=1.0)
     torch.nn.init.normal_(network.maps_module.colour.weight, std=1.0)
     spec = MapsSpec(size=network.size, radius=network.radius, eps=network.eps)

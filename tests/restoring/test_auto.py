@@ -10,8 +10,8 @@ import pytest
 
 import fairweather
 from fairweather.errors import BadImage, BadSettings
-from fairweather.restoring.auto import Auto
-from fairweather.restoring.recognise import Decision, Weather
+from fairweather.inference.restorer import AutoRestorer
+from fairweather.inference.weather_detection import Decision, Weather
 
 PHOTO = np.full((4, 5, 3), 100, np.uint8)
 SEEN: dict[Decision, Weather] = {
@@ -41,14 +41,14 @@ class Fakes:
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """Both models can be found."""
-    from fairweather import cards
+    from fairweather import model_folder
 
-    monkeypatch.setattr(cards, "shipped", lambda: {"wipe": tmp_path, "lift": tmp_path})
+    monkeypatch.setattr(model_folder, "shipped", lambda: {"wipe": tmp_path, "lift": tmp_path})
 
 
-def auto(seen: Weather) -> tuple[Auto, Fakes]:
+def auto(seen: Weather) -> tuple[AutoRestorer, Fakes]:
     fakes = Fakes(seen)
-    return Auto(fakes.look, fakes.open, {"rain": "wipe", "haze": "lift"}), fakes
+    return AutoRestorer(fakes.look, fakes.open, {"rain": "wipe", "haze": "lift"}), fakes
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_what_is_doubtful_is_taken_out_in_part_and_what_is_named_whole() -> None
 def test_weather_without_a_model_stays_and_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
-    from fairweather import cards
+    from fairweather import model_folder
 
-    monkeypatch.setattr(cards, "shipped", lambda: {"lift": tmp_path})
+    monkeypatch.setattr(model_folder, "shipped", lambda: {"lift": tmp_path})
     restore, fakes = auto(SEEN["both"])
     assert restore.missing("both") == ("rain",)
     assert restore.missing("haze") == restore.missing("none") == ()
@@ -120,7 +120,7 @@ def test_a_film_does_not_flicker() -> None:
 
 def test_load_gives_it_by_name() -> None:
     made = fairweather.load("auto", memory=1 << 30)
-    assert isinstance(made, Auto)
+    assert isinstance(made, AutoRestorer)
     assert list(made.models.values()) == ["derain", "dehaze"]
     with pytest.raises(BadSettings, match="tile"):
         fairweather.load("auto", tile=64)

@@ -16,9 +16,9 @@ from PIL import Image
 
 from fairweather import images
 from fairweather.errors import BadImage, BadSettings
-from fairweather.restoring import budget
-from fairweather.restoring.budget import Budget, parse, said
-from fairweather.restoring.folder import plan, run
+from fairweather.inference import memory
+from fairweather.inference.batch import plan_batch, run_batch
+from fairweather.inference.memory import MemoryBudget, format_size, parse_size
 from tests.conftest import ROOT
 from tests.restoring.places import InMemory, negative, put
 
@@ -38,24 +38,24 @@ from tests.restoring.places import InMemory, negative, put
     ],
 )
 def test_sizes_as_they_are_said(text: str, size: int) -> None:
-    assert parse(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "two GB", "2XB", "-2GB", "2,5GB", "2GB!", "0", "0GB", "2iB", "nan", "1e9"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(BadSettings, match=r"--memory.*2GB"):
-        parse(text)
+        parse_size(text)
 
 
 @pytest.mark.parametrize("size", [123_456_789, 999_999_999, 1_000_000_001, 2_345_678_901])
 def test_a_size_that_is_said_is_enough_when_given_again(size: int) -> None:
-    assert size <= parse(said(size)) <= 1.15 * size + 1e7
+    assert size <= parse_size(format_size(size)) <= 1.15 * size + 1e7
 
 
-def begun(room: int, monkeypatch: pytest.MonkeyPatch, *, strict: bool = True) -> Budget:
+def begun(room: int, monkeypatch: pytest.MonkeyPatch, *, strict: bool = True) -> MemoryBudget:
     """A budget that has `room` bytes for photos in a process of 100 MB."""
-    monkeypatch.setattr(budget, "resident", lambda: 100_000_000)
-    made = Budget(100_000_000 + budget.ALLOWANCE + budget.WINDOWS + room)
+    monkeypatch.setattr(memory, "resident_memory", lambda: 100_000_000)
+    made = MemoryBudget(100_000_000 + memory.BASE_ALLOWANCE + memory.MIN_WINDOW_MEMORY + room)
     made.begin()
     made.strict = strict
     return made
@@ -72,12 +72,12 @@ def test_a_photo_waits_until_there_is_room(here: Path, monkeypatch: pytest.Monke
     need = need_of(Path("a.png"), monkeypatch)
     made = begun(2 * need, monkeypatch)
     assert [made.admit(Path(name), Path(name)) for name in ("a.png", "b.png", "c.png")] == [True, True, False]
-    assert made.windows() == budget.WINDOWS
+    assert made.windows() == memory.MIN_WINDOW_MEMORY
     made.release(Path("a.png"))
     assert made.admit(Path("c.png"), Path("c.png"))
-    assert made.windows() == budget.WINDOWS
+    assert made.windows() == memory.MIN_WINDOW_MEMORY
     made.release(Path("b.png"))
-    assert made.windows() == budget.WINDOWS + need
+    assert made.windows() == memory.MIN_WINDOW_MEMORY + need
     assert not made.admit(Path("b.png"), Path("b.png")), "all that is left was given away"
     made.release(Path("c.png"))
     assert made.admit(Path("b.png"), Path("b.png"))
@@ -89,14 +89,14 @@ def test_a_wide_network_has_room_for_its_windows_while_several_photos_are_there(
     put(here / "a.png", here / "b.png", here / "c.png")
     need = need_of(Path("a.png"), monkeypatch)
     made = begun(20 * need, monkeypatch)
-    made.at_ease = budget.WINDOWS + 7 * need
+    made.at_ease = memory.MIN_WINDOW_MEMORY + 7 * need
     made.reserved[Path("others.png")] = 11 * need
     assert [made.admit(Path(name), Path(name)) for name in ("a.png", "b.png", "c.png")] == [True, True, False]
     assert made.windows() == made.at_ease
     made.at_ease = 0
     assert made.admit(Path("c.png"), Path("c.png"))
     alone = begun(need, monkeypatch)
-    alone.at_ease = budget.WINDOWS + 7 * need
+    alone.at_ease = memory.MIN_WINDOW_MEMORY + 7 * need
     assert alone.admit(Path("a.png"), Path("a.png")), "one photo is not refused for the network's ease"
 
 
@@ -106,20 +106,20 @@ def test_a_photo_that_never_fits_is_refused_with_what_it_needs(here: Path, monke
     made = begun(need - 1, monkeypatch)
     with pytest.raises(BadImage, match=r"a\.png: 8 x 6 pixels take about .*--memory .*: give --memory (\S+),") as told:
         made.admit(Path("a.png"), Path("a.png"))
-    enough = parse(str(told.value).split("give --memory ")[1].split(",")[0])
-    assert enough >= 100_000_000 + budget.ALLOWANCE + budget.WINDOWS + need
+    enough = parse_size(str(told.value).split("give --memory ")[1].split(",")[0])
+    assert enough >= 100_000_000 + memory.BASE_ALLOWANCE + memory.MIN_WINDOW_MEMORY + need
     assert begun(need - 1, monkeypatch, strict=False).admit(Path("a.png"), Path("a.png")), "nobody set that limit"
 
 
 def test_a_budget_below_the_process_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadSettings, match="too little"):
-        Budget(50_000_000).begin()
+        MemoryBudget(50_000_000).begin()
 
 
 def test_a_damaged_header_reserves_nothing_and_reading_says_why(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("a.jpg").write_text("no picture")
     put(here / "b.png")
-    report = run(plan(["a.jpg", "b.png"]), negative, budget=Budget(10**12))
+    report = run_batch(plan_batch(["a.jpg", "b.png"]), negative, budget=MemoryBudget(10**12))
     assert report.done == 1
     assert "not a picture" in report.failed[0][1]
 
@@ -129,7 +129,7 @@ def test_no_more_photos_are_in_memory_than_fit(fitting: int, here: Path, monkeyp
     put(*(here / f"{i:02}.png" for i in range(12)))
     made = begun(fitting * need_of(Path("00.png"), monkeypatch), monkeypatch)
     held = InMemory(monkeypatch)
-    assert run(plan(["*.png"]), negative, budget=made).done == 12
+    assert run_batch(plan_batch(["*.png"]), negative, budget=made).done == 12
     assert 1 <= held.most <= fitting
     assert not made.reserved
 
@@ -146,7 +146,7 @@ def test_room_is_free_again_after_failures(here: Path, monkeypatch: pytest.Monke
         return pixels
 
     restore.calls = 0  # type: ignore[attr-defined]
-    report = run(plan(["*.png"]), restore, budget=made)
+    report = run_batch(plan_batch(["*.png"]), restore, budget=made)
     assert (report.done, len(report.failed)) == (4, 2)
     assert not made.reserved
 
@@ -155,7 +155,7 @@ def test_one_photo_too_large_does_not_stop_the_others(here: Path, monkeypatch: p
     put(here / "a.png", here / "c.png")
     Image.fromarray(np.zeros((600, 800, 3), np.uint8)).save("b.png")
     made = begun(need_of(Path("b.png"), monkeypatch) - 1, monkeypatch)
-    report = run(plan(["*.png"]), negative, budget=made)
+    report = run_batch(plan_batch(["*.png"]), negative, budget=made)
     assert (report.done, [path.name for path, _ in report.failed]) == (2, ["b.png"])
 
 
@@ -213,10 +213,10 @@ def test_the_process_stays_below_its_budget(tmp_path: Path) -> None:
 
 
 def test_resident_is_what_the_process_holds() -> None:
-    before = budget.resident()
+    before = memory.resident_memory()
     with mmap.mmap(-1, 60_000_000) as block:  # fresh pages, whatever earlier tests have left in the C library's hands
         block[:] = bytes(1) * len(block)
-        held = budget.resident() - before
+        held = memory.resident_memory() - before
     assert 50_000_000 < held < 150_000_000
     if sys.platform == "linux":
-        assert budget.resident() <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 * 1.01
+        assert memory.resident_memory() <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 * 1.01

@@ -15,9 +15,9 @@ from PIL import Image
 
 from fairweather import cli, images
 from fairweather.errors import BadCard, BadSettings, MissingExtra
-from fairweather.restoring import cluster, folder
-from fairweather.restoring.cluster import Work
-from fairweather.restoring.folder import plan
+from fairweather.inference import batch, cluster
+from fairweather.inference.batch import plan_batch
+from fairweather.inference.cluster import WorkerTask
 from tests.restoring.places import negative, put
 
 
@@ -50,12 +50,12 @@ def hidden() -> list[Path]:
 
 
 def test_results_and_report_are_those_of_one_machine(two_workers: None, photos: list[str]) -> None:
-    def make() -> Work:
-        return Work(lambda pixels: 255 - pixels, lambda job: f"{job.source}: seen")
+    def make() -> WorkerTask:
+        return WorkerTask(lambda pixels: 255 - pixels, lambda job: f"{job.source}: seen")
 
     lines: list[str] = []
-    report = cluster.run(plan(["in"], "many"), "local", make, tell=lines.append)
-    alone = folder.run(plan(["in"], "one"), negative)
+    report = cluster.run_on_cluster(plan_batch(["in"], "many"), "local", make, tell=lines.append)
+    alone = batch.run_batch(plan_batch(["in"], "one"), negative)
     assert (report.done, report.skipped, report.pixels) == (18, 0, alone.pixels) == (alone.done, 0, 18 * 600)
     assert sorted(report.failed) == sorted(alone.failed), "the same words about the same names"
     whole = [name for name in photos if Path(name).name not in ("04.png", "11.png")]
@@ -63,7 +63,7 @@ def test_results_and_report_are_those_of_one_machine(two_workers: None, photos: 
     for path in Path("one").rglob("*.png"):
         assert Path("many", path.relative_to("one")).read_bytes() == path.read_bytes()
     assert len(list(Path("many").rglob("*.png"))) == 18
-    again = cluster.run(plan(["in"], "many"), "local", make)
+    again = cluster.run_on_cluster(plan_batch(["in"], "many"), "local", make)
     assert (again.done, again.skipped, len(again.failed)) == (0, 18, 2)
 
 
@@ -73,7 +73,7 @@ def test_a_killed_worker_costs_nothing_but_time(two_workers: None, overwrite: bo
     seen = Path("seen").absolute()
     seen.mkdir()
 
-    def make() -> Work:
+    def make() -> WorkerTask:
         count = 0
 
         def restore(pixels: np.ndarray) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_a_killed_worker_costs_nothing_but_time(two_workers: None, overwrite: bo
             time.sleep(0.05)
             return 255 - pixels
 
-        return Work(restore)
+        return WorkerTask(restore)
 
     killed: list[int] = []
 
@@ -98,7 +98,7 @@ def test_a_killed_worker_costs_nothing_but_time(two_workers: None, overwrite: bo
 
     killer = threading.Thread(target=kill)
     killer.start()
-    report = cluster.run(plan(["in"], "many"), "local", make, overwrite=overwrite)
+    report = cluster.run_on_cluster(plan_batch(["in"], "many"), "local", make, overwrite=overwrite)
     killer.join()
     assert len(killed) == 1
     pids = {path.name.split("-")[0] for path in seen.iterdir()}
@@ -117,15 +117,15 @@ def test_a_photo_that_kills_every_worker_is_named_and_the_rest_is_done(two_worke
     put(*(here / "in" / f"{number}.png" for number in range(6)))
     put(here / "in" / "3.png", value=99)
 
-    def make() -> Work:
+    def make() -> WorkerTask:
         def restore(pixels: np.ndarray) -> np.ndarray:
             if pixels[0, 0, 0] == 99:
                 os.kill(os.getpid(), signal.SIGKILL)
             return 255 - pixels
 
-        return Work(restore)
+        return WorkerTask(restore)
 
-    report = cluster.run(plan(["in"], "out"), "local", make)
+    report = cluster.run_on_cluster(plan_batch(["in"], "out"), "local", make)
     assert report.done == 5
     ((path, message),) = report.failed
     assert path == Path("in/3.png")
@@ -133,11 +133,11 @@ def test_a_photo_that_kills_every_worker_is_named_and_the_rest_is_done(two_worke
 
 
 def test_an_error_about_the_model_ends_the_run(two_workers: None, photos: list[str]) -> None:
-    def make() -> Work:
+    def make() -> WorkerTask:
         raise BadCard("weights are gone")
 
     with pytest.raises(BadCard, match="weights are gone"):
-        cluster.run(plan(["in"], "out"), "local", make)
+        cluster.run_on_cluster(plan_batch(["in"], "out"), "local", make)
 
 
 def test_the_command_gives_what_one_machine_gives(
@@ -159,22 +159,24 @@ def test_what_is_no_cluster_is_refused(here: Path, monkeypatch: pytest.MonkeyPat
     pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: --cluster is not tested (pip install -e '.[cluster]')")
     put(here / "a.png")
     with pytest.raises(BadSettings, match=r"--cluster 'moon'.*ray://"):
-        cluster.run(plan(["a.png"]), "moon", lambda: Work(negative))
+        cluster.run_on_cluster(plan_batch(["a.png"]), "moon", lambda: WorkerTask(negative))
 
 
 def test_without_ray_it_says_what_to_install(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     put(here / "a.png")
     with pytest.raises(MissingExtra, match=r"fairweather\[cluster\]"):
-        cluster.run(plan(["a.png"]), "local", lambda: Work(negative))
+        cluster.run_on_cluster(plan_batch(["a.png"]), "local", lambda: WorkerTask(negative))
     put(here / "restored" / "a.png")
-    assert cluster.run(plan(["a.png"]), "local", lambda: Work(negative)).skipped == 1, "nothing to do needs no cluster"
+    assert cluster.run_on_cluster(plan_batch(["a.png"]), "local", lambda: WorkerTask(negative)).skipped == 1, (
+        "nothing to do needs no cluster"
+    )
 
 
 class Elsewhere:
     """What a worker cannot unpickle, as where fairweather is not installed."""
 
-    def __call__(self) -> Work:
+    def __call__(self) -> WorkerTask:
         raise AssertionError("it never gets that far")
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -184,5 +186,5 @@ class Elsewhere:
 def test_workers_that_cannot_start_end_the_run(two_workers: None, photos: list[str]) -> None:
     # the last test with these workers: after an actor that failed to start, the next one was seen to wait for long
     with pytest.raises(BadSettings, match=r"a worker cannot work .*fairwether.*same paths"):
-        cluster.run(plan(["in"], "out"), "local", Elsewhere())
+        cluster.run_on_cluster(plan_batch(["in"], "out"), "local", Elsewhere())
     assert not Path("out").exists()

@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairweather import cards
+from fairweather import model_folder
 from fairweather.errors import BadCard, BadSettings, MissingExtra, UnknownName
-from fairweather.restoring import Restorer, load
-from fairweather.restoring.engines import NAMES, open_engine
+from fairweather.inference import Restorer, load
+from fairweather.inference.engines import ENGINE_NAMES, open_engine
 
 ENGINES = ("openvino", "onnxruntime", "torch")
 """Those that need no compiler."""
 
 
 def open_tiny(folder: Path, name: str, **settings: Any) -> Any:
-    return open_engine(name, folder, cards.read_card(folder), **settings)
+    return open_engine(name, folder, model_folder.read_card(folder), **settings)
 
 
 @pytest.fixture
@@ -135,9 +135,9 @@ def test_settings_are_checked_before_anything_is_opened(tiny_model: Path) -> Non
 @pytest.mark.parametrize("name", ENGINES)
 def test_files_that_no_engine_can_read_are_a_bad_card(tiny_model: Path, tmp_path: Path, name: str) -> None:
     folder = copytree(tiny_model, tmp_path / "model")
-    for file in cards.SUMMED:
+    for file in model_folder.SUMMED:
         (folder / file).write_bytes(b"\x08\x01 not a network at all")
-    cards.write_card(folder, cards.read_card(folder, verify=False))  # checksums that fit
+    model_folder.write_card(folder, model_folder.read_card(folder, verify=False))  # checksums that fit
     with pytest.raises(BadCard, match=r"weights\.safetensors" if name == "torch" else r"model\.onnx"):
         open_tiny(folder, name)
 
@@ -150,7 +150,7 @@ def test_a_card_whose_arguments_do_not_fit_the_weights(
     tiny_model: Path, tmp_path: Path, arguments: dict[str, Any], file: str
 ) -> None:
     folder = copytree(tiny_model, tmp_path / "model")
-    cards.write_card(folder, dataclasses.replace(cards.read_card(folder), arguments=arguments))
+    model_folder.write_card(folder, dataclasses.replace(model_folder.read_card(folder), arguments=arguments))
     with pytest.raises(BadCard, match=file):
         open_tiny(folder, "torch")
 
@@ -169,7 +169,7 @@ def test_loading_a_model_by_its_path(tiny_model: Path, photo: np.ndarray) -> Non
 
 
 def test_loading_an_altered_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    for name in cards.SUMMED:
+    for name in model_folder.SUMMED:
         folder = copytree(tiny_model, tmp_path / name)
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:])
@@ -251,7 +251,7 @@ def test_onnxruntime_takes_the_device_that_is_there(
 def test_a_device_that_is_not_there_is_refused(tiny_model: Path, picture: np.ndarray) -> None:
     import onnxruntime
 
-    assert "onnxruntime-cuda" in NAMES
+    assert "onnxruntime-cuda" in ENGINE_NAMES
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(BadSettings, match="installed has cpu"):
             open_tiny(tiny_model, "onnxruntime-cuda")

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from fairweather.cards import StateSpec
-from fairweather.restoring.film import Film, Watching
-from fairweather.restoring.recognise import Weather
-from fairweather.restoring.restorer import Restorer
-from fairweather.restoring.stepping import Stepping
+from fairweather.inference.engines import RecurrentEngine
+from fairweather.inference.restorer import Restorer
+from fairweather.inference.temporal import AutoVideoRestorer, VideoRestorer
+from fairweather.inference.weather_detection import Weather
+from fairweather.model_folder import StateSpec
 from tests.restoring.test_restorer import MAPS
 
 
@@ -34,26 +34,26 @@ def flickering() -> Restorer:
     return Restorer(MAPS, lambda picture: maps(picture, 0.6 + 0.1 * rng.standard_normal()))
 
 
-def unrest(film: Film, frames: list[np.ndarray]) -> float:
+def unrest(film: VideoRestorer, frames: list[np.ndarray]) -> float:
     means = [film(frame, 0.04).mean() for frame in frames]
     return float(np.std(np.diff(means)))
 
 
 def test_flicker_is_taken_off_where_it_is_wanted(frames: list[np.ndarray]) -> None:
-    loud = unrest(Film([(flickering(), 1.0)], steady=False), frames)
-    assert unrest(Film([(flickering(), 1.0)]), frames) < 0.4 * loud
-    assert unrest(Film([(flickering(), 1.0)], steady=False, blend=True), frames) < 0.8 * loud
+    loud = unrest(VideoRestorer([(flickering(), 1.0)], steady=False), frames)
+    assert unrest(VideoRestorer([(flickering(), 1.0)]), frames) < 0.4 * loud
+    assert unrest(VideoRestorer([(flickering(), 1.0)], steady=False, blend=True), frames) < 0.8 * loud
 
 
 def test_a_restorer_s_frames_are_a_film_s(frames: list[np.ndarray]) -> None:
-    film = Film([(flickering(), 0.7)])
+    film = VideoRestorer([(flickering(), 0.7)])
     for answer, frame in zip(flickering().frames(frames, 0.7), frames, strict=True):
         assert np.array_equal(answer, film(frame, 1 / 25))
 
 
 def test_what_begins_may_be_finished_later(frames: list[np.ndarray]) -> None:
     """As in a pipeline: the next frame begins before the last is finished."""
-    one, other = Film([(flickering(), 1.0)]), Film([(flickering(), 1.0)])
+    one, other = VideoRestorer([(flickering(), 1.0)]), VideoRestorer([(flickering(), 1.0)])
     begun = [one.begin(frame, 0.04) for frame in frames]
     for finish, frame in zip(begun, frames, strict=True):
         assert np.array_equal(finish(), other(frame, 0.04))
@@ -67,10 +67,10 @@ def test_restorers_work_one_after_the_other(frames: list[np.ndarray]) -> None:
         return np.minimum(photo, 245) + np.uint8(10)
 
     steady = Restorer(MAPS, lambda picture: maps(picture, 0.6))
-    film = Film([(add, 0.5), (steady, 1.0), (add, 0.0)], guard=False)
+    film = VideoRestorer([(add, 0.5), (steady, 1.0), (add, 0.0)], guard=False)
     assert np.array_equal(film(frames[0], 0.0), steady(np.minimum(frames[0], 245) + np.uint8(10), guard=False))
     assert called == [(0.5, False)], "what takes nothing out is not asked"
-    untouched = Film([])(frames[0], 0.0)
+    untouched = VideoRestorer([])(frames[0], 0.0)
     assert np.array_equal(untouched, frames[0])
     assert untouched is not frames[0]
 
@@ -81,12 +81,12 @@ def counting() -> Restorer:
     def run(picture: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
         return [maps(picture, 1.0 - 0.05 * round(float(state.max()))), state + 1]
 
-    return Restorer(MAPS, Stepping(run, StateSpec(channels=2, stride=2)))
+    return Restorer(MAPS, RecurrentEngine(run, StateSpec(channels=2, stride=2)))
 
 
 def test_a_network_with_a_memory_keeps_it_until_a_cut(frames: list[np.ndarray]) -> None:
     restorer = counting()
-    film = Film([(restorer, 1.0)], guard=False, seconds=0)
+    film = VideoRestorer([(restorer, 1.0)], guard=False, seconds=0)
 
     def count(frame: np.ndarray) -> int:
         answer = film(frame, 0.04)
@@ -107,11 +107,11 @@ def test_maps_behind_a_memory_are_smoothed_too(frames: list[np.ndarray]) -> None
     def run(picture: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
         return [maps(picture, 0.6 + 0.1 * rng.standard_normal()), state]
 
-    restorer = Restorer(MAPS, Stepping(run, StateSpec(channels=2, stride=2)))
-    loud = unrest(Film([(restorer, 1.0)], seconds=0), frames)
-    assert unrest(Film([(restorer, 1.0)]), frames) < 0.8 * loud, "for a shorter time"
-    assert unrest(Film([(restorer, 1.0)], seconds=0.5), frames) < 0.4 * loud
-    assert unrest(Film([(restorer, 1.0)], steady=False), frames) > 0.6 * loud
+    restorer = Restorer(MAPS, RecurrentEngine(run, StateSpec(channels=2, stride=2)))
+    loud = unrest(VideoRestorer([(restorer, 1.0)], seconds=0), frames)
+    assert unrest(VideoRestorer([(restorer, 1.0)]), frames) < 0.8 * loud, "for a shorter time"
+    assert unrest(VideoRestorer([(restorer, 1.0)], seconds=0.5), frames) < 0.4 * loud
+    assert unrest(VideoRestorer([(restorer, 1.0)], steady=False), frames) > 0.6 * loud
 
 
 class Looks:
@@ -130,7 +130,7 @@ class Looks:
 
 def test_a_film_that_goes_by_is_looked_at_now_and_then(frames: list[np.ndarray]) -> None:
     looks = Looks([1.0, 0.5, 0.0])
-    watching = Watching(looks, every=0.2)
+    watching = AutoVideoRestorer(looks, every=0.2)
     for at, frame in enumerate(frames):
         watching(frame, 0.04 if at else 0.0)
     assert looks.taken == [1.0, 0.75, 0.5], "on the first frame, and each 5 frames later; the mean decides"

@@ -17,14 +17,14 @@ from PIL import Image
 
 from fairweather import images
 from fairweather.errors import BadCard, BadFolder, BadImage
-from fairweather.restoring import folder
-from fairweather.restoring.folder import Job, plan, run
+from fairweather.inference import batch
+from fairweather.inference.batch import Job, plan_batch, run_batch
 from tests.restoring.places import InMemory, negative, put
 
 
 def test_a_run_restores_and_reports(here: Path) -> None:
     put(here / "in" / "a.png", here / "in" / "s" / "b.png")
-    report = run(plan(["in"], "out"), negative)
+    report = run_batch(plan_batch(["in"], "out"), negative)
     assert (report.done, report.skipped, report.failed, report.pixels) == (2, 0, [], 2 * 48)
     assert report.seconds > 0
     for name in ("a.png", "s/b.png"):
@@ -34,11 +34,11 @@ def test_a_run_restores_and_reports(here: Path) -> None:
 def test_what_exists_is_skipped_unless_overwritten(here: Path) -> None:
     put(here / "a.png", here / "b.png")
     put(here / "restored" / "a.png", value=7)
-    jobs = plan(["a.png", "b.png"])
-    report = run(jobs, negative)
+    jobs = plan_batch(["a.png", "b.png"])
+    report = run_batch(jobs, negative)
     assert (report.done, report.skipped) == (1, 1)
     assert (images.read("restored/a.png").pixels == 7).all()
-    report = run(jobs, negative, overwrite=True)
+    report = run_batch(jobs, negative, overwrite=True)
     assert (report.done, report.skipped) == (2, 0)
     assert (images.read("restored/a.png").pixels == 215).all()
 
@@ -48,7 +48,7 @@ def test_bad_files_are_reported_and_the_rest_is_done(here: Path) -> None:
     bad = {"03.png": b"", "07.png": b"not a picture", "11.png": Path("in/00.png").read_bytes()[:45]}
     for name, data in bad.items():
         (here / "in" / name).write_bytes(data)
-    report = run(plan(["in"], "out"), negative)
+    report = run_batch(plan_batch(["in"], "out"), negative)
     assert report.done == 9
     assert sorted(path.name for path, _ in report.failed) == sorted(bad)
     for path, message in report.failed:
@@ -59,7 +59,7 @@ def test_bad_files_are_reported_and_the_rest_is_done(here: Path) -> None:
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_max_pixels_reaches_the_reader(strength: float, here: Path) -> None:
     put(here / "a.png")
-    report = run([Job(Path("a.png"), Path("out/a.bmp"))], negative, strength=strength, max_pixels=47)
+    report = run_batch([Job(Path("a.png"), Path("out/a.bmp"))], negative, strength=strength, max_pixels=47)
     assert [message for _, message in report.failed if "--max-pixels 48" in message]
     assert not Path("out/a.bmp").exists()
 
@@ -81,7 +81,7 @@ def test_a_photo_that_the_network_refuses_is_one_failure(error: Exception, told:
             raise error
         return pixels
 
-    report = run(plan(["*.png"]), restore)
+    report = run_batch(plan_batch(["*.png"]), restore)
     assert report.done == 2
     ((path, message),) = report.failed
     assert path == Path("b.png")
@@ -91,7 +91,7 @@ def test_a_photo_that_the_network_refuses_is_one_failure(error: Exception, told:
 
 def test_a_network_of_the_wrong_size_is_told(here: Path) -> None:
     put(here / "a.png")
-    report = run(plan(["a.png"]), lambda pixels: pixels[:-1])
+    report = run_batch(plan_batch(["a.png"]), lambda pixels: pixels[:-1])
     assert "cannot replace" in report.failed[0][1]
 
 
@@ -102,7 +102,7 @@ def test_an_error_about_the_model_ends_the_run(here: Path) -> None:
         raise BadCard("weights are gone")
 
     with pytest.raises(BadCard, match="weights are gone"):
-        run(plan(["*.png"]), restore)
+        run_batch(plan_batch(["*.png"]), restore)
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])
@@ -118,7 +118,7 @@ def test_a_full_disk_ends_the_run_with_one_error(strength: float, here: Path, mo
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(BadFolder, match=r"disk is full.*\[stopped; \d of 30 photos are done\]"):
-        run(plan(["in"], "out"), negative, strength=strength)
+        run_batch(plan_batch(["in"], "out"), negative, strength=strength)
     assert len(calls) < 12
     assert len(list((here / "out").iterdir())) == 3
 
@@ -134,7 +134,7 @@ def test_a_disk_that_is_really_full(here: Path, rng: np.random.Generator) -> Non
         for i in range(6):
             Image.fromarray(rng.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(f"in/{i}.png")
         with pytest.raises(BadFolder, match="disk is full"):
-            run(plan(["in"], "disk"), negative)
+            run_batch(plan_batch(["in"], "disk"), negative)
         for path in Path("disk").iterdir():
             assert not path.name.startswith(".")
             images.read(path)
@@ -149,20 +149,20 @@ def test_strength_zero_copies_byte_for_byte(here: Path) -> None:
     def never(pixels: np.ndarray) -> np.ndarray:
         raise AssertionError
 
-    report = run(plan(["a.jpg", "b.png"]), never, strength=0)
+    report = run_batch(plan_batch(["a.jpg", "b.png"]), never, strength=0)
     assert report.done == 2
     for name in ("a.jpg", "b.png"):
         assert Path("restored", name).read_bytes() == Path(name).read_bytes()
-    assert run([Job(Path("b.png"), Path("c.bmp"))], never, strength=0).done == 1
+    assert run_batch([Job(Path("b.png"), Path("c.bmp"))], never, strength=0).done == 1
     with Image.open("c.bmp") as other:
         assert other.format == "BMP"
 
 
 def test_strength_zero_of_what_has_gone(here: Path) -> None:
     put(here / "a.png", here / "b.png")
-    jobs = plan(["*.png"])
+    jobs = plan_batch(["*.png"])
     Path("a.png").unlink()
-    report = run(jobs, negative, strength=0)
+    report = run_batch(jobs, negative, strength=0)
     assert report.done == 1
     assert "a.png" in report.failed[0][1]
     assert os.listdir("restored") == ["b.png"]
@@ -170,7 +170,7 @@ def test_strength_zero_of_what_has_gone(here: Path) -> None:
 
 def test_an_unknown_suffix_keeps_its_format(here: Path) -> None:
     put(here / "scan.dat")
-    assert run(plan(["scan.dat"]), negative).done == 1
+    assert run_batch(plan_batch(["scan.dat"]), negative).done == 1
     with Image.open("restored/scan.dat") as again:
         assert again.format == "PNG"
 
@@ -178,7 +178,7 @@ def test_an_unknown_suffix_keeps_its_format(here: Path) -> None:
 def test_reading_restoring_and_writing_overlap(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One photo is read, one restored and one written at the same time: each waits for the other two."""
     put(*(here / f"{i}.png" for i in range(3)))
-    read, write = folder.read, folder.write
+    read, write = batch.read, batch.write
     written, restored = threading.Event(), threading.Event()
     together = threading.Barrier(3)
 
@@ -202,10 +202,10 @@ def test_reading_restoring_and_writing_overlap(here: Path, monkeypatch: pytest.M
         write(path, photo)
 
     put(here / "1.png", value=41)
-    monkeypatch.setattr(folder, "read", meeting_read)
-    monkeypatch.setattr(folder, "write", meeting_write)
-    monkeypatch.setattr(folder, "_at_once", lambda: 3)
-    report = run(plan(["*.png"]), restore)
+    monkeypatch.setattr(batch, "read", meeting_read)
+    monkeypatch.setattr(batch, "write", meeting_write)
+    monkeypatch.setattr(batch, "_max_in_flight", lambda: 3)
+    report = run_batch(plan_batch(["*.png"]), restore)
     assert (report.done, report.failed) == (3, [])
 
 
@@ -225,8 +225,8 @@ def test_lines_come_in_the_order_of_the_photos(here: Path) -> None:
         return pixels
 
     lines: list[tuple[str, str, int]] = []
-    report = run(
-        plan(["*.png"]),
+    report = run_batch(
+        plan_batch(["*.png"]),
         restore,
         said=lambda job: str(last.seen),
         tell=lambda job, line: lines.append((job.source.name, line, threading.get_ident())),
@@ -246,8 +246,8 @@ def test_few_photos_are_in_memory_at_once(slow: str, here: Path, monkeypatch: py
         time.sleep(0.02 if slow == "restore" else 0)
         return pixels
 
-    monkeypatch.setattr(folder, "_at_once", lambda: 3)
-    assert run(plan(["*.png"]), restore).done == 24
+    monkeypatch.setattr(batch, "_max_in_flight", lambda: 3)
+    assert run_batch(plan_batch(["*.png"]), restore).done == 24
     assert 2 <= held.most <= 3
 
 
@@ -255,14 +255,14 @@ def test_the_bar_is_drawn_on_a_terminal_only(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(here / "a.png", here / "b.png")
-    run(plan(["*.png"]), negative)
+    run_batch(plan_batch(["*.png"]), negative)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    run(plan(["*.png"]), negative, overwrite=True, progress=False)
+    run_batch(plan_batch(["*.png"]), negative, overwrite=True, progress=False)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
-    run(plan(["*.png"]), negative, overwrite=True)
+    run_batch(plan_batch(["*.png"]), negative, overwrite=True)
     drawn = capsys.readouterr().err
     assert "2/2" in drawn
     assert "photos/s" in drawn
@@ -270,8 +270,8 @@ def test_the_bar_is_drawn_on_a_terminal_only(
 
 def test_real_photos_survive_a_run(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "real" / "hazy_photos"
-    jobs = plan([source], tmp_path)[:3]
-    assert run(jobs, negative).failed == []
+    jobs = plan_batch([source], tmp_path)[:3]
+    assert run_batch(jobs, negative).failed == []
     for job in jobs:
         before, after = images.read(job.source), images.read(job.destination)
         assert after.kind == before.kind
@@ -282,7 +282,7 @@ def test_what_is_no_picture_is_not_copied_at_strength_zero(here: Path) -> None:
     put(here / "in" / "a.png")
     (here / "in" / "empty.jpg").touch()
     (here / "in" / "text.jpg").write_text("Dear diary, today it was foggy.\n")
-    report = run(plan(["in"], "out"), negative, strength=0)
+    report = run_batch(plan_batch(["in"], "out"), negative, strength=0)
     assert (report.done, [path.name for path, _ in report.failed]) == (1, ["empty.jpg", "text.jpg"])
     assert os.listdir("out") == ["a.png"]
 
@@ -291,8 +291,8 @@ def test_what_is_to_stay_is_copied_byte_for_byte(here: Path) -> None:
     put(here / "in" / "dark.png", value=10)
     put(here / "in" / "light.png", value=200)
     told = []
-    report = run(
-        plan(["in"]),
+    report = run_batch(
+        plan_batch(["in"]),
         lambda pixels: None if pixels.mean() < 100 else negative(pixels),
         tell=lambda job, line: told.append(job.source.name),
     )

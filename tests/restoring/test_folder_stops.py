@@ -18,8 +18,8 @@ from PIL import Image
 
 from fairweather import images
 from fairweather.errors import BadCard
-from fairweather.restoring import folder, stopping
-from fairweather.restoring.folder import plan, run
+from fairweather.inference import batch, cancellation
+from fairweather.inference.batch import plan_batch, run_batch
 from tests.restoring.places import negative, put
 
 
@@ -35,20 +35,20 @@ def test_a_photo_under_way_stops_between_two_steps(here: Path) -> None:
             raise BadCard("weights are gone")
         begun.set()
         for step in range(200):
-            stopping.check()
+            cancellation.check_cancelled()
             steps.append(step)
             time.sleep(0.05)
         return pixels
 
     with pytest.raises(BadCard, match="weights are gone"):
-        run(plan(["b.png", "a.png"]), restore)
+        run_batch(plan_batch(["b.png", "a.png"]), restore)
     assert len(steps) < 100
     assert not Path("restored/a.png").exists()
 
 
 def test_interruption_waits_for_what_is_being_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(*(here / f"{i}.png" for i in range(8)))
-    begun, ended, write = [], [], folder.write
+    begun, ended, write = [], [], batch.write
 
     def slow_write(path: Path, photo: Any) -> None:
         begun.append(path)
@@ -63,9 +63,9 @@ def test_interruption_waits_for_what_is_being_written(here: Path, monkeypatch: p
             raise KeyboardInterrupt
         return pixels
 
-    monkeypatch.setattr(folder, "write", slow_write)
+    monkeypatch.setattr(batch, "write", slow_write)
     with pytest.raises(KeyboardInterrupt):
-        run(plan(["*.png"]), restore)
+        run_batch(plan_batch(["*.png"]), restore)
     assert sorted(ended) == sorted(begun)
     assert sorted(os.listdir("restored")) == sorted(path.name for path in ended)
 
@@ -78,7 +78,7 @@ def test_ctrl_c_leaves_no_half_file(here: Path) -> None:
         picture.save(f"in/{i:03}.png", compress_level=0)
     code = """
 import time
-from fairweather.restoring.folder import plan, run
+from fairweather.inference.batch import plan, run
 jobs = plan(["in"], "out")
 print("ready", flush=True)
 run(jobs, lambda pixels: time.sleep(0.02) or pixels)
@@ -106,7 +106,7 @@ def test_a_killed_run_leaves_no_half_file_and_the_next_one_finishes(here: Path) 
     code = """
 import time
 from fairweather import files, images
-from fairweather.restoring import folder
+from fairweather.inference import folder
 
 def slow(path, photo):
     with files.atomic(path) as temporary:
@@ -131,6 +131,6 @@ folder.run(folder.plan(["in"], "out"), lambda pixels: 255 - pixels)
     assert [name for name in names if name.startswith(".")], "it was not killed in the middle of a file"
     for name in there:
         assert (images.read(Path("out", name)).pixels == 215).all()
-    report = run(plan(["in"], "out"), negative)
+    report = run_batch(plan_batch(["in"], "out"), negative)
     assert (report.done, report.skipped) == (30 - len(there), len(there))
     assert sorted(os.listdir("out")) == sorted(os.listdir("in"))

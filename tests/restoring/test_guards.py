@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fairweather.restoring import Restorer, guards
+from fairweather.inference import Restorer, guards
 from tests.restoring.test_restorer import DTYPES, LOCAL, photo_of, same
 
 
@@ -40,7 +40,7 @@ def test_what_the_network_left_stays_bit_for_bit(dtype: str, rng: np.random.Gene
     photo = photo_of(70, 90, dtype, rng)  # noise all over, from black to white
     photo[:20] = 0
     photo[20:40] = 1 if dtype == "float32" else np.iinfo(dtype).max
-    assert guards.guard(photo, photo.copy()).tobytes() == photo.tobytes()
+    assert guards.apply_guards(photo, photo.copy()).tobytes() == photo.tobytes()
     assert Restorer(LOCAL, same)(photo).tobytes() == photo.tobytes()
 
 
@@ -51,7 +51,7 @@ def test_only_what_was_clipped_is_clipped(dtype: str, rng: np.random.Generator) 
     photo = of_type(ramp, dtype)
     raw = of_type((ramp - 120) * 4 + 120, dtype)
     assert clipped(raw).mean() > 0.7
-    result = guards.guard(photo, raw.copy())
+    result = guards.apply_guards(photo, raw.copy())
     assert (clipped(result) == clipped(photo)).all()
     row, unguarded = (levels_of(picture)[0, np.argsort(places), 0] for picture in (result, raw))
     assert (np.diff(row) >= 0).all(), "what was darker stays darker"
@@ -66,7 +66,7 @@ def test_one_channel_at_a_time() -> None:
     photo[:10] = (200, 100, 20)
     raw = photo.copy()
     raw[:10] = (255, 100, 0)
-    result = guards.guard(photo, raw)
+    result = guards.apply_guards(photo, raw)
     assert result[0, 0].tolist() == [251, 100, 2]
     assert (result[10:] == 120).all()
 
@@ -74,10 +74,10 @@ def test_one_channel_at_a_time() -> None:
 def test_types_agree(rng: np.random.Generator) -> None:
     photo = cv2.GaussianBlur(photo_of(80, 100, "uint8", rng), (0, 0), 5)
     raw = ((photo.astype(np.float32) - 128) * 12 + 140).clip(0, 255).round().astype(np.uint8)
-    expected = guards.guard(photo, raw.copy()).astype(np.float64)
+    expected = guards.apply_guards(photo, raw.copy()).astype(np.float64)
     assert (expected != raw).mean() > 0.1
     for dtype in ("uint16", "float32"):
-        other = guards.guard(of_type(photo.astype(np.float64), dtype), of_type(raw.astype(np.float64), dtype))
+        other = guards.apply_guards(of_type(photo.astype(np.float64), dtype), of_type(raw.astype(np.float64), dtype))
         assert np.abs(levels_of(other) - expected).max() <= 1.3
 
 
@@ -94,13 +94,13 @@ def test_a_cast_is_led_back_and_a_shift_let_through(photo: np.ndarray) -> None:
     photo = photo // 2 + 64
     for by in (2, 8):
         raw = tinted(photo, by)
-        assert mean_shift(photo, raw) < guards.CAST / 2
-        assert (guards.guard(photo, raw.copy()) == raw).all()
-    shifts = [(mean_shift(photo, raw), mean_shift(photo, guards.guard(photo, raw.copy()))) for by in (20, 30, 40, 55)
+        assert mean_shift(photo, raw) < guards.MAX_CAST / 2
+        assert (guards.apply_guards(photo, raw.copy()) == raw).all()
+    shifts = [(mean_shift(photo, raw), mean_shift(photo, guards.apply_guards(photo, raw.copy()))) for by in (20, 30, 40, 55)
               for raw in [tinted(photo, by)]]  # fmt: skip
-    assert shifts[-1][0] > 2 * guards.CAST
+    assert shifts[-1][0] > 2 * guards.MAX_CAST
     assert all(after < before for before, after in shifts)
-    assert all(after < guards.CAST + 0.5 for _, after in shifts)
+    assert all(after < guards.MAX_CAST + 0.5 for _, after in shifts)
     assert [after for _, after in shifts] == sorted(after for _, after in shifts), (
         "the more there was, the more is left"
     )
@@ -122,7 +122,7 @@ def test_amplified_noise_is_taken_off_and_edges_stay(dtype: str, rng: np.random.
     clean = flat(rng, 2.5)
     photo = of_type(clean, dtype)
     raw = of_type(stretched(levels_of(photo), 4), dtype)
-    result = levels_of(guards.guard(photo, raw.copy()))
+    result = levels_of(guards.apply_guards(photo, raw.copy()))
     before, after = (picture[20:180, 10:100].std() for picture in (levels_of(raw), result))
     assert before == pytest.approx(10, rel=0.1)
     assert after < 0.75 * before
@@ -133,10 +133,10 @@ def test_amplified_noise_is_taken_off_and_edges_stay(dtype: str, rng: np.random.
 
 def test_noise_that_was_there_is_not_ours_to_take(rng: np.random.Generator) -> None:
     photo = of_type(flat(rng, 12), "uint8")
-    assert (guards.guard(photo, photo + 3) == photo + 3).all()
+    assert (guards.apply_guards(photo, photo + 3) == photo + 3).all()
     quiet = of_type(flat(rng, 0.5), "uint8")
     raw = of_type(stretched(levels_of(quiet), 3), "uint8")
-    result = guards.guard(quiet, raw.copy())
+    result = guards.apply_guards(quiet, raw.copy())
     assert np.abs(levels_of(result) - levels_of(raw))[:, :100].max() <= 2, "amplified, and still below what is seen"
     assert result[:, :100].std() == pytest.approx(raw[:, :100].std(), rel=0.05)
 
@@ -157,8 +157,8 @@ def test_a_halo_in_the_sky_is_taken_off(dtype: str, rng: np.random.Generator) ->
     y, x = np.mgrid[0:160, 0:240]
     glow = 14 * np.exp(-((y - 55) ** 2 + (x - 120) ** 2) / (2 * 9**2))  # a blob in the middle of the sky
     wanted = stretched(scene, 1.3)
-    result = levels_of(guards.guard(photo, of_type(wanted + grey(glow), dtype)))
-    bare = levels_of(guards.guard(photo, of_type(wanted, dtype)))
+    result = levels_of(guards.apply_guards(photo, of_type(wanted + grey(glow), dtype)))
+    bare = levels_of(guards.apply_guards(photo, of_type(wanted, dtype)))
     sky, roofs = (slice(20, 80), slice(60, 180)), slice(130, 160)
     left = (result - wanted)[sky]
     assert np.abs(left).max() < 0.6 * 14
@@ -171,17 +171,17 @@ def test_a_change_that_follows_the_photo_is_no_halo(rng: np.random.Generator) ->
     scene = cv2.GaussianBlur(rng.uniform(60, 190, (20, 30, 3)), (0, 0), 2)
     photo = of_type(cv2.resize(scene, (300, 200), interpolation=cv2.INTER_CUBIC), "uint8")
     raw = of_type(stretched(levels_of(photo), 1.5), "uint8")
-    assert np.abs(levels_of(guards.guard(photo, raw.copy())) - levels_of(raw)).max() < 4
+    assert np.abs(levels_of(guards.apply_guards(photo, raw.copy())) - levels_of(raw)).max() < 4
 
 
 @pytest.mark.parametrize("pixels", [1, 1000, 1 << 30])
 def test_strips_do_not_show(pixels: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = of_type(flat(rng, 4), "uint8")
     raw = tinted(of_type(stretched(levels_of(photo), 5), "uint8"), 50)
-    whole = guards.guard(photo, raw.copy())
+    whole = guards.apply_guards(photo, raw.copy())
     assert (whole != raw).mean() > 0.9
     monkeypatch.setattr(guards, "_STRIP_PIXELS", pixels)
-    assert (guards.guard(photo, raw.copy()) == whole).all()
+    assert (guards.apply_guards(photo, raw.copy()) == whole).all()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 199])
@@ -190,10 +190,10 @@ def test_bands_do_not_show(rows: int, dtype: str, rng: np.random.Generator, monk
     """Where noise is taken off, a band at a time is copied: its neighbours are read as they were before."""
     photo = of_type(flat(rng, 4), dtype)
     raw = of_type(stretched(levels_of(photo), 5), dtype)
-    whole = guards.guard(photo, raw.copy())
+    whole = guards.apply_guards(photo, raw.copy())
     monkeypatch.setattr(guards, "_BAND_PIXELS", rows * photo.shape[1])
     monkeypatch.setattr(guards, "_STRIP_PIXELS", 5 * photo.shape[1])
-    banded = guards.guard(photo, raw.copy())
+    banded = guards.apply_guards(photo, raw.copy())
     # OpenCV adds floats in another order where a band is a few rows
     assert np.abs(banded - whole).max() < 1e-6 if dtype == "float32" else (banded == whole).all()
 
@@ -202,7 +202,7 @@ def test_small_photos_have_their_guards_too(rng: np.random.Generator) -> None:
     for height, width in [(1, 1), (1, 300), (17, 5), (40, 40), (64, 65)]:
         photo = of_type(rng.uniform(60, 200, (height, width, 3)), "uint8")
         raw = of_type(stretched(levels_of(photo), 6), "uint8")
-        assert not clipped(guards.guard(photo, raw)).any()
+        assert not clipped(guards.apply_guards(photo, raw)).any()
 
 
 def test_no_threshold_flickers(rng: np.random.Generator) -> None:
@@ -211,7 +211,7 @@ def test_no_threshold_flickers(rng: np.random.Generator) -> None:
     previous = None
     for step in range(10):
         raw = of_type(stretched(levels_of(photo), 1 + 0.4 * step) + step * np.array([3.2, 0, -3.2]), "float32")
-        result = guards.guard(photo, raw)
+        result = guards.apply_guards(photo, raw)
         if previous is not None:
             assert np.abs(levels_of(result) - levels_of(previous)).mean() < 10
         previous = result
@@ -226,7 +226,7 @@ def test_the_restorer_guards_unless_told_not_to(rng: np.random.Generator) -> Non
     raw = restorer(photo, guard=False)
     assert clipped(raw).mean() > 0.3
     assert not clipped(restorer(photo)).any()
-    assert (restorer(photo) == guards.guard(photo, raw.copy())).all()
+    assert (restorer(photo) == guards.apply_guards(photo, raw.copy())).all()
     assert not clipped(restorer(photo, 0.9)).any()
     frames: Any = list(restorer.frames([photo], guard=False))
     assert (frames[0] == raw).all()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fairweather.generators import UNet
-from fairweather.restoring.restorer import Restorer
+from fairweather.inference.restorer import Restorer
 from tests.restoring.test_restorer import LOCAL, engine_of
 
 

@@ -12,20 +12,20 @@ import cv2
 import numpy as np
 import pytest
 
-from fairweather import cards, images
+from fairweather import images, model_folder
 from fairweather.errors import BadCard
-from fairweather.restoring import estimates
-from fairweather.restoring.recognise import (
-    CARD,
-    FOLDER,
-    Recognizer,
-    RecognizerCard,
-    Rule,
+from fairweather.inference import weather_detection
+from fairweather.inference.weather_detection import (
+    DETECTOR_CARD,
+    DETECTOR_FOLDER,
+    DecisionRule,
+    DetectorCard,
     Weather,
-    load_recognizer,
-    read_recognizer_card,
-    views,
-    windows_of,
+    WeatherDetector,
+    detector_views,
+    load_detector,
+    read_detector_card,
+    streak_windows,
 )
 from tests.conftest import ROOT
 
@@ -39,7 +39,7 @@ def picture(height: int, width: int) -> np.ndarray:
     [((1, 1), 8), ((6, 8), 8), ((321, 481), 8), ((800, 600), 8), ((720, 900), 8), ((721, 900), 14), ((1500, 2000), 14)],
 )
 def test_views_are_squares_of_one_size_whatever_the_photo(size: tuple[int, int], count: int) -> None:
-    made = views(picture(*size), 64)
+    made = detector_views(picture(*size), 64)
     assert made.shape == (count, 3, 64, 64)
     assert made.dtype == np.float32
     assert made.min() >= 0
@@ -48,16 +48,16 @@ def test_views_are_squares_of_one_size_whatever_the_photo(size: tuple[int, int],
 
 def test_windows_show_the_photo_at_its_own_scale_from_corner_to_corner() -> None:
     photo = picture(200, 300)
-    first, *_, last = views(photo, 64)[2:]
+    first, *_, last = detector_views(photo, 64)[2:]
     assert np.array_equal(first, images.to_float(photo[:64, :64]).transpose(2, 0, 1))
     assert np.array_equal(last, images.to_float(photo[-64:, -64:]).transpose(2, 0, 1))
-    upright = views(photo.transpose(1, 0, 2), 64)
+    upright = detector_views(photo.transpose(1, 0, 2), 64)
     assert np.array_equal(upright[-1], last.transpose(0, 2, 1))
 
 
 def test_the_first_views_are_the_whole_and_its_darkest() -> None:
     photo = picture(160, 320)
-    mean, least = views(photo, 80)[:2]
+    mean, least = detector_views(photo, 80)[:2]
     assert np.allclose(mean.mean((1, 2)), photo.mean((0, 1)) / 255, atol=2e-3)
     block = cv2.resize(photo, (160, 160), interpolation=cv2.INTER_AREA)[:2, :2] / 255
     assert mean[:, 0, 0] == pytest.approx(block.mean((0, 1)))
@@ -68,7 +68,7 @@ def test_a_large_photo_is_looked_at_in_two_scales() -> None:
     """Streaks that are 9 px wide in 12 megapixels are 3 px wide in one of them."""
     photo = np.full((2880, 3840, 3), 60, np.uint8)
     photo[:, 30:39] = 210
-    made = views(photo, 96)[2:]
+    made = detector_views(photo, 96)[2:]
     columns = [np.flatnonzero(window[0, 0] > 0.7).tolist() for window in (made[0], made[6])]
     assert columns == [[10, 11, 12], [5]]
 
@@ -76,9 +76,9 @@ def test_a_large_photo_is_looked_at_in_two_scales() -> None:
 @pytest.mark.parametrize("size", [(40, 50), (500, 640), (900, 1300)])
 def test_types_of_pixels_are_seen_alike(size: tuple[int, int]) -> None:
     photo = picture(*size)
-    small = views(photo, 64)
+    small = detector_views(photo, 64)
     for same in (photo.astype(np.uint16) * 257, images.to_float(photo)):
-        assert np.abs(views(same, 64) - small).max() <= 1.01 / 255  # 8 bits round when they are reduced
+        assert np.abs(detector_views(same, 64) - small).max() <= 1.01 / 255  # 8 bits round when they are reduced
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_what_is_doubtful_is_taken_out_in_part(number: float, amount: float) -> 
 
 
 def test_a_rule_weighs_the_model_beside_the_network() -> None:
-    rule = Rule(1.5, 0.5, 2.0, "m")
+    rule = DecisionRule(1.5, 0.5, 2.0, "m")
     assert rule(1.5, 0.0) == rule(0.5, 0.5) == 0.5
     assert rule(2.0, 0.0) == rule(0.0, 1.0) == pytest.approx(1 / (1 + np.exp(-1)))
     assert 0 < rule(-1e9, 0) < rule(1.4, 0) < 0.5 < rule(1.6, 0) < rule(1e9, 0) <= 1
     assert rule.asks(-1e9)
-    assert not Rule(1.5, 0.5, 2.0, "m", -5.0).asks(-5.0)
+    assert not DecisionRule(1.5, 0.5, 2.0, "m", -5.0).asks(-5.0)
 
 
 class Model:
@@ -134,12 +134,12 @@ class Model:
 
 def test_estimates_of_models() -> None:
     photo = picture(100, 120)
-    assert estimates.veil(Model(1.0), photo) == estimates.NO_VEIL  # type: ignore[arg-type]
-    assert estimates.veil(Model(0.61), photo) == pytest.approx(np.log(0.4))  # type: ignore[arg-type]
+    assert weather_detection.haze_evidence(Model(1.0), photo) == weather_detection.NO_HAZE_EVIDENCE  # type: ignore[arg-type]
+    assert weather_detection.haze_evidence(Model(0.61), photo) == pytest.approx(np.log(0.4))  # type: ignore[arg-type]
     windows = np.full((6, 3, 160, 160), 0.5, np.float32)
-    assert estimates.streaks(Model(), windows) == estimates.NO_STREAKS  # type: ignore[arg-type]
+    assert weather_detection.rain_evidence(Model(), windows) == weather_detection.NO_RAIN_EVIDENCE  # type: ignore[arg-type]
     model = Model(change=0.1)
-    assert estimates.streaks(model, windows) == pytest.approx(-20, abs=1e-4)  # type: ignore[arg-type]
+    assert weather_detection.rain_evidence(model, windows) == pytest.approx(-20, abs=1e-4)  # type: ignore[arg-type]
     assert model.asked == [(96, 96, 3)] * 6
 
 
@@ -150,15 +150,15 @@ def test_one_window_with_a_fence_is_no_rain() -> None:
     def darkens_bright_ones(photo: np.ndarray, guard: bool) -> np.ndarray:
         return photo * np.float32(0.5)
 
-    assert estimates.streaks(darkens_bright_ones, windows) == estimates.NO_STREAKS  # type: ignore[arg-type]
+    assert weather_detection.rain_evidence(darkens_bright_ones, windows) == weather_detection.NO_RAIN_EVIDENCE  # type: ignore[arg-type]
 
 
-def a_card(**changes: object) -> RecognizerCard:
+def a_card(**changes: object) -> DetectorCard:
     fields = {
         "name": "w", "side": 64, "training": {}, "licence": "", "terms": "", "description": "",
-        "haze": Rule(0.5, 1, 1, "h"), "rain": Rule(-0.5, 1, 0.1, "r", -5.0),
+        "haze": DecisionRule(0.5, 1, 1, "h"), "rain": DecisionRule(-0.5, 1, 0.1, "r", -5.0),
     }  # fmt: skip
-    return RecognizerCard(**{**fields, **changes})  # type: ignore[arg-type]
+    return DetectorCard(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def test_logits_and_estimates_become_weather() -> None:
@@ -170,14 +170,14 @@ def test_logits_and_estimates_become_weather() -> None:
 
     models = {"h": Model(0.61), "r": Model(change=0.1)}
     card = a_card(side=96)
-    weather = Recognizer(card, engine, models.__getitem__)(picture(100, 120))  # type: ignore[arg-type]
+    weather = WeatherDetector(card, engine, models.__getitem__)(picture(100, 120))  # type: ignore[arg-type]
     assert shapes == [(8, 3, 96, 96)]
     assert weather.haze == pytest.approx(0.4 / 1.4)
     assert weather.rain == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-5)
     assert models["h"].asked == [(100, 120, 3)]
     for answer in (np.zeros((1, 3)), np.full((1, 2), np.nan)):
         with pytest.raises(BadCard, match="install it again"):
-            Recognizer(card, lambda _, answer=answer: answer, models.__getitem__)(picture(20, 20))  # type: ignore[arg-type]
+            WeatherDetector(card, lambda _, answer=answer: answer, models.__getitem__)(picture(20, 20))  # type: ignore[arg-type]
 
 
 def test_a_model_is_asked_where_the_network_leaves_a_doubt() -> None:
@@ -187,39 +187,39 @@ def test_a_model_is_asked_where_the_network_leaves_a_doubt() -> None:
         opened.append(name)
         return Model()
 
-    look = Recognizer(a_card(), lambda _: np.array([[0.0, -5.1]]), open_one)  # type: ignore[arg-type, return-value]
-    assert look(picture(100, 120)).rain == Rule(-0.5, 1, 0.1, "r")(-5.1, estimates.NO_STREAKS)
+    look = WeatherDetector(a_card(), lambda _: np.array([[0.0, -5.1]]), open_one)  # type: ignore[arg-type, return-value]
+    assert look(picture(100, 120)).rain == DecisionRule(-0.5, 1, 0.1, "r")(-5.1, weather_detection.NO_RAIN_EVIDENCE)
     assert opened == ["h"]
 
 
 def test_streaks_are_looked_for_at_the_finer_scale() -> None:
-    shown = views(picture(1000, 1300), 96)
+    shown = detector_views(picture(1000, 1300), 96)
     assert len(shown) == 14
-    assert np.array_equal(windows_of(shown), shown[2:8])
+    assert np.array_equal(streak_windows(shown), shown[2:8])
 
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """The shipped recognizer's folder, to be damaged."""
-    return Path(shutil.copytree(FOLDER, tmp_path / "weather"))
+    return Path(shutil.copytree(DETECTOR_FOLDER, tmp_path / "weather"))
 
 
 def test_what_ships_is_whole_and_small() -> None:
-    card = read_recognizer_card(FOLDER)
-    assert card.name == FOLDER.name == "weather"
+    card = read_detector_card(DETECTOR_FOLDER)
+    assert card.name == DETECTOR_FOLDER.name == "weather"
     assert "research" in card.terms
     assert card.training["held_back"] > 0
-    for name in cards.SUMMED:
-        assert cards.checked(FOLDER, card, name).stat().st_size < 1_000_000  # type: ignore[arg-type]
-    assert FOLDER.name not in cards.shipped(), "it gives no picture: no list of models may hold it"
+    for name in model_folder.SUMMED:
+        assert model_folder.checked(DETECTOR_FOLDER, card, name).stat().st_size < 1_000_000  # type: ignore[arg-type]
+    assert DETECTOR_FOLDER.name not in model_folder.shipped(), "it gives no picture: no list of models may hold it"
 
 
 def test_its_rules_were_found_with_the_models_that_ship() -> None:
     """Another `dehaze` finds other amounts of haze: runs/ship/weather.py --again weighs it anew."""
-    card = read_recognizer_card(FOLDER)
+    card = read_detector_card(DETECTOR_FOLDER)
     assert {card.haze.model, card.rain.model} == set(card.training["asks"])
     for name, weights in card.training["asks"].items():
-        assert cards.read_card(cards.find(name)).checksums[cards.WEIGHTS] == weights, name
+        assert model_folder.read_card(model_folder.find(name)).checksums[model_folder.WEIGHTS] == weights, name
 
 
 @pytest.mark.parametrize(
@@ -235,25 +235,25 @@ def test_its_rules_were_found_with_the_models_that_ship() -> None:
     ],
 )
 def test_a_card_that_is_not_understood_is_refused(copied: Path, change: dict[str, object], told: str) -> None:
-    fields = json.loads((copied / CARD).read_text())
-    (copied / CARD).write_text(json.dumps({**fields, **change}))
+    fields = json.loads((copied / DETECTOR_CARD).read_text())
+    (copied / DETECTOR_CARD).write_text(json.dumps({**fields, **change}))
     with pytest.raises(BadCard, match=told):
-        load_recognizer(copied)
+        load_detector(copied)
 
 
 def test_an_altered_or_missing_file_is_refused(copied: Path) -> None:
-    with (copied / cards.ONNX).open("ab") as file:
+    with (copied / model_folder.ONNX).open("ab") as file:
         file.write(b"x")
     with pytest.raises(BadCard, match="altered"):
-        load_recognizer(copied)
-    (copied / CARD).unlink()
+        load_detector(copied)
+    (copied / DETECTOR_CARD).unlink()
     with pytest.raises(BadCard, match="install fairweather again"):
-        load_recognizer(copied)
+        load_detector(copied)
 
 
 def test_engines_agree() -> None:
     photo = images.read(ROOT / "examples" / "lighthouse.jpg").pixels
-    said = [load_recognizer(engine=engine)(photo) for engine in ("onnxruntime", "torch", "openvino")]
+    said = [load_detector(engine=engine)(photo) for engine in ("onnxruntime", "torch", "openvino")]
     assert abs(said[0].haze - said[1].haze) < 1e-3
     assert abs(said[0].rain - said[1].rain) < 1e-3
     assert said[2].decided == said[0].decided  # bf16 where the processor has it
@@ -261,7 +261,7 @@ def test_engines_agree() -> None:
 
 def test_the_examples_are_hazy_and_one_is_rainy() -> None:
     """All but a frame with a few clouds between the houses, which it may leave alone."""
-    look = load_recognizer()
+    look = load_detector()
     for path in sorted((ROOT / "examples").glob("*.jpg")):
         seen = look(images.read(path).pixels)
         shown = "rain" if path.stem == "shutters" else "haze"
@@ -271,7 +271,7 @@ def test_the_examples_are_hazy_and_one_is_rainy() -> None:
 
 def test_clear_photos_are_clear_and_streaks_over_them_are_rain(shared_data: Path, rng: np.random.Generator) -> None:
     """On photos that nothing was trained on; the streaks are drawn by other code than in training."""
-    look = load_recognizer()
+    look = load_detector()
     clear = [images.to_float(images.read(path).pixels) for path in sorted((shared_data / "kodak").glob("*.png"))]
     assert sum(look(photo).decided == "none" for photo in clear) >= len(clear) - 1
     kernel = np.zeros((31, 31), np.float32)

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from fairweather import images
-from fairweather.cards import Card, MapsSpec
 from fairweather.errors import BadCard, BadImage, BadSettings
-from fairweather.restoring import tiles
-from fairweather.restoring.restorer import Restorer
+from fairweather.inference import tiling
+from fairweather.inference.restorer import Restorer
+from fairweather.model_folder import Card, MapsSpec
 
 LOCAL = Card(
     name="tiny",
@@ -36,7 +36,7 @@ GLOBAL = replace(LOCAL, name="global", generator="resnet6", receptive_field=None
 MAPS = replace(
     LOCAL,
     name="maps",
-    generator="swift",
+    generator="scattering_maps",
     output="maps",
     receptive_field=None,
     maps=MapsSpec(size=64, radius=2, eps=1e-3),
@@ -334,17 +334,17 @@ def test_what_was_seen_once_serves_every_strength(photo: np.ndarray) -> None:
         return steady_maps(t=0.5, airlight=0.9, offset=0.02)(x)
 
     restorer = Restorer(MAPS, counted)
-    seen = restorer.seen(photo)
-    answers = [restorer.applied(photo, seen, strength) for strength in (0.0, 0.3, 1.0)]
+    seen = restorer.predict_maps(photo)
+    answers = [restorer.apply_maps(photo, seen, strength) for strength in (0.0, 0.3, 1.0)]
     assert len(calls) == 1
     for strength, answer in zip((0.0, 0.3, 1.0), answers, strict=True):
         assert np.array_equal(answer, restorer(photo, strength))
-    assert np.array_equal(restorer.applied(photo, seen, guard=False), restorer(photo, guard=False))
+    assert np.array_equal(restorer.apply_maps(photo, seen, guard=False), restorer(photo, guard=False))
     assert not np.array_equal(answers[1], answers[2])
     with pytest.raises(BadSettings, match="strength"):
-        restorer.applied(photo, seen, 1.5)
+        restorer.apply_maps(photo, seen, 1.5)
     with pytest.raises(BadSettings, match="gives a picture and no maps"):
-        Restorer(LOCAL, same).seen(photo)
+        Restorer(LOCAL, same).predict_maps(photo)
 
 
 def test_frames_are_restored_as_they_are_asked_for(rng: np.random.Generator) -> None:
@@ -365,7 +365,7 @@ def test_frames_are_restored_as_they_are_asked_for(rng: np.random.Generator) -> 
 
 
 def test_default_memory_is_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "available_memory", lambda: 1000)
+    monkeypatch.setattr(tiling, "available_memory", lambda: 1000)
     assert Restorer(LOCAL, same).memory == 500
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fairweather.errors import BadImage
-from fairweather.restoring.restorer import Restorer
+from fairweather.inference.restorer import Restorer
 from tests.restoring.test_restorer import GLOBAL, LOCAL, MAPS, PER_PIXEL, photo_of
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fairweather.restoring.steady import SECONDS, Blend, Motion, Steady
+from fairweather.inference.temporal import SMOOTHING_SECONDS, FrameBlender, MapSmoother, MotionEstimator
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def maps(values: np.ndarray | float, airlight: float = 0.8) -> np.ndarray:
 
 
 def test_motion_is_found(scene: np.ndarray) -> None:
-    motion = Motion()
+    motion = MotionEstimator()
     assert motion(frame_at(scene, 10)) is None
     move = motion(frame_at(scene, 16))  # the camera goes right, what it sees goes left
     assert move is not None
@@ -46,7 +46,7 @@ def test_motion_is_found(scene: np.ndarray) -> None:
 
 
 def test_what_belongs_to_a_place_goes_along_at_any_size(scene: np.ndarray) -> None:
-    motion = Motion()
+    motion = MotionEstimator()
     motion(frame_at(scene, 10))
     move = motion(frame_at(scene, 18))
     small = cv2.resize(frame_at(scene, 10), (128, 72), interpolation=cv2.INTER_AREA)
@@ -57,7 +57,7 @@ def test_what_belongs_to_a_place_goes_along_at_any_size(scene: np.ndarray) -> No
 
 def test_a_memory_goes_along_and_nothing_is_remembered_of_what_was_hidden(scene: np.ndarray) -> None:
     """Seven channels, which OpenCV does not move at once: each is moved as it is alone."""
-    motion = Motion()
+    motion = MotionEstimator()
     motion(frame_at(scene, 10))
     move = motion(frame_at(scene, 22))  # three places of the state come in from the right
     state = np.random.default_rng(1).random((1, 7, 36, 64)).astype(np.float32)
@@ -72,7 +72,7 @@ def test_a_memory_goes_along_and_nothing_is_remembered_of_what_was_hidden(scene:
 
 
 def test_flickering_answers_are_smoothed(scene: np.ndarray) -> None:
-    steady, rng = Steady(), np.random.default_rng(0)
+    steady, rng = MapSmoother(), np.random.default_rng(0)
     given, answers = [], []
     for number in range(60):
         given.append(0.5 + 0.05 * rng.standard_normal())
@@ -84,13 +84,13 @@ def test_flickering_answers_are_smoothed(scene: np.ndarray) -> None:
 
 
 def test_a_lasting_change_is_followed(scene: np.ndarray) -> None:
-    steady = Steady()
+    steady = MapSmoother()
     frame = chw(frame_at(scene, 10))
     for _ in range(5):
         steady(frame, maps(0.9), 0.04)
     answers = [steady(frame, maps(0.4), 0.04)[0, 0].mean() for _ in range(100)]
     assert answers[0] > 0.8
-    after = answers[round(SECONDS / 0.04) - 1]
+    after = answers[round(SMOOTHING_SECONDS / 0.04) - 1]
     assert after == pytest.approx(0.4 + 0.5 * np.exp(-1), abs=0.02)
     assert answers[-1] == pytest.approx(0.4, abs=0.01)
 
@@ -99,7 +99,7 @@ def test_time_counts_not_frames(scene: np.ndarray) -> None:
     frame = chw(frame_at(scene, 10))
     found = []
     for step in (0.02, 0.1):
-        steady = Steady()
+        steady = MapSmoother()
         steady(frame, maps(0.9), step)
         for _ in range(round(0.4 / step)):
             answer = steady(frame, maps(0.4), step)
@@ -108,7 +108,7 @@ def test_time_counts_not_frames(scene: np.ndarray) -> None:
 
 
 def test_the_airlight_is_slower(scene: np.ndarray) -> None:
-    steady = Steady()
+    steady = MapSmoother()
     frame = chw(frame_at(scene, 10))
     steady(frame, maps(0.9, 0.9), 0.04)
     answer = steady(frame, maps(0.4, 0.4), 0.04)
@@ -116,7 +116,7 @@ def test_the_airlight_is_slower(scene: np.ndarray) -> None:
 
 
 def test_maps_move_with_what_they_are_of(scene: np.ndarray) -> None:
-    steady = Steady()
+    steady = MapSmoother()
     light = [
         cv2.resize(frame_at(scene, column)[..., 0], (128, 72), interpolation=cv2.INTER_AREA) for column in (10, 20)
     ]
@@ -127,7 +127,7 @@ def test_maps_move_with_what_they_are_of(scene: np.ndarray) -> None:
 
 
 def test_a_cut_is_a_new_beginning(scene: np.ndarray) -> None:
-    steady = Steady()
+    steady = MapSmoother()
     steady(chw(frame_at(scene, 10)), maps(0.9), 0.04)
     answer = steady(chw(1 - frame_at(scene, 10)), maps(0.4), 0.04)
     assert np.array_equal(answer, maps(0.4))
@@ -136,7 +136,7 @@ def test_a_cut_is_a_new_beginning(scene: np.ndarray) -> None:
 
 
 def test_what_was_uncovered_is_new(scene: np.ndarray) -> None:
-    steady = Steady()
+    steady = MapSmoother()
     before = frame_at(scene, 10)
     after = before.copy()
     after[40:100, 60:140] = 1 - after[40:100, 60:140]
@@ -149,7 +149,7 @@ def test_what_was_uncovered_is_new(scene: np.ndarray) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_blending_takes_flicker_off_and_leaves_what_moves_sharp(scene: np.ndarray, dtype: str) -> None:
     top = 1.0 if dtype == "float32" else np.iinfo(dtype).max
-    rng, blend = np.random.default_rng(1), Blend()
+    rng, blend = np.random.default_rng(1), FrameBlender()
     off, plain, detail = [], [], []
     for number in range(20):
         frame = frame_at(scene, 10 + number)
@@ -166,7 +166,7 @@ def test_blending_takes_flicker_off_and_leaves_what_moves_sharp(scene: np.ndarra
 
 
 def test_blending_forgets_at_a_cut(scene: np.ndarray) -> None:
-    blend = Blend()
+    blend = FrameBlender()
     dark, bright = frame_at(scene, 10) * 0.2, 1 - frame_at(scene, 10) * 0.2
     blend(dark, dark)
     assert np.array_equal(blend(bright, bright), bright)

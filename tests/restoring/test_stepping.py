@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairweather import cards
+from fairweather import model_folder
 from fairweather.errors import BadCard, BadSettings, ParityFailed
-from fairweather.restoring.restorer import Restorer, load
-from fairweather.restoring.stepping import Stepping, step
+from fairweather.inference.engines import RecurrentEngine, recurrent_step
+from fairweather.inference.restorer import Restorer, load
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -24,10 +24,10 @@ ARGUMENTS: dict[str, Any] = {"size": 64, "widths": [8, 8, 12, 12], "heads": 4, "
 
 
 def network(seed: int = 0) -> Any:
-    from fairweather.generators import Sequence
+    from fairweather.generators import RecurrentMaps
 
     torch.manual_seed(seed)
-    made = Sequence(**ARGUMENTS).eval()
+    made = RecurrentMaps(**ARGUMENTS).eval()
     with torch.no_grad():
         for name, tensor in made.state_dict().items():
             if tensor.is_floating_point():
@@ -46,19 +46,21 @@ def frames(count: int = FRAMES, height: int = 75, width: int = 110) -> list[np.n
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from fairweather.deploy.export import export
+    from fairweather.deploy.onnx_export import export_generator
 
-    folder = tmp_path_factory.mktemp("sequence") / "model"
+    folder = tmp_path_factory.mktemp("recurrent_maps") / "model"
     facts: dict[str, Any] = {"licence": "MIT", "terms": "", "training": {}}
-    export(network(), folder, name="s", weather="haze", generator_name="sequence", arguments=ARGUMENTS, **facts)
+    export_generator(
+        network(), folder, name="s", weather="haze", generator_name="recurrent_maps", arguments=ARGUMENTS, **facts
+    )
     return folder
 
 
 def stepped(restorer: Restorer, clip: list[np.ndarray]) -> list[np.ndarray]:
     answer, state = [], None
     for frame in clip:
-        seen, state = step(restorer, frame, state)
-        answer.append(restorer.applied(frame, seen, guard=False))
+        seen, state = recurrent_step(restorer, frame, state)
+        answer.append(restorer.apply_maps(frame, seen, guard=False))
     return answer
 
 
@@ -97,37 +99,37 @@ def test_the_state_is_the_callers(model: Path) -> None:
     for pair in zip(one, other, strict=True):
         for number, frame in enumerate(pair):
             before = copy.deepcopy(states[number])
-            seen, after = step(restorer, frame, states[number])
+            seen, after = recurrent_step(restorer, frame, states[number])
             assert states[number] is None or np.array_equal(before, states[number]), "what was given is not written to"
-            again, _ = step(restorer, frame, before)
+            again, _ = recurrent_step(restorer, frame, before)
             assert np.array_equal(seen.maps, again.maps)
             states[number] = after
-            turns[number].append(restorer.applied(frame, seen, guard=False))
+            turns[number].append(restorer.apply_maps(frame, seen, guard=False))
     assert np.array_equal(turns[0], stepped(restorer, one))
     assert np.array_equal(turns[1], stepped(restorer, other))
 
 
 def test_the_state_has_the_size_that_the_card_says(model: Path) -> None:
-    card = cards.read_card(model)
-    assert card.state == cards.StateSpec(channels=4 * 3 * (2 + 1), stride=4)
+    card = model_folder.read_card(model)
+    assert card.state == model_folder.StateSpec(channels=4 * 3 * (2 + 1), stride=4)
     restorer = load(model, engine="openvino")
-    seen, state = step(restorer, frames(1)[0])
+    seen, state = recurrent_step(restorer, frames(1)[0])
     assert state.dtype == np.float32
     assert state.shape == (1, 36, seen.reduced.shape[2] // 4, seen.reduced.shape[3] // 4)
     with pytest.raises(BadSettings, match=r"state of 1 x 36 x 16 x 16 .* begin anew"):
-        step(restorer, frames(1, 128, 64)[0], state)
+        recurrent_step(restorer, frames(1, 128, 64)[0], state)
 
 
 def test_a_model_without_a_memory_says_so() -> None:
     with pytest.raises(BadSettings, match="dehaze-fast has no memory"):
-        step(load("dehaze-fast", engine="openvino"), frames(1)[0])
+        recurrent_step(load("dehaze-fast", engine="openvino"), frames(1)[0])
 
 
 def test_quantizing_is_refused(model: Path, tmp_path: Path) -> None:
-    from fairweather.deploy.quantize import quantize
+    from fairweather.deploy.quantization import quantize_model
 
     with pytest.raises(BadSettings, match="has a memory"):
-        quantize(model, tmp_path / "out", method="dynamic")
+        quantize_model(model, tmp_path / "out", method="dynamic")
 
 
 def test_a_state_that_goes_wrong_is_found_at_export(
@@ -135,20 +137,28 @@ def test_a_state_that_goes_wrong_is_found_at_export(
 ) -> None:
     """Single photos would not show it: they all begin with an empty state. The file is a copy of the one that would be
     made of this network, which takes many seconds."""
-    from fairweather.deploy.export import export
+    from fairweather.deploy.onnx_export import export_generator
 
-    monkeypatch.setattr("fairweather.deploy.export.write_onnx", lambda _, path, __: copyfile(model / cards.ONNX, path))
-    good = Stepping.step
+    monkeypatch.setattr(
+        "fairweather.deploy.onnx_export.write_onnx", lambda _, path, __: copyfile(model / model_folder.ONNX, path)
+    )
+    good = RecurrentEngine.step
 
-    def forgetful(self: Stepping, picture: np.ndarray, state: np.ndarray | None = None) -> Any:
+    def forgetful(self: RecurrentEngine, picture: np.ndarray, state: np.ndarray | None = None) -> Any:
         answer, after = good(self, picture, state)
         return answer, after * 0.5
 
-    monkeypatch.setattr(Stepping, "step", forgetful)
+    monkeypatch.setattr(RecurrentEngine, "step", forgetful)
     facts: dict[str, Any] = {"licence": "MIT", "terms": "", "training": {}, "engines": ("openvino",)}
     with pytest.raises(ParityFailed, match="in frame 1 of a clip"):
-        export(
-            network(), tmp_path / "m", name="s", weather="haze", generator_name="sequence", arguments=ARGUMENTS, **facts
+        export_generator(
+            network(),
+            tmp_path / "m",
+            name="s",
+            weather="haze",
+            generator_name="recurrent_maps",
+            arguments=ARGUMENTS,
+            **facts,
         )
     assert not (tmp_path / "m").exists()
 
@@ -158,20 +168,20 @@ def test_a_card_whose_state_cannot_be_is_refused(model: Path, tmp_path: Path) ->
     import shutil
 
     shutil.copytree(model, tmp_path / "m")
-    path = tmp_path / "m" / cards.CARD
+    path = tmp_path / "m" / model_folder.CARD
     fields = json.loads(path.read_text())
     for state, words in (({"channels": 0, "stride": 4}, "state.channels"), ({"channels": 48, "stride": 5}, "divide")):
         path.write_text(json.dumps({**fields, "state": state}))
         with pytest.raises(BadCard, match=words):
-            cards.read_card(tmp_path / "m")
+            model_folder.read_card(tmp_path / "m")
 
 
 def test_half_weights_keep_the_frames(model: Path, tmp_path: Path) -> None:
     """Exported again with weights in float16, the engines still agree with each other and are near what they were."""
-    from fairweather.deploy.export import reexport
+    from fairweather.deploy.onnx_export import export_model_folder
 
-    card = reexport(model, tmp_path / "half", half=True)
-    assert card.state == cards.read_card(model).state
+    card = export_model_folder(model, tmp_path / "half", half=True)
+    assert card.state == model_folder.read_card(model).state
     clip = frames(6)
     halved, whole = (
         stepped(load(place, engine="openvino", precision="f32"), clip) for place in (tmp_path / "half", model)
@@ -185,7 +195,7 @@ def test_a_thousand_frames_take_no_more_memory_than_a_hundred(model: Path, engin
     restorer, state, taken = load(model, engine=engine, threads=1), None, {}
     clip = frames(4, 64, 64)
     for at in range(1, 1001):
-        _, state = step(restorer, clip[at % 4], state)
+        _, state = recurrent_step(restorer, clip[at % 4], state)
         if at in (100, 1000):
             try:
                 taken[at] = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -201,7 +211,7 @@ def test_a_memory_is_not_rounded_unless_that_is_asked(
 ) -> None:
     import openvino
 
-    from fairweather.restoring.engines import open_engine
+    from fairweather.inference.engines import open_engine
 
     asked: dict[str, Any] = {}
 
@@ -212,5 +222,5 @@ def test_a_memory_is_not_rounded_unless_that_is_asked(
 
     monkeypatch.setattr(openvino, "Core", Core)
     with pytest.raises(BadCard, match="enough"):
-        open_engine("openvino", model, cards.read_card(model), precision=precision)
+        open_engine("openvino", model, model_folder.read_card(model), precision=precision)
     assert asked["INFERENCE_PRECISION_HINT"] == hint

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from fairweather.restoring.strips import SCRATCH, Scratch, cores, in_strips
+from fairweather.inference.haze_maps import SCRATCH, Scratch, run_in_strips, strip_pool
 
 
 @pytest.mark.parametrize(("height", "width", "pixels"), [(1, 1, 1), (7, 5, 10), (64, 3, 1000), (100, 2000, 50)])
@@ -21,7 +21,7 @@ def test_every_row_is_worked_once(height: int, width: int, pixels: int) -> None:
         assert (bottom - top) * width <= max(pixels, width)
         seen[top:bottom] += 1
 
-    in_strips(height, width, work, pixels)
+    run_in_strips(height, width, work, pixels)
     assert (seen == 1).all()
 
 
@@ -31,7 +31,7 @@ def test_what_a_strip_raises_comes_out() -> None:
             raise ZeroDivisionError("in the fourth row")
 
     with pytest.raises(ZeroDivisionError, match="fourth"):
-        in_strips(9, 10, work, 10)
+        run_in_strips(9, 10, work, 10)
 
 
 def test_scratch_is_the_threads_own_and_is_used_again() -> None:
@@ -58,8 +58,8 @@ def test_threads_and_what_they_hold_are_there_for_the_next_photo() -> None:
             photo[threading.get_ident()] = SCRATCH("x", (5,))
             time.sleep(0.002)  # long enough for every thread to get a strip
 
-        in_strips(64, 10, work, 20)
-    assert len({*held[0], *held[1]}) <= cores()._max_workers
+        run_in_strips(64, 10, work, 20)
+    assert len({*held[0], *held[1]}) <= strip_pool()._max_workers
     shared = held[0].keys() & held[1].keys()
     assert shared
     assert all(np.shares_memory(held[0][thread], held[1][thread]) for thread in shared)
@@ -68,10 +68,10 @@ def test_threads_and_what_they_hold_are_there_for_the_next_photo() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_has_threads_of_its_own() -> None:
-    in_strips(4, 4, lambda top, bottom: None, 4)
+    run_in_strips(4, 4, lambda top, bottom: None, 4)
     child = os.fork()
     if not child:
         signal.alarm(20)  # a pool without threads would never answer
-        in_strips(4, 4, lambda top, bottom: None, 4)
+        run_in_strips(4, 4, lambda top, bottom: None, 4)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

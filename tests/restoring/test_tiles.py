@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairweather.restoring import tiles
+from fairweather.inference import tiling
 
 
-def check_grid(grid: tiles.Grid, height: int, width: int, halo: int, multiple_of: int) -> None:
+def check_grid(grid: tiling.Grid, height: int, width: int, halo: int, multiple_of: int) -> None:
     kept = np.zeros((height, width), int)
-    tall, wide = tiles.padded(height, multiple_of), tiles.padded(width, multiple_of)
+    tall, wide = tiling.padded_side(height, multiple_of), tiling.padded_side(width, multiple_of)
     assert len(list(grid)) == len(grid)
     for row, column in grid:
         kept[row.first : row.last, column.first : column.last] += 1
@@ -29,9 +29,9 @@ def check_grid(grid: tiles.Grid, height: int, width: int, halo: int, multiple_of
 def test_fixed_tiles_keep_every_pixel_once(multiple_of: int, halo: int, rng: np.random.Generator) -> None:
     for height, width in rng.integers(1, 120, (8, 2)):
         for tile in (7, 32, 100, 1000):
-            grid = tiles.fixed(int(height), int(width), tile, halo, multiple_of)
+            grid = tiling.fixed_grid(int(height), int(width), tile, halo, multiple_of)
             check_grid(grid, int(height), int(width), halo, multiple_of)
-            assert max(grid.window) <= tiles.up(max(tile, 16), multiple_of) + 2 * halo + tiles.LEAST_SIDE
+            assert max(grid.window) <= tiling.round_up(max(tile, 16), multiple_of) + 2 * halo + tiling.MIN_SIDE
 
 
 @pytest.mark.parametrize(("multiple_of", "halo"), [(1, 3), (4, 8), (16, 48)])
@@ -39,8 +39,8 @@ def test_cheapest_tiles_stay_within_the_pixels_allowed(multiple_of: int, halo: i
     fitted = 0
     for height, width in rng.integers(1, 500, (10, 2)):
         for pixels in (1_000, 10_000, 30_000, 1_000_000):
-            grid = tiles.cheapest(int(height), int(width), pixels, halo, multiple_of)
-            tall, wide = tiles.padded(int(height), multiple_of), tiles.padded(int(width), multiple_of)
+            grid = tiling.cheapest_grid(int(height), int(width), pixels, halo, multiple_of)
+            tall, wide = tiling.padded_side(int(height), multiple_of), tiling.padded_side(int(width), multiple_of)
             least = min(tall, 2 * halo + multiple_of) * min(wide, 2 * halo + multiple_of)
             assert (grid is None) == (least > pixels)
             if grid is not None:
@@ -55,15 +55,15 @@ def test_more_memory_never_computes_more() -> None:
     costs = [
         len(grid) * int(np.prod(grid.window))
         for pixels in (300_000, 600_000, 1_500_000, 6_000_000, 12_100_000)
-        if (grid := tiles.cheapest(3000, 4000, pixels, 96, 32)) is not None
+        if (grid := tiling.cheapest_grid(3000, 4000, pixels, 96, 32)) is not None
     ]
     assert len(costs) == 5
     assert costs == sorted(costs, reverse=True)
-    assert costs[-1] == tiles.up(3000, 32) * 4000
+    assert costs[-1] == tiling.round_up(3000, 32) * 4000
 
 
 def test_a_hundred_megapixels_are_planned_at_once() -> None:
-    grid = tiles.cheapest(10_001, 9_999, 2_000_000, 512, 1)
+    grid = tiling.cheapest_grid(10_001, 9_999, 2_000_000, 512, 1)
     assert grid is not None
     assert np.prod(grid.window) <= 2_000_000
 
@@ -71,12 +71,12 @@ def test_a_hundred_megapixels_are_planned_at_once() -> None:
 def test_reading_pads_as_numpy_reflects(rng: np.random.Generator) -> None:
     for height, width in [(1, 1), (1, 5), (2, 3), (5, 40), (17, 16), (33, 7)]:
         photo = rng.integers(0, 65536, (height, width, 3)).astype(np.uint16)
-        grid = tiles.whole(height, width, 32)
+        grid = tiling.whole_grid(height, width, 32)
         ((row, column),) = grid
         tall, wide = grid.window
-        assert (tall, wide) == (tiles.up(height, 32), tiles.up(width, 32))
+        assert (tall, wide) == (tiling.round_up(height, 32), tiling.round_up(width, 32))
         expected = np.pad(photo, ((0, tall - height), (0, wide - width), (0, 0)), mode="reflect")
-        window = tiles.read(photo, row, column)
+        window = tiling.read_window(photo, row, column)
         assert window.dtype == np.uint16
         assert (window == expected).all()
         window[:] = 0
@@ -84,11 +84,11 @@ def test_reading_pads_as_numpy_reflects(rng: np.random.Generator) -> None:
 
 
 def test_halo_covers_half_the_receptive_field() -> None:
-    assert tiles.halo(1, 1) == 1
-    assert tiles.halo(61, 8) == 32
-    assert tiles.halo(64, 8) == 32
-    assert tiles.halo(66, 8) == 40
+    assert tiling.halo(1, 1) == 1
+    assert tiling.halo(61, 8) == 32
+    assert tiling.halo(64, 8) == 32
+    assert tiling.halo(66, 8) == 40
 
 
 def test_memory_that_is_free_is_a_believable_number() -> None:
-    assert 1 << 26 < tiles.available_memory() < 1 << 50
+    assert 1 << 26 < tiling.available_memory() < 1 << 50

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from fairweather.training import conduct
+from fairweather.training import trainer
 from tests.training.toy import SMALL, Toy, small_run
 
 
@@ -18,5 +18,5 @@ def main(recipe: str, out: str, step: str) -> None:
         if 5 * epoch + index == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    conduct.export_model = lambda *_: None  # type: ignore[assignment]
+    trainer.export_model = lambda *_: None  # type: ignore[assignment]
     small_run(recipe, Path(out), data=Toy(on_sample=on_sample), checkpoint_steps=3)

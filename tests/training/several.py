@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from fairweather import cli
+from fairweather.commands import train as verb
 from fairweather.errors import BadImage
-from fairweather.training import conduct
-from fairweather.training.engine import Engine
-from fairweather.training.processes import Processes
-from fairweather.verbs import train as verb
+from fairweather.training import trainer
+from fairweather.training.distributed import ProcessGroup
+from fairweather.training.optimization import TrainingEngine
 from tests.training.toy import SMALL, Toy, small_run
 
 
@@ -54,17 +54,17 @@ def main(recipe: str, out: str, words: str) -> int:
     options = {**SMALL[recipe], **said}
     options.setdefault("data", Troubled(options.get("batch", 1), **options.pop("trouble", {})))
     if options.pop("apart", False):
-        Processes.mean_gradients = lambda self, parameters, loss: loss.item()  # type: ignore[method-assign]
-    fit = conduct.fit
+        ProcessGroup.mean_gradients = lambda self, parameters, loss: loss.item()  # type: ignore[method-assign]
+    fit = trainer.fit
 
-    def fit_and_tell(engine: Engine, *given: Any, **more: Any) -> int:
+    def fit_and_tell(engine: TrainingEngine, *given: Any, **more: Any) -> int:
         step = fit(engine, *given, **more)
         told = {"step": step, "engine": engine.state(), "draw": torch.rand(3), "threads": torch.get_num_threads()}
         torch.save(told, folder / f"rank-{engine.processes.rank}.pt")
         return step
 
-    conduct.fit = fit_and_tell
-    conduct.export_model = lambda *_: None  # type: ignore[assignment]
+    trainer.fit = fit_and_tell
+    trainer.export_model = lambda *_: None  # type: ignore[assignment]
     verb.parse = lambda *_: lambda: 0 if small_run(recipe, folder, **options) else 1  # type: ignore[assignment]
     return cli.main(["train"])
 

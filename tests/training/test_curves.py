@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fairweather.errors import BadFolder, BadSettings
-from fairweather.images import read
+from fairweather.images.io import read
 from fairweather.training import curves
 from fairweather.training.curves import draw_curves, read_curves, smoothed, thinned
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fairweather.errors import BadFolder, BadSettings
-from fairweather.recipes import Batch, Build, Learn, Player, Recipe
-from fairweather.training.engine import Engine, choose_device, choose_precision
+from fairweather.recipes import Batch, Build, OptimizerGroup, Recipe, Update
+from fairweather.training.optimization import TrainingEngine, choose_device, choose_precision
 
 
 class Duel(Recipe):
@@ -27,13 +27,13 @@ class Duel(Recipe):
         self.seen: list[Tensor] = []
         self.scale = 1.0
 
-    def players(self) -> dict[str, Player]:
+    def players(self) -> dict[str, OptimizerGroup]:
         return {
-            "first": Player((self.first,), lr=0.25, clip=self.clip),
-            "second": Player((self.second,), lr=0.25),
+            "first": OptimizerGroup((self.first,), lr=0.25, clip=self.clip),
+            "second": OptimizerGroup((self.second,), lr=0.25),
         }
 
-    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
         one = self.scale * self.first(self.second(batch.degraded)).float().mean()
         self.seen.append(self.first(batch.degraded).float().mean().detach())
         learn("first", one)
@@ -52,7 +52,7 @@ def batch() -> Batch:
 
 def test_learning_moves_one_player_and_leaves_no_gradients() -> None:
     recipe = Duel()
-    engine = Engine(recipe, device="cpu", precision="fp32")
+    engine = TrainingEngine(recipe, device="cpu", precision="fp32")
     weights = {name: p.detach().clone() for name, p in recipe.named_parameters()}
     with engine.autocast():
         engine("first", recipe.first(recipe.second(batch().degraded)).mean())
@@ -65,7 +65,7 @@ def test_learning_moves_one_player_and_leaves_no_gradients() -> None:
 def test_a_later_player_sees_what_the_first_has_become(precision: Any) -> None:
     """Autocast keeps 16-bit copies of weights; after a step they would be those of before."""
     recipe = Duel()
-    Engine(recipe, device="cpu", precision=precision).step(batch(), 0.0)
+    TrainingEngine(recipe, device="cpu", precision=precision).step(batch(), 0.0)
     # Adam's first step is its learning rate: weights go from 0.5 to 0.25, and the photo is 0.5 in three channels.
     assert [float(value) for value in recipe.seen] == pytest.approx([0.75, 0.375], abs=0.01)
 
@@ -73,7 +73,7 @@ def test_a_later_player_sees_what_the_first_has_become(precision: Any) -> None:
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_nan_stops_before_anything_moves(scale: float) -> None:
     recipe = Duel()
-    engine = Engine(recipe, device="cpu", precision="fp32")
+    engine = TrainingEngine(recipe, device="cpu", precision="fp32")
     recipe.scale = scale
     before = recipe.first.weight.detach().clone()
     with pytest.raises(FloatingPointError, match=f"loss of first is {scale}"):
@@ -83,7 +83,7 @@ def test_nan_stops_before_anything_moves(scale: float) -> None:
 
 def test_an_infinite_gradient_of_a_finite_loss_stops_too() -> None:
     recipe = Duel()
-    engine = Engine(recipe, device="cpu", precision="fp32")
+    engine = TrainingEngine(recipe, device="cpu", precision="fp32")
     before = recipe.first.weight.detach().clone()
     with pytest.raises(FloatingPointError, match="gradient of first"):
         engine("first", (recipe.first.weight - 0.5).square().sum().sqrt())
@@ -95,7 +95,7 @@ def test_clipping_shortens_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None
     for clip in (None, 0.01):
         recipe = Duel()
         recipe.clip = clip
-        engine = Engine(recipe, device="cpu", precision="fp32")
+        engine = TrainingEngine(recipe, device="cpu", precision="fp32")
         wrapped = engine._wrapped["first"]
 
         def note(recipe: Duel = recipe) -> None:
@@ -124,20 +124,20 @@ def test_a_device_that_is_not_there() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_fp16_scales_its_gradients() -> None:
     recipe = Duel()
-    engine = Engine(recipe, device="cuda", precision="fp16")
+    engine = TrainingEngine(recipe, device="cuda", precision="fp16")
     engine.step(batch(), 0.0)
     assert engine.state()["scaler"]["scale"] > 1
     assert torch.isfinite(recipe.first.weight).all()
 
 
-def scaling(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> tuple[Engine, torch.amp.GradScaler]:
+def scaling(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> tuple[TrainingEngine, torch.amp.GradScaler]:
     """An engine as fp16 makes it on a GPU, here on the CPU, for which PyTorch too has a gradient scaler."""
     from lightning.fabric.plugins.precision import MixedPrecision
 
-    from fairweather.training import engine as module
+    from fairweather.training import optimization as module
 
     monkeypatch.setattr(module, "choose_precision", lambda *_: "fp16")
-    engine = Engine(recipe, device="cpu", precision="fp16")
+    engine = TrainingEngine(recipe, device="cpu", precision="fp16")
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
     engine.fabric._strategy._precision = MixedPrecision("16-mixed", "cpu", scaler)
     assert engine.fabric.strategy.precision.scaler is scaler
@@ -149,7 +149,7 @@ def test_players_share_a_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, plain = Duel(), Duel()
     recipe.clip = plain.clip = 0.01
     engine, scaler = scaling(monkeypatch, recipe)
-    reference = Engine(plain, device="cpu", precision="fp32")
+    reference = TrainingEngine(plain, device="cpu", precision="fp32")
     before = recipe.first.weight.detach().clone()
     engine("first", 1e37 * recipe.first.weight.sum())  # finite, until it is scaled
     assert torch.equal(recipe.first.weight, before)
@@ -176,7 +176,7 @@ def test_gradients_are_unscaled_before_they_are_clipped(monkeypatch: pytest.Monk
 
 
 def test_a_checkpoint_of_other_networks_is_told_in_a_sentence() -> None:
-    state = Engine(Duel(), device="cpu", precision="fp32").state()
+    state = TrainingEngine(Duel(), device="cpu", precision="fp32").state()
     state["recipe"]["first.parametrizations.weight.0._u"] = torch.ones(3)
     with pytest.raises(BadFolder, match=r"other networks .*_u.*start another run"):
-        Engine(Duel(), device="cpu", precision="fp32").load_state(state)
+        TrainingEngine(Duel(), device="cpu", precision="fp32").load_state(state)

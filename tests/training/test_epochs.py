@@ -11,7 +11,7 @@ import pytest
 
 from fairweather import images
 from fairweather.cli import _guarded
-from fairweather.training.epochs import Epochs, due
+from fairweather.training.run_log import EpochMeter, epoch_due
 from tests.training.toy import no_export, small_run
 
 
@@ -61,12 +61,12 @@ def test_sheets_by_epochs_show_the_same_photos(tmp_path: Path, monkeypatch: pyte
 
 
 def test_several_epochs_may_end_in_one_step() -> None:
-    assert [due(step, length=5, batch=2, every=2) for step in range(1, 11)] == [
+    assert [epoch_due(step, length=5, batch=2, every=2) for step in range(1, 11)] == [
         step in (5, 10) for step in range(1, 11)
     ]
-    assert not any(due(step, length=5, batch=2, every=0) for step in range(1, 11))
-    assert [due(step, length=2, batch=7, every=5) for step in (1, 2, 3)] == [False, True, True]
-    epochs = Epochs(length=2, batch=7)
+    assert not any(epoch_due(step, length=5, batch=2, every=0) for step in range(1, 11))
+    assert [epoch_due(step, length=2, batch=7, every=5) for step in (1, 2, 3)] == [False, True, True]
+    epochs = EpochMeter(length=2, batch=7)
     lines = [epochs.add({"step": step, "time": float(step), "loss": step}) for step in (1, 2)]
     assert [line and (line["epoch"], line["loss"], line["photos_per_second"]) for line in lines] == [
         (3, 1, 7),

@@ -17,9 +17,9 @@ from torch import Tensor
 import fairweather
 from fairweather.errors import BadSettings
 from fairweather.pairs import Pair
-from fairweather.training import state
-from fairweather.training.settings import Named
-from fairweather.training.start import read_start
+from fairweather.training import checkpoint
+from fairweather.training.config import NamedArguments
+from fairweather.training.initial_weights import read_initial_weights
 from tests.training.toy import assert_same_state, no_export, small_run
 
 TINY: dict[str, Any] = {"size": 64, "widths": [4, 4, 4, 4]}
@@ -51,29 +51,35 @@ class Strips:
 @pytest.fixture(scope="module")
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a tiny swift that has learned a little."""
-    from fairweather.training import conduct
+    from fairweather.training import trainer
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(conduct, "export_model", lambda *_: None)
-        out = tmp_path_factory.mktemp("runs") / "swift"
-        words: dict[str, Any] = {"generator": "swift", "generator_arguments": TINY, "crop": 64}
+        patched.setattr(trainer, "export_model", lambda *_: None)
+        out = tmp_path_factory.mktemp("runs") / "scattering_maps"
+        words: dict[str, Any] = {"generator": "scattering_maps", "generator_arguments": TINY, "crop": 64}
         return small_run("supervised", out, steps=4, settings={"lr": 1e-2, "ema": 0.5}, **words).folder
 
 
 def clips_run(out: Path, **options: Any) -> Any:
     quiet = {"tensorboard": False, "sample_steps": 0, "log_steps": 0, "workers": 0}
     fixed = {"crop": 64, "threads": 1, "precision": "fp32", "device": "cpu", "batch": 1}
-    return fairweather.train("clips", **{"data": Strips(), "steps": 6, **quiet, **fixed, "out": out, **options})
+    return fairweather.train(
+        "supervised_video", **{"data": Strips(), "steps": 6, **quiet, **fixed, "out": out, **options}
+    )
 
 
 def test_it_grows_from_a_swift_and_goes_on_exactly(
     swift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_export(monkeypatch)
-    words: dict[str, Any] = {"generator": "sequence", "generator_arguments": {"heads": 2}, "start": str(swift)}
+    words: dict[str, Any] = {"generator": "recurrent_maps", "generator_arguments": {"heads": 2}, "start": str(swift)}
     whole = clips_run(tmp_path / "whole", **words)
     told = whole.settings()["settings"]["generator"]
-    assert {key: told[key] for key in ("name", "size", "widths", "heads")} == {"name": "sequence", **TINY, "heads": 2}
+    assert {key: told[key] for key in ("name", "size", "widths", "heads")} == {
+        "name": "recurrent_maps",
+        **TINY,
+        "heads": 2,
+    }
     seen = 0
 
     def interrupt() -> None:
@@ -84,41 +90,46 @@ def test_it_grows_from_a_swift_and_goes_on_exactly(
 
     with pytest.raises(KeyboardInterrupt):
         clips_run(tmp_path / "part", data=Strips(interrupt), **words)
-    assert state.load(tmp_path / "part" / "state")["step"] == 3
+    assert checkpoint.load_checkpoint(tmp_path / "part" / "state")["step"] == 3
     resumed = clips_run(tmp_path / "part", resume=True, **words)
-    assert_same_state(state.load(whole.folder / "state"), state.load(resumed.folder / "state"))
+    assert_same_state(
+        checkpoint.load_checkpoint(whole.folder / "state"), checkpoint.load_checkpoint(resumed.folder / "state")
+    )
 
 
 def test_it_begins_with_the_pictures_of_that_swift(swift: Path) -> None:
     from fairweather.generators import GENERATORS
 
-    start = read_start(str(swift))
-    arguments = start.completed({"name": "sequence", "heads": 2})
+    start = read_initial_weights(str(swift))
+    arguments = start.completed({"name": "recurrent_maps", "heads": 2})
     assert "mirror" not in arguments
     network = GENERATORS[arguments.pop("name")](**arguments)
-    start.check(Named("sequence", arguments))
+    start.check(NamedArguments("recurrent_maps", arguments))
     start.load(network)
-    old = GENERATORS["swift"](**TINY).eval()
+    old = GENERATORS["scattering_maps"](**TINY).eval()
     old.load_state_dict(start.weights)
     photo = torch.rand(1, 3, 70, 90)
     with torch.no_grad():
         assert (network(photo) - old(photo)).abs().max() < 1e-6
     with pytest.raises(BadSettings, match=r"widths=\[4, 4, 4, 4\], but generator\.widths is \[4, 4, 4, 8\]"):
-        start.check(Named("sequence", {**arguments, "widths": [4, 4, 4, 8]}))
+        start.check(NamedArguments("recurrent_maps", {**arguments, "widths": [4, 4, 4, 8]}))
     with pytest.raises(BadSettings, match=r"is a swift, but generator\.name is 'unet'"):
-        start.check(Named("unet", {}))
+        start.check(NamedArguments("unet", {}))
 
 
 def test_the_memory_alone_learns(swift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_export(monkeypatch)
     settings = {"whole": False, "lr": 0.03, "ema": 0.0, "warmup": 0.0}
-    words: dict[str, Any] = {"generator": "sequence", "generator_arguments": {"heads": 2}, "settings": settings}
+    words: dict[str, Any] = {"generator": "recurrent_maps", "generator_arguments": {"heads": 2}, "settings": settings}
     run = clips_run(tmp_path / "run", data=Strips(same=True), steps=80, start=str(swift), **words)
     stats = run.stats()
     for term, share in (("charbonnier", 0.9), ("steadiness", 0.99)):
         first, last = (np.mean([line[term] for line in part]) for part in (stats[:4], stats[-4:]))
         assert last < share * first, (term, first, last)
-    before, after = read_start(str(swift)).weights, state.load(run.folder / "state")["engine"]["recipe"]
+    before, after = (
+        read_initial_weights(str(swift)).weights,
+        checkpoint.load_checkpoint(run.folder / "state")["engine"]["recipe"],
+    )
     for name, value in before.items():
         if "num_batches" not in name:
             assert torch.equal(after[f"restore.{name}"], value), "the rest of the network stays as it was"
@@ -126,8 +137,8 @@ def test_the_memory_alone_learns(swift: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_a_run_from_its_settings_file_ships_a_memory(tmp_path: Path) -> None:
     """All the way: photos on disk, clips in haze and rain, two steps, export and parity, and a step from the folder."""
-    from fairweather.restoring.restorer import load
-    from fairweather.restoring.stepping import step
+    from fairweather.inference.engines import recurrent_step
+    from fairweather.inference.restorer import load
 
     rng = np.random.default_rng(0)
     for number in range(4):
@@ -142,9 +153,9 @@ def test_a_run_from_its_settings_file_ships_a_memory(tmp_path: Path) -> None:
         sample_steps = 2
         tensorboard = false
         [recipe]
-        name = "clips"
+        name = "supervised_video"
         [generator]
-        name = "sequence"
+        name = "recurrent_maps"
         size = 64
         widths = [4, 4, 4, 4]
         heads = 2
@@ -167,23 +178,23 @@ def test_a_run_from_its_settings_file_ships_a_memory(tmp_path: Path) -> None:
     restorer = load(run.folder, engine="onnxruntime")
     assert restorer.card.state is not None
     frame = np.full((90, 120, 3), 99, np.uint8)
-    _, after = step(restorer, frame)
+    _, after = recurrent_step(restorer, frame)
     assert np.abs(after).max() > 0
 
 
 @pytest.mark.parametrize(
     ("recipe", "data", "words"),
     [
-        ("clips", {}, r"clips learns from clips.*data\.frames"),
-        ("clips", {"frames": 0}, r"data\.frames is 0"),
+        ("supervised_video", {}, r"clips learns from clips.*data\.frames"),
+        ("supervised_video", {"frames": 0}, r"data\.frames is 0"),
         ("supervised", {"frames": 3}, r"data\.frames: supervised learns from photos; clips learns from clips"),
     ],
 )
 def test_photos_and_clips_are_told_apart(recipe: str, data: dict[str, Any], words: str) -> None:
     from fairweather.recipes import RECIPES
-    from fairweather.training.datasets import check_choice
-    from fairweather.training.settings import DataSettings
+    from fairweather.training.config import DataConfig
+    from fairweather.training.dataloader import check_choice
 
     sources = [{"kind": "clear", "path": "clear"}]
     with pytest.raises(BadSettings, match=words):
-        check_choice(DataSettings(folder="x", sources=sources, **data), RECIPES[recipe], recipe)
+        check_choice(DataConfig(folder="x", sources=sources, **data), RECIPES[recipe], recipe)

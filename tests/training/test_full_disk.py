@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from fairweather import cli
+from fairweather.commands import train as verb
 from fairweather.errors import BadFolder
-from fairweather.training import state
-from fairweather.training.report import Report
-from fairweather.verbs import train as verb
+from fairweather.training import checkpoint
+from fairweather.training.run_log import TrainingLog
 from tests.training.toy import no_export, small_run
 
 
@@ -44,7 +44,7 @@ class Full:
 
 def checkpoints(patched: pytest.MonkeyPatch) -> None:
     """The real zip writer of torch, with a disk behind it that takes half of the third checkpoint."""
-    count, real = 0, state._Summing.write
+    count, real = 0, checkpoint._Summing.write
 
     def write(self: Any, data: Any) -> int:
         nonlocal count
@@ -54,18 +54,18 @@ def checkpoints(patched: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(self, data)
 
-    patched.setattr(state._Summing, "write", write)
+    patched.setattr(checkpoint._Summing, "write", write)
 
 
 def stats(patched: pytest.MonkeyPatch) -> None:
-    entered = Report.__init__
+    entered = TrainingLog.__init__
 
-    def __init__(self: Report, *arguments: Any, **named: Any) -> None:  # noqa: N807
+    def __init__(self: TrainingLog, *arguments: Any, **named: Any) -> None:  # noqa: N807
         entered(self, *arguments, **named)
         self._file.close()
         self._file = Full(300)  # type: ignore[assignment]
 
-    patched.setattr(Report, "__init__", __init__)
+    patched.setattr(TrainingLog, "__init__", __init__)
 
 
 def sheets(patched: pytest.MonkeyPatch) -> None:
@@ -103,9 +103,9 @@ def test_a_disk_that_fills(
     assert f"{out / 'state' / 'state.pt'} (step 2) is the last good one" in last
     assert "--resume" in last
     assert not list(out.rglob(".*")), "no half checkpoint or sheet"
-    assert state.load(out / "state")["step"] == 2
+    assert checkpoint.load_checkpoint(out / "state")["step"] == 2
     small_run("supervised", out, resume=True, **options)
-    assert state.load(out / "state")["step"] == 6
+    assert checkpoint.load_checkpoint(out / "state")["step"] == 6
 
 
 def test_the_first_checkpoint_finds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_the_first_checkpoint_finds_no_room(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_other_errors_keep_their_words(tmp_path: Path) -> None:
-    with pytest.raises(BadFolder, match=r"^something else$"), state.disk_errors(tmp_path, tmp_path / "a"):
+    with pytest.raises(BadFolder, match=r"^something else$"), checkpoint.disk_errors(tmp_path, tmp_path / "a"):
         raise BadFolder("something else")
-    with pytest.raises(PermissionError), state.disk_errors(tmp_path, tmp_path / "a"):
+    with pytest.raises(PermissionError), checkpoint.disk_errors(tmp_path, tmp_path / "a"):
         raise PermissionError(errno.EACCES, "no")

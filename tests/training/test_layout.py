@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fairweather.discriminators import PatchGAN
-from fairweather.training.layout import ChannelsLastInstanceNorm, to_channels_last
+from fairweather.training.optimization import ChannelsLastInstanceNorm, to_channels_last
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 12, 16), (3, 5, 9, 7)])

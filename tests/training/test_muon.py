@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairweather.generators.plain import PlainUNet
+from fairweather.generators.conv_unet import ConvUNet
 from fairweather.recipes import Batch
 from fairweather.recipes.supervised import Supervised, SupervisedSettings
-from fairweather.training.engine import Engine
-from fairweather.training.muon import Muon, orthogonal
+from fairweather.training.optimization import Muon, TrainingEngine, orthogonal
 
 
 def gradients(module: nn.Module, steps: int) -> Iterator[None]:
@@ -79,13 +78,13 @@ def test_frozen_parameters_stay() -> None:
     assert torch.equal(convolution.weight, weight)
 
 
-def engine() -> Engine:
+def engine() -> TrainingEngine:
     torch.manual_seed(5)
     recipe = Supervised(
-        lambda: PlainUNet(widths=(16, 16), encoder=(0, 1), decoder=(0,)),
+        lambda: ConvUNet(widths=(16, 16), encoder=(0, 1), decoder=(0,)),
         SupervisedSettings(optimizer="muon", ssim=0.0, clip=None),
     )
-    return Engine(recipe, device="cpu", precision="fp32", seed=1)
+    return TrainingEngine(recipe, device="cpu", precision="fp32", seed=1)
 
 
 def batches(count: int) -> list[Batch]:

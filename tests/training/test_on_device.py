@@ -14,10 +14,10 @@ import torch
 
 import fairweather
 from fairweather.data import Augment, Mixture, MixtureSettings, SourceSettings
-from fairweather.data.batched import Batched
+from fairweather.data.gpu_batches import GPUBatches
 from fairweather.errors import BadSettings
-from fairweather.training import conduct, engine, state
-from fairweather.training.feed import DeviceFeed, Feed
+from fairweather.training import checkpoint, optimization, trainer
+from fairweather.training.dataloader import BatchLoader, DeviceBatchLoader
 from tests.data.conftest import write_photo
 from tests.training.toy import SMALL, assert_same_state, no_export, small_run
 
@@ -71,21 +71,21 @@ def test_a_run_on_the_device_resumes_exactly(tmp_path: Path, photos: Path, confi
     whole = run(tmp_path / "whole", photos, config, on_device=True)
     assert settings_of(whole.folder)["data"]["on_device"] is True
     part = tmp_path / "part"
-    made = Batched.batch
+    made = GPUBatches.batch
 
-    def batch(self: Batched, seed: int, keys: list[tuple[int, int]]) -> Any:
+    def batch(self: GPUBatches, seed: int, keys: list[tuple[int, int]]) -> Any:
         if keys[0][1] == 4:  # the third batch of two
             raise KeyboardInterrupt
         return made(self, seed, keys)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Batched, "batch", batch)
+        patched.setattr(GPUBatches, "batch", batch)
         with pytest.raises(KeyboardInterrupt):
             run(part, photos, config, on_device=True, checkpoint_steps=1)
-    assert state.load(part / "state")["step"] == 2
+    assert checkpoint.load_checkpoint(part / "state")["step"] == 2
     # what was said once need not be said again
     run(part, photos, config, resume=True)
-    assert_same_state(state.load(whole.folder / "state"), state.load(part / "state"))
+    assert_same_state(checkpoint.load_checkpoint(whole.folder / "state"), checkpoint.load_checkpoint(part / "state"))
 
 
 def test_on_a_cpu_samples_come_from_the_loader_unless_told(tmp_path: Path, photos: Path, config: Path) -> None:
@@ -93,7 +93,7 @@ def test_on_a_cpu_samples_come_from_the_loader_unless_told(tmp_path: Path, photo
         raise AssertionError("the loader was to make these batches")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Batched, "batch", never)
+        patched.setattr(GPUBatches, "batch", never)
         loaded = run(tmp_path / "loaded", photos, config, workers=0)
     assert settings_of(loaded.folder)["data"]["on_device"] is False
     with pytest.raises(BadSettings, match="on_device"):
@@ -109,34 +109,36 @@ def test_other_data_cannot_be_held_on_the_device(tmp_path: Path) -> None:
 
 def test_photos_that_do_not_fit_are_refused_or_loaded(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Refused where the settings want them there; where nothing is said the loader does it, and that is said."""
-    from fairweather.training.datasets import on_device
-    from fairweather.training.settings import DataSettings
+    from fairweather.training.config import DataConfig
+    from fairweather.training.dataloader import on_device
 
     data = Mixture(MixtureSettings((SourceSettings("clear", "clear"),), augment=Augment(crop=32)), photos)
     with pytest.raises(BadSettings, match="more than"):
-        on_device(DataSettings(on_device=True, memory_gib=1e-6), data, CPU)
-    assert on_device(DataSettings(on_device=None), data, CPU) is None
-    assert on_device(DataSettings(on_device=False), data, CUDA) is None
-    assert on_device(DataSettings(on_device=None, memory_gib=1e-6), data, CUDA) is None
+        on_device(DataConfig(on_device=True, memory_gib=1e-6), data, CPU)
+    assert on_device(DataConfig(on_device=None), data, CPU) is None
+    assert on_device(DataConfig(on_device=False), data, CUDA) is None
+    assert on_device(DataConfig(on_device=None, memory_gib=1e-6), data, CUDA) is None
     assert "batches are made on the CPU" in caplog.text
 
 
 def test_feeds_give_the_same_samples_to_every_process(photos: Path) -> None:
     data = Mixture(MixtureSettings((SourceSettings("clear", "clear"),), augment=Augment(crop=32)), photos)
-    held = Batched(data, "cpu", 2**24)
-    loaded = list(islice(Feed(data, seed=3, batch=4, position=2), 3))
-    made = list(islice(DeviceFeed(held, seed=3, batch=4, position=2), 3))
+    held = GPUBatches(data, "cpu", 2**24)
+    loaded = list(islice(BatchLoader(data, seed=3, batch=4, position=2), 3))
+    made = list(islice(DeviceBatchLoader(held, seed=3, batch=4, position=2), 3))
     for one, two in zip(loaded, made, strict=True):
         assert (one.clear - two.clear).abs().max() < 3 / 255  # tone may enlarge what rounding leaves
-    halves = [list(islice(DeviceFeed(held, seed=3, batch=2, position=2, rank=rank, size=2), 3)) for rank in (0, 1)]
+    halves = [
+        list(islice(DeviceBatchLoader(held, seed=3, batch=2, position=2, rank=rank, size=2), 3)) for rank in (0, 1)
+    ]
     for whole, even, odd in zip(made, *halves, strict=True):
         assert torch.allclose(whole.clear, torch.stack([even.clear, odd.clear], 1).flatten(0, 1), atol=1e-5)
 
 
 def test_batches_made_beside_the_work_are_the_same(photos: Path) -> None:
     data = Mixture(MixtureSettings((SourceSettings("synthetic", "clear"),), augment=Augment(crop=32)), photos)
-    held = Batched(data, "cpu", 2**24)
-    feeds = [iter(DeviceFeed(held, seed=3, batch=4, ahead=ahead)) for ahead in (0, 2)]
+    held = GPUBatches(data, "cpu", 2**24)
+    feeds = [iter(DeviceBatchLoader(held, seed=3, batch=4, ahead=ahead)) for ahead in (0, 2)]
     for one, two in islice(zip(*feeds, strict=True), 5):
         assert torch.equal(one.degraded, two.degraded)
         assert torch.equal(one.clear, two.clear)
@@ -151,8 +153,8 @@ def test_an_error_beside_the_work_reaches_it(photos: Path, monkeypatch: pytest.M
     def broken(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(Batched, "batch", broken)
-    feed = iter(DeviceFeed(Batched(data, "cpu", 2**24), seed=3, batch=4, ahead=2))
+    monkeypatch.setattr(GPUBatches, "batch", broken)
+    feed = iter(DeviceBatchLoader(GPUBatches(data, "cpu", 2**24), seed=3, batch=4, ahead=2))
     with pytest.raises(RuntimeError, match="out of memory"):
         next(feed)
 
@@ -166,11 +168,13 @@ def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.Monk
         calls.append(len(inputs))
         return graph.forward
 
-    monkeypatch.setattr(engine, "COMPILER", {"backend": backend})
+    monkeypatch.setattr(optimization, "COMPILER", {"backend": backend})
     compiled = small_run("supervised", tmp_path / "compiled", steps=3, compile=True)
     assert len(calls) == 1
     assert settings_of(compiled.folder)["run"]["compile"] is True
-    assert_same_state(state.load(plain.folder / "state"), state.load(compiled.folder / "state"))
+    assert_same_state(
+        checkpoint.load_checkpoint(plain.folder / "state"), checkpoint.load_checkpoint(compiled.folder / "state")
+    )
     torch.compiler.reset()  # or the network of before would do
     averageless = {**SMALL["supervised"]["settings"], "ema": 0.0}
     small_run("supervised", tmp_path / "last", steps=2, compile=True, settings=averageless, sample_steps=1)
@@ -181,7 +185,7 @@ def test_a_network_that_cannot_be_compiled_says_so(tmp_path: Path, monkeypatch: 
     def backend(*_: Any) -> Any:
         raise OSError("no compiler found")
 
-    monkeypatch.setattr(engine, "COMPILER", {"backend": backend})
+    monkeypatch.setattr(optimization, "COMPILER", {"backend": backend})
     with pytest.raises(BadSettings, match=r"run\.compile.*no compiler found.*leave it out"):
         small_run("supervised", tmp_path / "run", steps=2, compile=True)
 
@@ -189,6 +193,6 @@ def test_a_network_that_cannot_be_compiled_says_so(tmp_path: Path, monkeypatch: 
 def test_conduct_says_where_batches_are_made(
     tmp_path: Path, photos: Path, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger=conduct.log.name)
+    caplog.set_level("INFO", logger=trainer.log.name)
     run(tmp_path / "run", photos, config, on_device=True, steps=1)
     assert "batches are made on cpu" in caplog.text

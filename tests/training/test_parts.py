@@ -9,12 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from fairweather.recipes import Player
-from fairweather.training.ema import EMA
-from fairweather.training.feed import Feed
-from fairweather.training.pool import Pool
-from fairweather.training.precise import with_precise_statistics
-from fairweather.training.schedules import rate
+from fairweather.recipes import OptimizerGroup
+from fairweather.training.dataloader import BatchLoader
+from fairweather.training.optimization import EMA, SampleHistory, learning_rate, recalibrate_batchnorm
 from tests.training.toy import Toy
 
 
@@ -23,7 +20,7 @@ def fakes(*values: float) -> torch.Tensor:
 
 
 def test_pool_fills_then_swaps_half() -> None:
-    pool = Pool(4, torch.Generator().manual_seed(0))
+    pool = SampleHistory(4, torch.Generator().manual_seed(0))
     assert torch.equal(pool.recall(fakes(0, 1, 2, 3)), fakes(0, 1, 2, 3))
     fresh = 0
     kept = {0.0, 1.0, 2.0, 3.0}
@@ -38,7 +35,7 @@ def test_pool_fills_then_swaps_half() -> None:
 
 
 def test_pool_keeps_no_graph_and_no_alias() -> None:
-    pool = Pool(1, torch.Generator())
+    pool = SampleHistory(1, torch.Generator())
     fake = torch.ones(1, 3, 2, 2, requires_grad=True)
     photo = fake * 1
     assert not pool.recall(photo).requires_grad
@@ -48,7 +45,7 @@ def test_pool_keeps_no_graph_and_no_alias() -> None:
 
 
 def test_pool_of_zero_shows_what_it_is_given() -> None:
-    assert torch.equal(Pool(0, torch.Generator()).recall(fakes(1, 2)), fakes(1, 2))
+    assert torch.equal(SampleHistory(0, torch.Generator()).recall(fakes(1, 2)), fakes(1, 2))
 
 
 def test_ema_is_the_recursion_for_weights_and_statistics() -> None:
@@ -91,33 +88,33 @@ def test_a_short_run_ends_without_a_share_of_what_it_began_with() -> None:
     ],
 )
 def test_schedules(options: dict[str, Any], expected: dict[float, float]) -> None:
-    player = Player((), lr=2.0, **options)
+    player = OptimizerGroup((), lr=2.0, **options)
     for progress, share in expected.items():
-        assert rate(player, progress) == pytest.approx(2 * share, abs=1e-12)
+        assert learning_rate(player, progress) == pytest.approx(2 * share, abs=1e-12)
 
 
 def test_the_first_step_of_a_warmup_moves() -> None:
-    assert rate(Player((), lr=1.0, warmup=0.1), 0.0) > 0
+    assert learning_rate(OptimizerGroup((), lr=1.0, warmup=0.1), 0.0) > 0
 
 
-def drawn(feed: Feed, count: int) -> list[torch.Tensor]:
+def drawn(feed: BatchLoader, count: int) -> list[torch.Tensor]:
     return [batch.degraded for batch in islice(iter(feed), count)]
 
 
 def test_feed_goes_on_where_it_is_told_and_crosses_epochs() -> None:
     keys: list[tuple[int, int]] = []
     toy = Toy(crop=4, length=5, on_sample=lambda epoch, index: keys.append((epoch, index)))
-    whole = drawn(Feed(toy, seed=3, batch=3), 5)
+    whole = drawn(BatchLoader(toy, seed=3, batch=3), 5)
     assert keys[:7] == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 1)]
-    part = drawn(Feed(toy, seed=3, batch=3, position=9), 2)
+    part = drawn(BatchLoader(toy, seed=3, batch=3, position=9), 2)
     assert all(torch.equal(a, b) for a, b in zip(whole[3:], part, strict=True))
-    assert not torch.equal(whole[0], drawn(Feed(toy, seed=4, batch=3), 1)[0])
+    assert not torch.equal(whole[0], drawn(BatchLoader(toy, seed=4, batch=3), 1)[0])
 
 
 def test_feed_from_another_process_is_the_same_and_leaves_the_random_state() -> None:
-    here = drawn(Feed(Toy(crop=4), seed=0, batch=3), 4)
+    here = drawn(BatchLoader(Toy(crop=4), seed=0, batch=3), 4)
     before = torch.get_rng_state()
-    there = drawn(Feed(Toy(crop=4), seed=0, batch=3, workers=2), 4)
+    there = drawn(BatchLoader(Toy(crop=4), seed=0, batch=3, workers=2), 4)
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
     assert torch.equal(before, torch.get_rng_state())
 
@@ -136,11 +133,11 @@ class Ramp:
 def test_precise_statistics_are_those_of_the_data() -> None:
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5))
     network[0].running_mean.fill_(9.0)
-    precise = with_precise_statistics(network, Ramp(), seed=0, most=32)
+    precise = recalibrate_batchnorm(network, Ramp(), seed=0, most=32)
     values = torch.arange(32).repeat_interleave(16).view(2, -1) / 31  # two batches of 16 pictures of 16 pixels
     assert torch.allclose(precise[0].running_mean, values.mean().expand(3), atol=1e-6)
     assert torch.allclose(precise[0].running_var, values.var(dim=1).mean().expand(3), atol=1e-6)
     assert not any(module.training for module in precise.modules())
     assert (network[0].running_mean == 9).all()  # the network that goes on training is left alone
     plain = nn.Conv2d(3, 3, 1)
-    assert with_precise_statistics(plain, Ramp(), seed=0) is plain
+    assert recalibrate_batchnorm(plain, Ramp(), seed=0) is plain

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from fairweather.discriminators import PatchGAN
 from fairweather.errors import BadSettings
-from fairweather.images import write
-from fairweather.training import Run, processes, state
-from fairweather.training.feed import Feed
+from fairweather.images.io import write
+from fairweather.training import Run, checkpoint, distributed
+from fairweather.training.dataloader import BatchLoader
 from tests.conftest import ROOT
 from tests.training import several
 from tests.training.toy import Toy, assert_same_state, leaves, no_export, small_run
@@ -101,8 +101,8 @@ def test_two_processes_are_one_with_twice_the_batch(
     no_export(monkeypatch)
     said = {**WITHOUT_BATCH_NORM, "settings": settings}
     one = small_run(recipe, tmp_path / "one", batch=2, **said)
-    start = state.load(small_run(recipe, tmp_path / "start", batch=2, steps=1, **said).folder / "state")
-    alone = state.load(one.folder / "state")["engine"]
+    start = checkpoint.load_checkpoint(small_run(recipe, tmp_path / "start", batch=2, steps=1, **said).folder / "state")
+    alone = checkpoint.load_checkpoint(one.folder / "state")["engine"]
     codes, logs = together(recipe, tmp_path / "two", batch=1, **said)
     assert codes == [0, 0], logs
     both = [process["engine"] for process in told(tmp_path / "two")]
@@ -148,18 +148,18 @@ def test_stopped_and_resumed_equals_uninterrupted(recipe: str, signal: str, rank
     trouble = {"what": signal, "rank": rank, "step": 5}
     codes, logs = together(recipe, tmp_path / "part", trouble=trouble)
     assert codes == [130, 130], logs
-    part = state.load(tmp_path / "part" / "state")
+    part = checkpoint.load_checkpoint(tmp_path / "part" / "state")
     assert part["step"] == 5
     assert len(part["others"]) == 1
     codes, logs = together(recipe, tmp_path / "part", resume=True)
     assert codes == [0, 0], logs
-    assert_same_state(*(state.load(tmp_path / name / "state") for name in ("whole", "part")))
+    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("whole", "part")))
     assert terms(tmp_path / "part") == terms(tmp_path / "whole")
     assert [line["step"] for line in terms(tmp_path / "part")] == list(range(1, 9))
     with pytest.raises(BadSettings, match=r"run\.devices is 1 .* started with 2"):
         small_run(recipe, tmp_path / "part", data=str(tmp_path), devices=1, resume=True)
     with pytest.raises(BadSettings, match=r"run\.devices is 3, but 2 processes"):
-        state.own(part, 0, 3)
+        checkpoint.rank_state(part, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_torchrun(tmp_path: Path) -> None:
     assert Run(tmp_path / "run").settings()["settings"]["run"]["devices"] == 2
     codes, logs = together("pix2pix", tmp_path / "placed", steps=3)
     assert codes == [0, 0], logs
-    assert_same_state(*(state.load(tmp_path / name / "state") for name in ("run", "placed")))
+    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("run", "placed")))
 
 
 def test_an_error_in_a_process_that_was_started_here(tmp_path: Path) -> None:
@@ -258,8 +258,8 @@ def test_no_process_outlives_one_that_has_ended(main: bool, code: int) -> None:
 def test_processes_share_out_the_samples() -> None:
     """Step by step what one process with the whole batch sees, over the end of an epoch too."""
 
-    def seen(batch: int, rank: int, size: int) -> list[Tensor]:
-        batches = iter(Feed(Toy(crop=4), seed=0, batch=batch, position=6, rank=rank, size=size))
+    def predict_maps(batch: int, rank: int, size: int) -> list[Tensor]:
+        batches = iter(BatchLoader(Toy(crop=4), seed=0, batch=batch, position=6, rank=rank, size=size))
         return [next(batches).clear for _ in range(3)]
 
     whole = seen(6, 0, 1)
@@ -270,7 +270,7 @@ def test_processes_share_out_the_samples() -> None:
 def test_frozen_features_are_not_exchanged() -> None:
     network = nn.Sequential(nn.BatchNorm2d(2), nn.Identity())
     network[1].register_buffer("frozen", torch.zeros(3), persistent=False)
-    assert [buffer.numel() for buffer in processes.kept_buffers(network)] == [2, 2, 1]
+    assert [buffer.numel() for buffer in distributed.synced_buffers(network)] == [2, 2, 1]
 
 
 def test_what_has_no_mean_is_taken_from_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,13 +285,15 @@ def test_what_has_no_mean_is_taken_from_the_main_process(monkeypatch: pytest.Mon
 
     def bring_together(networks: list[nn.Module]) -> None:
         for rank, one in enumerate(networks):
-            process = object.__new__(processes.Processes)
+            process = object.__new__(distributed.ProcessGroup)
             process.size, process.rank = 2, rank
             process.mean_buffers(one)
 
-    monkeypatch.setattr(processes.Processes, "_mean", lambda _, bucket: buckets.append(bucket.clone()))
+    monkeypatch.setattr(distributed.ProcessGroup, "_mean", lambda _, bucket: buckets.append(bucket.clone()))
     bring_together(copy.deepcopy(networks))
-    monkeypatch.setattr(processes.Processes, "_mean", lambda _, bucket: bucket.copy_((buckets[0] + buckets[1]) / 2))
+    monkeypatch.setattr(
+        distributed.ProcessGroup, "_mean", lambda _, bucket: bucket.copy_((buckets[0] + buckets[1]) / 2)
+    )
     bring_together(networks)
     assert sum(name.endswith("vectors") for name in main) == 5
     for one in floats:
@@ -320,4 +322,4 @@ def test_alone_nothing_is_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     no_export(monkeypatch)
     for name in ("all_reduce", "broadcast", "gather_object", "all_gather_object", "new_group", "barrier"):
         monkeypatch.setattr(torch.distributed, name, None)
-    assert "others" not in state.load(small_run("cyclegan", tmp_path).folder / "state")
+    assert "others" not in checkpoint.load_checkpoint(small_run("cyclegan", tmp_path).folder / "state")

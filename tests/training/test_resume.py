@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fairweather.errors import BadFolder, BadSettings
-from fairweather.training import Run, state
+from fairweather.training import Run, checkpoint
 from tests.training import killed
 from tests.training.several import forked
 from tests.training.toy import SMALL, Toy, assert_same_state, no_export, small_run
@@ -23,7 +23,7 @@ def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    return state.load(folder / "state")
+    return checkpoint.load_checkpoint(folder / "state")
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_everything_in_the_state_is_needed(tmp_path: Path, forgotten: str, monke
         networks |= {name: value for name, value in blank["engine"]["recipe"].items() if name.startswith("judge")}
     else:
         fresh["engine"][forgotten] = blank["engine"][forgotten]
-    monkeypatch.setattr(state, "load", lambda _: fresh)
+    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda _: fresh)
     small_run(recipe, tmp_path / "part", resume=True)
     monkeypatch.undo()
     assert saved["step"] == 5

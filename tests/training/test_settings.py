@@ -10,8 +10,15 @@ import pytest
 
 from fairweather.errors import BadFolder, BadSettings, UnknownName
 from fairweather.recipes import RECIPES
-from fairweather.training.gather import complete, gather
-from fairweather.training.settings import DataSettings, RunSettings, Settings, fill, read_toml
+from fairweather.training.config import (
+    DataConfig,
+    RunConfig,
+    TrainingConfig,
+    collect_tables,
+    complete_config,
+    dataclass_from,
+    read_toml,
+)
 
 BASE = """
 [run]
@@ -29,10 +36,10 @@ levels = 3
 """
 
 
-def gathered(path: Path, text: str = BASE, recipe: str | None = None, **given: dict[str, Any]) -> Settings:
+def gathered(path: Path, text: str = BASE, recipe: str | None = None, **given: dict[str, Any]) -> TrainingConfig:
     path = path / "settings.toml"
     path.write_text(text, encoding="utf-8")
-    return complete(*gather(recipe, path, given))
+    return complete_config(*collect_tables(recipe, path, given))
 
 
 def test_the_file_gives_defaults_and_arguments_win(tmp_path: Path) -> None:
@@ -67,8 +74,8 @@ def test_another_generator_drops_the_files_arguments(tmp_path: Path) -> None:
 def test_the_recipe_has_a_say_in_its_own_generator(tmp_path: Path) -> None:
     """derain's U-Net comes without dropout, and its card says rain, unless something else is asked for."""
 
-    def settings(recipe: str, **given: dict[str, Any]) -> Settings:
-        return complete(*gather(recipe, None, given))
+    def settings(recipe: str, **given: dict[str, Any]) -> TrainingConfig:
+        return complete_config(*collect_tables(recipe, None, given))
 
     assert settings("pix2pix").generator.settings["dropout"] == 0.5
     for named in ({}, {"name": "unet"}):
@@ -123,7 +130,7 @@ def test_the_files_recipe_must_be_the_one_asked_for(tmp_path: Path) -> None:
 
 def test_a_missing_file() -> None:
     with pytest.raises(BadFolder, match=r"nowhere\.toml"):
-        gather(None, "nowhere.toml", {})
+        collect_tables(None, "nowhere.toml", {})
 
 
 PARENT = """
@@ -136,7 +143,7 @@ name = "supervised"
 charbonnier = 2.0
 
 [generator]
-name = "plain_unet"
+name = "conv_unet"
 widths = [4, 8, 16]
 
 [data.augment]
@@ -164,7 +171,7 @@ def test_a_file_extends_another(tmp_path: Path) -> None:
     found = read_toml(first)
     assert found["run"] == {"seed": 5, "steps": 7}, "one length takes the place of another"
     assert found["recipe"] == {"name": "supervised", "charbonnier": 2.0}
-    assert found["generator"] == {"name": "plain_unet", "widths": [8]}, "a list is taken as a whole"
+    assert found["generator"] == {"name": "conv_unet", "widths": [8]}, "a list is taken as a whole"
     assert found["data"]["augment"] == {"crop": 32, "noise": 0.02}
     assert [source["path"] for source in found["data"]["sources"]] == ["a", "b"]
     again = read_toml(second)
@@ -196,11 +203,11 @@ def test_what_cannot_be_extended(tmp_path: Path, base: str | None, error: type[E
 
 
 def test_values_are_checked_deeply() -> None:
-    assert fill(RunSettings, {"minutes": 3}, where="x").minutes == 3.0
+    assert dataclass_from(RunConfig, {"minutes": 3}, where="x").minutes == 3.0
     with pytest.raises(BadSettings, match="seed is True"):
-        fill(RunSettings, {"seed": True}, where="x")
+        dataclass_from(RunConfig, {"seed": True}, where="x")
     with pytest.raises(BadSettings, match="sources"):
-        fill(DataSettings, {"sources": ["pairs"]}, where="x")
+        dataclass_from(DataConfig, {"sources": ["pairs"]}, where="x")
 
 
 def test_flat_is_what_json_gives_back(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fairweather.errors import BadFolder, BadSettings
-from fairweather.training import state
-from fairweather.training.precise import with_precise_statistics
-from fairweather.training.ship import export_run
+from fairweather.training import checkpoint
+from fairweather.training.export_run import export_run
+from fairweather.training.optimization import recalibrate_batchnorm
 from tests.training.toy import Toy, small_run
 
 UNET = {"generator": "unet", "generator_arguments": {"levels": 2, "width": 4}}
@@ -33,12 +33,12 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         calls.append(SimpleNamespace(network=network, folder=folder, **said))
         return calls[-1]
 
-    monkeypatch.setattr("fairweather.deploy.export.export", export)
+    monkeypatch.setattr("fairweather.deploy.onnx_export.export_generator", export)
     return calls
 
 
 def saved(run: Path) -> dict[str, Any]:
-    return state.load(run / "state")["engine"]
+    return checkpoint.load_checkpoint(run / "state")["engine"]
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
@@ -117,7 +117,7 @@ def test_the_side_that_statistics_are_of() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.BatchNorm2d(3))
     clear, degraded = (
-        with_precise_statistics(network, Toy(), seed=0, most=16, side=side) for side in ("clear", "degraded")
+        recalibrate_batchnorm(network, Toy(), seed=0, most=16, side=side) for side in ("clear", "degraded")
     )
     means = {
         side: torch.stack([Toy().sample(0, 0, at)[side] for at in range(5)]).mean((0, 2, 3))
@@ -139,7 +139,9 @@ def test_a_run_that_has_ended_gives_its_model(
     tmp_path: Path, exports: list[SimpleNamespace], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again: list[Path] = []
-    monkeypatch.setattr("fairweather.deploy.export.reexport", lambda model, out, **_: again.append(model))
+    monkeypatch.setattr(
+        "fairweather.deploy.onnx_export.export_model_folder", lambda model, out, **_: again.append(model)
+    )
     run = small_run("cyclegan", tmp_path / "run", steps=3).folder
     model = run / "model"
     shutil.copytree(tiny_model, model)
@@ -170,13 +172,15 @@ def test_what_is_no_run_yet(tmp_path: Path, exports: list[SimpleNamespace]) -> N
     with pytest.raises(BadFolder, match=r"run\.json"):
         export_run(tmp_path, tmp_path / "out")
     run = small_run("cyclegan", tmp_path / "run", steps=1).folder
-    start = state.load(run / "state")
+    start = checkpoint.load_checkpoint(run / "state")
     shutil.rmtree(run / "state")
-    state.save(run / "state", {**{key: value for key, value in start.items() if key != "format"}, "step": 0})
+    checkpoint.save_checkpoint(
+        run / "state", {**{key: value for key, value in start.items() if key != "format"}, "step": 0}
+    )
     with pytest.raises(BadFolder, match="no trained network yet"):
         export_run(run, tmp_path / "out")
     record = json.loads((run / "run.json").read_text())
-    state.save(run / "state", {key: value for key, value in start.items() if key != "format"})
+    checkpoint.save_checkpoint(run / "state", {key: value for key, value in start.items() if key != "format"})
     record["settings"]["recipe"]["magic"] = 3
     (run / "run.json").write_text(json.dumps(record))
     with pytest.raises(BadSettings, match=r"run\.json.*magic"):

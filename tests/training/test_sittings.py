@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fairweather.training import loop, state
-from fairweather.training.engine import Engine
+from fairweather.training import checkpoint, loop
+from fairweather.training.optimization import TrainingEngine
 from tests.training.toy import Toy, assert_same_state, no_export, small_run
 
 MINUTES = 14 / 60
@@ -44,14 +44,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     no_export(monkeypatch)
     made = Clock()
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: made.now))
-    step = Engine.step
+    step = TrainingEngine.step
 
-    def watched(self: Engine, batch: Any, progress: float) -> Any:
+    def watched(self: TrainingEngine, batch: Any, progress: float) -> Any:
         terms = step(self, batch, progress)
         made.rates.append((progress, self.optimizers["generator"].param_groups[0]["lr"]))
         return terms
 
-    monkeypatch.setattr(Engine, "step", watched)
+    monkeypatch.setattr(TrainingEngine, "step", watched)
     return made
 
 
@@ -65,10 +65,10 @@ def test_three_sittings_are_one_run(clock: Clock, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             clock.sit(tmp_path / "part", stop_after=stop, resume=resume)()
         clock.now += 3600  # the machine did something else
-    assert state.load(tmp_path / "part" / "state")["seconds"] == 8
+    assert checkpoint.load_checkpoint(tmp_path / "part" / "state")["seconds"] == 8
     clock.sit(tmp_path / "part", resume=True)()
     assert clock.rates == whole
-    ends = [state.load(tmp_path / name / "state") for name in ("whole", "part")]
+    ends = [checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("whole", "part")]
     assert_same_state(*ends)
     assert [end["seconds"] for end in ends] == [14, 14]
 
@@ -81,6 +81,6 @@ def test_what_was_lost_with_a_crash_is_trained_again(clock: Clock, tmp_path: Pat
         clock.sit(tmp_path / "part", stop_after=8, checkpoint_steps=2)()
     path = tmp_path / "part" / "state"
     path.joinpath("before.pt").replace(path / "state.pt")
-    assert state.load(path)["seconds"] < 8
+    assert checkpoint.load_checkpoint(path)["seconds"] < 8
     clock.sit(tmp_path / "part", resume=True)()
-    assert_same_state(*(state.load(tmp_path / name / "state") for name in ("whole", "part")))
+    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("whole", "part")))

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from fairweather import cards
+from fairweather import model_folder
 from fairweather.errors import BadCard, BadFolder, BadSettings, UnknownName
 from fairweather.generators import GENERATORS
-from fairweather.training import conduct, state
-from fairweather.training.settings import Named
-from fairweather.training.ship import export_run
-from fairweather.training.start import Start, read_start
+from fairweather.training import checkpoint, trainer
+from fairweather.training.config import NamedArguments
+from fairweather.training.export_run import export_run
+from fairweather.training.initial_weights import InitialWeights, read_initial_weights
 from tests.training.test_resume import interrupt_at
 from tests.training.toy import assert_same_state, no_export, small_run
 
@@ -37,13 +37,13 @@ def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a first phase; its moving average is not its last weights."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(conduct, "export_model", lambda *_: None)
+        patched.setattr(trainer, "export_model", lambda *_: None)
         out = tmp_path_factory.mktemp("runs") / "first"
         return small_run("supervised", out, steps=3, settings={"lr": 1e-2, "ema": 0.5}, generator_arguments=UNET).folder
 
 
 def engine_of(run: Path) -> dict[str, Any]:
-    return state.load(run / "state")["engine"]
+    return checkpoint.load_checkpoint(run / "state")["engine"]
 
 
 def learned(weights: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
@@ -80,10 +80,10 @@ def test_a_model_brings_its_generator(tiny_model: Path, tmp_path: Path) -> None:
     assert (
         run.settings()["settings"]["generator"] | {"levels": 2, "width": 4} == run.settings()["settings"]["generator"]
     )
-    weights = {name: torch.from_numpy(value) for name, value in cards.read_weights(tiny_model).items()}
+    weights = {name: torch.from_numpy(value) for name, value in model_folder.read_weights(tiny_model).items()}
     assert_same(learned(engine_of(run.folder)["recipe"], "restore."), learned(weights))
     told = run.settings()["start"]
-    card = cards.read_card(tiny_model)
+    card = model_folder.read_card(tiny_model)
     assert (told["name"], told["terms"]) == ("tiny", "made of random numbers")
     assert told["weights"] == card.checksums["weights.safetensors"]
 
@@ -104,47 +104,47 @@ def test_another_generator_is_refused(change: dict[str, Any], words: str, tiny_m
 
 def test_what_no_weight_depends_on_may_differ() -> None:
     """A network that sees photos reduced to `size` can go on at another size, but not with other widths."""
-    trained = Start("model", Named("swift", {"size": 256, "widths": [8, 8, 8, 8]}), {}, {})
-    trained.check(Named("swift", {"size": 192, "widths": (8, 8, 8, 8)}))
+    trained = InitialWeights("model", NamedArguments("scattering_maps", {"size": 256, "widths": [8, 8, 8, 8]}), {}, {})
+    trained.check(NamedArguments("scattering_maps", {"size": 192, "widths": (8, 8, 8, 8)}))
     with pytest.raises(BadSettings, match=r"widths=\[8, 8, 8, 8\], but generator\.widths"):
-        trained.check(Named("swift", {"size": 192, "widths": (8, 8, 8, 16)}))
+        trained.check(NamedArguments("scattering_maps", {"size": 192, "widths": (8, 8, 8, 16)}))
 
 
 def test_what_it_cannot_begin_with(tiny_model: Path, first: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="dehase"):
-        read_start("dehase")
+        read_initial_weights("dehase")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadFolder, match="no model"):
-        read_start(str(tmp_path / "empty"))
+        read_initial_weights(str(tmp_path / "empty"))
     hazer = shutil.copytree(tiny_model, tmp_path / "hazer")
-    cards.write_card(hazer, dataclasses.replace(cards.read_card(hazer), direction="degrade"))
+    model_folder.write_card(hazer, dataclasses.replace(model_folder.read_card(hazer), direction="degrade"))
     with pytest.raises(BadSettings, match="puts haze into photos"):
-        read_start(str(hazer))
+        read_initial_weights(str(hazer))
     broken = shutil.copytree(tiny_model, tmp_path / "broken")
     (broken / "weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(BadCard, match=r"weights\.safetensors"):
-        read_start(str(broken))
-    other = dataclasses.replace(read_start(str(tiny_model)), weights={"one": torch.zeros(1)})
+        read_initial_weights(str(broken))
+    other = dataclasses.replace(read_initial_weights(str(tiny_model)), weights={"one": torch.zeros(1)})
     with pytest.raises(BadCard, match="no unet of this release"):
         other.load(torch.nn.Linear(1, 1))
     fresh = shutil.copytree(first, tmp_path / "fresh")
-    saved = {key: value for key, value in state.load(fresh / "state").items() if key != "format"}
+    saved = {key: value for key, value in checkpoint.load_checkpoint(fresh / "state").items() if key != "format"}
     shutil.rmtree(fresh / "state")
-    state.save(fresh / "state", {**saved, "step": 0})
+    checkpoint.save_checkpoint(fresh / "state", {**saved, "step": 0})
     with pytest.raises(BadFolder, match="no trained network yet"):
-        read_start(str(fresh))
+        read_initial_weights(str(fresh))
 
 
 def test_a_run_that_was_thinned_out_or_has_ended_gives_its_model(first: Path, tiny_model: Path, tmp_path: Path) -> None:
     run = shutil.copytree(first, tmp_path / "run")
     model = shutil.copytree(tiny_model, run / "model")
-    card = cards.read_card(model)
-    cards.write_card(model, dataclasses.replace(card, training={"steps": 3}))
-    assert read_start(str(run)).training["name"] == "tiny"
-    cards.write_card(model, dataclasses.replace(card, training={"steps": 2}))
-    assert read_start(str(run)).training["name"] == "run", "it was gone on with: the checkpoint is newer"
+    card = model_folder.read_card(model)
+    model_folder.write_card(model, dataclasses.replace(card, training={"steps": 3}))
+    assert read_initial_weights(str(run)).training["name"] == "tiny"
+    model_folder.write_card(model, dataclasses.replace(card, training={"steps": 2}))
+    assert read_initial_weights(str(run)).training["name"] == "run", "it was gone on with: the checkpoint is newer"
     shutil.rmtree(run / "state")
-    assert read_start(str(run)).training["name"] == "tiny"
+    assert read_initial_weights(str(run)).training["name"] == "tiny"
 
 
 def test_the_second_phase_goes_on_exactly_without_its_start(
@@ -163,7 +163,9 @@ def test_the_second_phase_goes_on_exactly_without_its_start(
     with caplog.at_level(logging.WARNING, "fairweather"):
         resumed = small_run("supervised", tmp_path / "part", start=start, resume=True, **phase)
     assert not caplog.text
-    assert_same_state(state.load(whole.folder / "state"), state.load(resumed.folder / "state"))
+    assert_same_state(
+        checkpoint.load_checkpoint(whole.folder / "state"), checkpoint.load_checkpoint(resumed.folder / "state")
+    )
     assert ["adversarial" in line for line in resumed.stats()] == [False, False, True, True, True, True]
     assert resumed.settings()["start"] == whole.settings()["start"]
     with caplog.at_level(logging.WARNING, "fairweather"):
@@ -175,7 +177,8 @@ def test_the_second_phase_goes_on_exactly_without_its_start(
 def test_the_card_tells_the_whole_story(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[SimpleNamespace] = []
     monkeypatch.setattr(
-        "fairweather.deploy.export.export", lambda *_, **said: made.append(SimpleNamespace(**said)) or made[-1]
+        "fairweather.deploy.onnx_export.export_generator",
+        lambda *_, **said: made.append(SimpleNamespace(**said)) or made[-1],
     )
     run = small_run("supervised", tmp_path / "second", steps=1, start=first, generator_arguments=UNET)
     export_run(run.folder, tmp_path / "model", choice="the sharper one")
@@ -190,11 +193,11 @@ def test_the_card_tells_the_whole_story(first: Path, tmp_path: Path, monkeypatch
 
 def test_a_deeper_network_begins_with_a_shallower_ones_answer(tmp_path: Path) -> None:
     shallow = {"shuffle": 2, "widths": [4, 8], "encoder": [1, 1], "decoder": [0]}
-    first = small_run("supervised", tmp_path / "first", generator="plain_unet", generator_arguments=shallow).folder
+    first = small_run("supervised", tmp_path / "first", generator="conv_unet", generator_arguments=shallow).folder
     deep = {**shallow, "encoder": [1, 3], "decoder": [2]}
-    start = read_start(str(first))
-    start.check(Named("plain_unet", deep))
-    little, large = (GENERATORS["plain_unet"](**arguments).eval() for arguments in (shallow, deep))
+    start = read_initial_weights(str(first))
+    start.check(NamedArguments("conv_unet", deep))
+    little, large = (GENERATORS["conv_unet"](**arguments).eval() for arguments in (shallow, deep))
     start.load(little)
     start.load(large)
     photo = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -205,6 +208,6 @@ def test_a_deeper_network_begins_with_a_shallower_ones_answer(tmp_path: Path) ->
     large.train()(photo).mean().backward()
     assert large.encoder[1][2].second.weight.grad.abs().max() > 0  # type: ignore[index,union-attr,operator]
     with pytest.raises(BadSettings, match=r"encoder=\[1, 1\]"):
-        start.check(Named("plain_unet", {**shallow, "encoder": [0, 1]}))
+        start.check(NamedArguments("conv_unet", {**shallow, "encoder": [0, 1]}))
     with pytest.raises(BadSettings, match="widths"):
-        start.check(Named("plain_unet", {**deep, "widths": [4, 16]}))
+        start.check(NamedArguments("conv_unet", {**deep, "widths": [4, 16]}))

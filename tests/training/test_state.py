@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from fairweather.errors import BadFolder
-from fairweather.training import state
+from fairweather.training import checkpoint
 
 
 def test_a_failed_write_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state.save(tmp_path, {"step": 1, "weights": torch.arange(4.0)})
+    checkpoint.save_checkpoint(tmp_path, {"step": 1, "weights": torch.arange(4.0)})
 
     def half(_: Any, file: Any) -> None:
         file.write(b"half a checkpoint")
@@ -24,8 +24,8 @@ def test_a_failed_write_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(BadFolder, match=r"state\.pt: .*No space left.*\(step 1\) is the last good one.*--resume"):
-        state.save(tmp_path, {"step": 2})
-    kept = state.load(tmp_path)
+        checkpoint.save_checkpoint(tmp_path, {"step": 2})
+    kept = checkpoint.load_checkpoint(tmp_path)
     assert kept["step"] == 1
     assert torch.equal(kept["weights"], torch.arange(4.0))
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
@@ -36,15 +36,17 @@ def test_code_in_a_checkpoint_is_refused(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return print, ("run",)
 
-    state.save(tmp_path, {"evil": Evil()})
+    checkpoint.save_checkpoint(tmp_path, {"evil": Evil()})
     with pytest.raises(BadFolder, match=r"cannot be read \(Weights only load failed"):
-        state.load(tmp_path)
+        checkpoint.load_checkpoint(tmp_path)
 
 
 def two(folder: Path) -> tuple[Path, bytes]:
     """Two checkpoints, of steps 3 and 4; the newest one's file and its bytes."""
     for step in (3, 4):
-        state.save(folder, {"step": step, "weights": {str(size): torch.randn(size) for size in (7, 40, 7)}})
+        checkpoint.save_checkpoint(
+            folder, {"step": step, "weights": {str(size): torch.randn(size) for size in (7, 40, 7)}}
+        )
     path = folder / "state.pt"
     return path, path.read_bytes()
 
@@ -52,9 +54,9 @@ def two(folder: Path) -> tuple[Path, bytes]:
 def test_the_newest_and_the_one_before_are_kept(tmp_path: Path) -> None:
     path, _ = two(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["before.pt", "state.pt"]
-    assert state.load(tmp_path)["step"] == 4
+    assert checkpoint.load_checkpoint(tmp_path)["step"] == 4
     path.unlink()
-    assert state.load(tmp_path)["step"] == 3
+    assert checkpoint.load_checkpoint(tmp_path)["step"] == 3
 
 
 def test_a_damaged_checkpoint_is_noticed_wherever_the_damage_is(
@@ -63,24 +65,24 @@ def test_a_damaged_checkpoint_is_noticed_wherever_the_damage_is(
     path, whole = two(tmp_path)
     for at in range(0, len(whole), 53):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
-        assert state.load(tmp_path)["step"] == 3, f"bit {at % 8} of byte {at}"
+        assert checkpoint.load_checkpoint(tmp_path)["step"] == 3, f"bit {at % 8} of byte {at}"
     for length in (0, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        assert state.load(tmp_path)["step"] == 3, f"cut off at {length}"
+        assert checkpoint.load_checkpoint(tmp_path)["step"] == 3, f"cut off at {length}"
     assert "state.pt is damaged" in caplog.messages[-1]
     assert "before.pt, after step 3" in caplog.messages[-1]
     path.write_bytes(whole)
-    assert state.load(tmp_path)["step"] == 4
+    assert checkpoint.load_checkpoint(tmp_path)["step"] == 4
 
 
 def test_a_damaged_one_never_takes_the_place_of_a_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, whole = two(tmp_path)
     path.write_bytes(whole[:-20])
-    monkeypatch.setattr(state, "_written", set())  # as in another process
-    state.save(tmp_path, {"step": 5})
-    assert state.load(tmp_path)["step"] == 5
+    monkeypatch.setattr(checkpoint, "_written", set())  # as in another process
+    checkpoint.save_checkpoint(tmp_path, {"step": 5})
+    assert checkpoint.load_checkpoint(tmp_path)["step"] == 5
     path.unlink()
-    assert state.load(tmp_path)["step"] == 3
+    assert checkpoint.load_checkpoint(tmp_path)["step"] == 3
 
 
 def test_where_both_are_damaged_it_says_what_to_do(tmp_path: Path) -> None:
@@ -88,14 +90,14 @@ def test_where_both_are_damaged_it_says_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(whole[:-1])
     (tmp_path / "before.pt").write_bytes(b"")
     with pytest.raises(BadFolder, match=r"state\.pt.*before\.pt.*put a copy of either back.*--out"):
-        state.load(tmp_path)
+        checkpoint.load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", pickle.dumps({"format": 1}, protocol=2)[:-3]])
 def test_a_broken_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.pt").write_bytes(content)
     with pytest.raises(BadFolder, match=r"state\.pt"):
-        state.load(tmp_path)
+        checkpoint.load_checkpoint(tmp_path)
 
 
 def test_random_states_round_trip(tmp_path: Path) -> None:
@@ -103,9 +105,9 @@ def test_random_states_round_trip(tmp_path: Path) -> None:
 
     import numpy as np
 
-    state.save(tmp_path, {"random": state.random_states()})
+    checkpoint.save_checkpoint(tmp_path, {"random": checkpoint.random_states()})
     first = torch.rand(3), random.random(), np.random.rand()
-    state.set_random_states(state.load(tmp_path)["random"])
+    checkpoint.set_random_states(checkpoint.load_checkpoint(tmp_path)["random"])
     second = torch.rand(3), random.random(), np.random.rand()
     assert torch.equal(first[0], second[0])
     assert first[1:] == second[1:]
@@ -120,5 +122,5 @@ def test_a_full_disk_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(BadFolder, match=r"state\.pt: .*No space left on device.*no checkpoint.*--out"):
-        state.save(tmp_path, {"step": 1})
+        checkpoint.save_checkpoint(tmp_path, {"step": 1})
     assert not list(tmp_path.iterdir())

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
-from fairweather.images import write
+from fairweather.images.io import write
 from fairweather.recipes import RECIPES
-from fairweather.training import allocator, conduct, ship, state
-from fairweather.training.gather import complete, gather
-from fairweather.training.report import read_stats, truncate_stats
+from fairweather.training import allocator, checkpoint, export_run, trainer
+from fairweather.training.config import collect_tables, complete_config
+from fairweather.training.run_log import read_stats, truncate_stats
 from tests.conftest import ROOT
 from tests.training.toy import SMALL, Toy, no_export, small_run
 
@@ -63,8 +63,8 @@ def test_a_run_ends_with_a_model_that_restores(tmp_path: Path) -> None:
     assert restored.shape == photo.shape
     assert restored.dtype == np.uint8
     # what ships is the average, not the last weights
-    engine = state.load(run.folder / "state")["engine"]
-    from fairweather.cards import read_weights
+    engine = checkpoint.load_checkpoint(run.folder / "state")["engine"]
+    from fairweather.model_folder import read_weights
 
     weights = read_weights(run.model)
     name = next(name for name in weights if name.endswith("weight"))
@@ -82,7 +82,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path, monkeyp
 
     with pytest.raises(BadSettings, match="loss of generator is nan in step 5"):
         small_run("supervised", tmp_path, data=Poisoned(), checkpoint_steps=2)
-    saved = state.load(tmp_path / "state")
+    saved = checkpoint.load_checkpoint(tmp_path / "state")
     assert saved["step"] == 4
     assert all(torch.isfinite(weight).all() for weight in saved["engine"]["recipe"].values())
     assert [line["step"] for line in read_stats(tmp_path / "stats.jsonl")] == [1, 2, 3, 4]
@@ -174,14 +174,14 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
     from fairweather.training import train
 
-    monkeypatch.delitem(sys.modules, "fairweather.training.conduct", raising=False)
+    monkeypatch.delitem(sys.modules, "fairweather.training.trainer", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtra, match=r"fairweather\[train\]"):
         train("supervised")
 
 
 def test_what_the_export_needs_is_missed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conduct, "find_spec", lambda module: None if module == "openvino" else object())
+    monkeypatch.setattr(trainer, "find_spec", lambda module: None if module == "openvino" else object())
     with pytest.raises(MissingExtra, match="pip install openvino"):
         small_run("supervised", tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -191,12 +191,14 @@ def test_a_machine_without_openvino_compares_what_it_has(tmp_path: Path, monkeyp
     from fairweather.deploy import parity
 
     compared: list[list[str]] = []
-    real = parity.check
+    real = parity.check_parity
     monkeypatch.setattr(
-        parity, "check", lambda *a, engines, **k: (compared.append(list(engines)), real(*a, engines=engines, **k))
+        parity,
+        "check_parity",
+        lambda *a, engines, **k: (compared.append(list(engines)), real(*a, engines=engines, **k)),
     )
-    found = conduct.find_spec
-    for module in (conduct, ship):
+    found = trainer.find_spec
+    for module in (trainer, export_run):
         monkeypatch.setattr(module, "find_spec", lambda name: None if name == "openvino" else found(name))
     run = small_run("supervised", tmp_path / "run", steps=2, parity="installed")
     assert compared == [["onnxruntime", "torch"]]
@@ -271,11 +273,11 @@ RUNS = sorted((ROOT / "runs").rglob("*.toml"))
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_reference_runs_are_complete(path: Path) -> None:
     """Every settings file that ships is understood to its last key, its networks can be built, its header says all."""
-    settings = complete(*gather(None, path, {}))
+    settings = complete_config(*collect_tables(None, path, {}))
     recipe = RECIPES[settings.recipe.name]
     assert settings.data.crop is not None
     with torch.device("meta"):
-        conduct.check_crop(recipe(lambda: ship.build(settings)), settings.data.crop, settings)
+        trainer.check_crop(recipe(lambda: export_run.build(settings)), settings.data.crop, settings)
     for source in settings.data.sources:
         assert {"kind", "path"} <= source.keys()
     header = path.read_text(encoding="utf-8").split("[run]")[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fairweather
 from fairweather.pairs import Pair
-from fairweather.training import Run, conduct
+from fairweather.training import Run, trainer
 
 SMALL: dict[str, dict[str, Any]] = {
     "supervised": {
@@ -76,7 +76,7 @@ class Toy:
 
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the export out: it has tests of its own, and takes seconds."""
-    monkeypatch.setattr(conduct, "export_model", lambda *_: None)
+    monkeypatch.setattr(trainer, "export_model", lambda *_: None)
 
 
 def small_run(recipe: str, out: Path, **options: Any) -> Run:

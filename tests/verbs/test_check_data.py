@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fairweather import cli
-from fairweather.data.audit.alignment import relation
-from fairweather.data.audit.scenes import read_pixels
+from fairweather.data.audit import read_pixels
+from fairweather.data.image_matching import relation
 from fairweather.pairs import find_sets
 from tests.data.conftest import write_photo
 from tests.data.faults import hazed, lay_pairs, shifted, texture

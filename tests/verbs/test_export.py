@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairweather import cards, cli, images
-from fairweather.training import conduct
+from fairweather import cli, images, model_folder
+from fairweather.training import trainer
 from tests.training.toy import small_run
 
 
@@ -17,7 +17,7 @@ from tests.training.toy import small_run
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CycleGAN's run that was stopped before its end."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(conduct, "export_model", lambda *_: None)
+        patched.setattr(trainer, "export_model", lambda *_: None)
         return small_run("cyclegan", tmp_path_factory.mktemp("runs") / "cyc", steps=3).folder
 
 
@@ -43,11 +43,11 @@ def test_a_run_that_has_not_ended(
     assert f"fairweather export {run} -o DIR" in capsys.readouterr().err
     made = []
 
-    def export(network: object, folder: Path, **said: object) -> cards.Card:
+    def export(network: object, folder: Path, **said: object) -> model_folder.Card:
         made.append((folder, said["direction"], said["name"]))
-        return cards.read_card(tiny_model)
+        return model_folder.read_card(tiny_model)
 
-    monkeypatch.setattr("fairweather.deploy.export.export", export)
+    monkeypatch.setattr("fairweather.deploy.onnx_export.export_generator", export)
     assert cli.main(["export", str(run), "-o", "out"]) == 0
     said = capsys.readouterr()
     assert "fairweather restore PHOTO --model out" in said.out
@@ -56,7 +56,7 @@ def test_a_run_that_has_not_ended(
 
 
 def test_the_card_says_which_way(degrader: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    card = cards.read_card(degrader)
+    card = model_folder.read_card(degrader)
     assert (card.name, card.direction, card.weather) == ("cyc-degrade", "degrade", "haze")
     assert not any(key.startswith("batch_norm") for key in card.training), "it has none"
     assert cli.main(["info", str(degrader)]) == 0
@@ -96,7 +96,9 @@ def test_what_does_not_go_together(
 def test_a_degrader_is_exported_again_as_one(
     degrader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fairweather.deploy.export.reexport", lambda model, *_, **__: cards.read_card(model))
+    monkeypatch.setattr(
+        "fairweather.deploy.onnx_export.export_model_folder", lambda model, *_, **__: model_folder.read_card(model)
+    )
     for words in ([], ["--direction", "degrade"]):
         assert cli.main(["export", str(degrader), "-o", "again", *words]) == 0
         assert "fairweather synthesize haze PHOTOS -o OUT --model again" in capsys.readouterr().out

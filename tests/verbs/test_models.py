@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairweather import cards, cli
-from fairweather.verbs import models as verb
+from fairweather import cli, model_folder
+from fairweather.commands import models as verb
 
 
 @pytest.fixture
@@ -21,8 +21,10 @@ def shipping(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     folder = tmp_path / "models" / "tiny"
     shutil.copytree(tiny_model, folder)
     score = {"metric": "psnr", "protocol": "rgb", "data": "fogville", "n": 7, "value": 21.456, "input": 11.02}
-    cards.write_card(folder, dataclasses.replace(cards.read_card(folder), scores=[score], description="a [toy]"))
-    monkeypatch.setattr(cards, "MODELS", tmp_path / "models")
+    model_folder.write_card(
+        folder, dataclasses.replace(model_folder.read_card(folder), scores=[score], description="a [toy]")
+    )
+    monkeypatch.setattr(model_folder, "MODELS", tmp_path / "models")
     return folder
 
 
@@ -34,7 +36,7 @@ def test_models_lists_what_ships(shipping: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_no_model_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cards, "MODELS", tmp_path)
+    monkeypatch.setattr(model_folder, "MODELS", tmp_path)
     assert cli.main(["models"]) == 0
     assert "No model ships" in capsys.readouterr().out
     assert cli.main(["info", "dehaze"]) == 1
@@ -64,7 +66,7 @@ def test_a_score_line_has_all_that_gives_it_meaning() -> None:
 def test_export_makes_a_model_folder(shipping: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "again"
     assert cli.main(["export", "tiny", "-o", str(out)]) == 0
-    assert cards.read_card(out).scores == cards.read_card(shipping).scores
+    assert model_folder.read_card(out).scores == model_folder.read_card(shipping).scores
     assert (out / "weights.safetensors").read_bytes() == (shipping / "weights.safetensors").read_bytes()
     assert str(out) in capsys.readouterr().out
     assert cli.main(["export", "tiny", "-o", str(tmp_path)]) == 1
@@ -75,10 +77,12 @@ def test_export_says_why_it_was_chosen(
     shipping: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The network need not be exported for it here: what the new card is to say is noted."""
-    card = dataclasses.replace(cards.read_card(shipping), choice="phase two, on 12 scenes [by eye]")
-    cards.write_card(shipping, card)
+    card = dataclasses.replace(model_folder.read_card(shipping), choice="phase two, on 12 scenes [by eye]")
+    model_folder.write_card(shipping, card)
     said: list[str] = []
-    monkeypatch.setattr("fairweather.deploy.export.export", lambda *_, **fields: said.append(fields["choice"]) or card)
+    monkeypatch.setattr(
+        "fairweather.deploy.onnx_export.export_generator", lambda *_, **fields: said.append(fields["choice"]) or card
+    )
     for words in ([], ["--choice", "phase one"], ["--choice", ""]):
         assert cli.main(["export", "tiny", "-o", "again", *words]) == 0
     assert said == [card.choice, "phase one", ""]
@@ -148,7 +152,7 @@ def test_evaluate_clear_photos_against_themselves(
 def test_scores_go_onto_the_card(shipping: Path, clear: Path) -> None:
     for _ in range(2):  # the second time they take the place of the first
         assert cli.main(["evaluate", "--model", "tiny", "--data", str(clear), "--themselves", "--card"]) == 0
-    scores = cards.read_card(shipping).scores
+    scores = model_folder.read_card(shipping).scores
     assert [(score["data"], score["metric"]) for score in scores] == [
         ("fogville", "psnr"),
         ("clear", "psnr"),

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairweather import cards, cli, images
-from fairweather.deploy import cost
+from fairweather import cli, images, model_folder
+from fairweather.deploy import quantization
 
 
 @pytest.fixture
 def photos(tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cost, "PATIENCE", 0.0)  # at the smaller size: what is asked here are no times
+    monkeypatch.setattr(quantization, "COST_SECONDS", 0.0)  # at the smaller size: what is asked here are no times
     (tmp_path / "photos").mkdir()
     for number in range(4):
         Image.fromarray(np.roll(photo, 20 * number, 1)).save(tmp_path / "photos" / f"{number}.png")
@@ -29,7 +29,7 @@ def test_from_a_model_to_a_restored_photo(tiny_model: Path, photos: Path, capsys
     assert "layers in int8, data photos, photos 2" in said
     assert "openvino int8: " in said
     assert "fairweather restore PHOTO --model small --precision int8" in said
-    card = cards.read_card("small")
+    card = model_folder.read_card("small")
     assert card.quantized is not None
     assert card.quantized["pairs"] is False
     assert card.quantized["bar"]["psnr"] == pytest.approx(26 + 14.54, abs=0.01), "a card without scores"
@@ -62,10 +62,10 @@ def test_what_cannot_be_done_is_one_line(tiny_model: Path, photos: Path, capsys:
     assert not Path("restored").exists()
 
 
-@pytest.mark.skipif("dehaze-fast" not in cards.shipped(), reason="NO MODEL SHIPS YET")
+@pytest.mark.skipif("dehaze-fast" not in model_folder.shipped(), reason="NO MODEL SHIPS YET")
 @pytest.mark.parametrize("name", ["dehaze-fast", "derain"])
 def test_the_models_that_ship_bring_int8(name: str, photos: Path) -> None:
-    said = cards.read_card(cards.find(name)).quantized
+    said = model_folder.read_card(model_folder.find(name)).quantized
     assert said is not None
     assert said["passed"]
     for precision in ("int8", "f32"):

@@ -16,7 +16,7 @@ import pytest
 
 from fairweather import cli
 from fairweather.errors import BadFolder
-from fairweather.video.frame_output import HEADER, FrameOutput, existing, list_of, listed
+from fairweather.video.writer import HEADER, FrameOutput, existing, list_of, listed
 from tests.video.conftest import make, pictures
 
 RUN = (sys.executable, "-m", "fairweather", "restore")

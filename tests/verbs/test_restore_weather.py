@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fairweather import cli, images
-from fairweather.restoring.auto import Auto
-from fairweather.restoring.recognise import Weather
+from fairweather.inference.restorer import AutoRestorer
+from fairweather.inference.weather_detection import Weather
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[str]:
     """Stand-ins for the recognizer and the models; the test decides which models ship."""
-    from fairweather import cards, restoring
+    from fairweather import inference, model_folder
 
     def look(photo: np.ndarray) -> Weather:
         level = photo.mean()
@@ -37,12 +37,12 @@ def ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[str]:
 
     def load(name: str, **_: Any) -> Any:
         if name == "auto":
-            return Auto(look, load)
+            return AutoRestorer(look, load)
         change = {"dehaze": -50, "derain": 8}[name]
         return lambda photo, strength, guard: (photo.astype(int) + round(change * strength)).astype(photo.dtype)
 
-    monkeypatch.setattr(restoring, "load", load)
-    monkeypatch.setattr(cards, "shipped", lambda: dict.fromkeys(names, tmp_path))
+    monkeypatch.setattr(inference, "load", load)
+    monkeypatch.setattr(model_folder, "shipped", lambda: dict.fromkeys(names, tmp_path))
     return names
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import fairweather
 from fairweather import cli
-from fairweather.verbs import train as verb
+from fairweather.commands import train as verb
 
 
 @pytest.fixture

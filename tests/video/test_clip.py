@@ -13,20 +13,24 @@ import numpy as np
 import pytest
 
 from fairweather.errors import BadFolder, BadImage, BadSettings
-from fairweather.restoring import stopping
-from fairweather.video import clip
-from fairweather.video.formats import encoding
-from fairweather.video.run import Job, Options, run
-from fairweather.video.sink import ClipSink
-from fairweather.video.source import open_source
+from fairweather.inference import cancellation
+from fairweather.video import pipeline
+from fairweather.video.encoding import choose_encoding
+from fairweather.video.pipeline import VideoJob, VideoOptions, restore_videos
+from fairweather.video.reader import open_video
+from fairweather.video.writer import VideoWriter
 from tests.video.conftest import Lift, av, frames_of, make, packets_of, pictures
 
 UNEVEN = [0, 512, 1024, 2048, 2100, 4096, 9000, 9512, 10000, 12800, 12900, 20000]
 
 
-def restored(source: Path | str, target: Path | str, restore: clip.Restoring | None = None, **options: object) -> Lift:
+def restored(
+    source: Path | str, target: Path | str, restore: pipeline.FrameRestorer | None = None, **options: object
+) -> Lift:
     film = restore or Lift()
-    report = run([Job(str(source), str(target))], lambda job, source: (film, ""), Options(**options))
+    report = restore_videos(
+        [VideoJob(str(source), str(target))], lambda job, source: (film, ""), VideoOptions(**options)
+    )
     assert report.done == 1
     return film
 
@@ -164,11 +168,11 @@ def test_an_empty_part_is_refused(tmp_path: Path) -> None:
         restored(source, tmp_path / "out.mp4", start=60.0)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
     with pytest.raises(BadSettings, match="not after"):
-        Options(start=2.0, end=1.0)
+        VideoOptions(start=2.0, end=1.0)
 
 
 @pytest.mark.parametrize("view", ["side", "split"])
-def test_previews(view: clip.View, tmp_path: Path) -> None:
+def test_previews(view: pipeline.PreviewLayout, tmp_path: Path) -> None:
     source = make(tmp_path / "in.mp4")
     restored(source, tmp_path / "out.mp4", Lift(60), view=view)
     picture = frames_of(tmp_path / "out.mp4")[1][0].astype(int)
@@ -244,14 +248,14 @@ def test_one_bad_film_does_not_stop_the_others(tmp_path: Path) -> None:
     good = make(tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_bytes(b"x" * 100)
     jobs = [
-        Job(str(tmp_path / "bad.mp4"), str(tmp_path / "out" / "bad.mp4")),
-        Job(str(good), str(tmp_path / "out" / "good.mp4")),
+        VideoJob(str(tmp_path / "bad.mp4"), str(tmp_path / "out" / "bad.mp4")),
+        VideoJob(str(good), str(tmp_path / "out" / "good.mp4")),
     ]
-    report = run(jobs, lambda job, source: (Lift(), ""), Options())
+    report = restore_videos(jobs, lambda job, source: (Lift(), ""), VideoOptions())
     assert (report.done, len(report.failed)) == (1, 1)
     assert "bad.mp4" in report.failed[0][1]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.mp4"]
-    again = run(jobs[1:], lambda job, source: pytest.fail("it is there already"), Options())
+    again = restore_videos(jobs[1:], lambda job, source: pytest.fail("it is there already"), VideoOptions())
     assert again.skipped == 1
 
 
@@ -278,7 +282,9 @@ def test_never_over_its_own_input(tmp_path: Path) -> None:
 
 def test_what_stays_as_it_is_is_copied(tmp_path: Path) -> None:
     source = make(tmp_path / "in.mp4")
-    report = run([Job(str(source), str(tmp_path / "out.mp4"))], lambda job, source: (None, ""), Options())
+    report = restore_videos(
+        [VideoJob(str(source), str(tmp_path / "out.mp4"))], lambda job, source: (None, ""), VideoOptions()
+    )
     assert report.unchanged == 1
     assert (tmp_path / "out.mp4").read_bytes() == source.read_bytes()
 
@@ -292,30 +298,30 @@ def test_it_is_stopped_from_outside(tmp_path: Path) -> None:
                 event.set()
             return super().begin(frame, step)
 
-    made, source = Stopping(), open_source(path)
-    sink = ClipSink(tmp_path / "b.mp4", "mp4", source, encoding(source.track, "mp4"))
-    with stopping.heeding(event), pytest.raises(stopping.Stopped):
-        clip.run(source, sink, made)
+    made, source = Stopping(), open_video(path)
+    sink = VideoWriter(tmp_path / "b.mp4", "mp4", source, choose_encoding(source.track, "mp4"))
+    with cancellation.cancel_scope(event), pytest.raises(cancellation.Cancelled):
+        pipeline.process_video(source, sink, made)
     source.close()
     assert len(made.steps) < 16
     assert not [one for one in threading.enumerate() if one.name in ("read", "finish", "write")]
 
 
 def test_it_is_stopped_where_no_frame_comes_any_more(tmp_path: Path) -> None:
-    source, event = open_source(make(tmp_path / "a.mp4", count=3)), threading.Event()
+    source, event = open_video(make(tmp_path / "a.mp4", count=3)), threading.Event()
     real = source.items
 
     def items() -> Iterator[Any]:
         yield from real()
         for _ in range(400):  # packets without an end
-            stopping.check()
+            cancellation.check_cancelled()
             time.sleep(0.01)
 
     source.items = items
-    sink = ClipSink(tmp_path / "b.mp4", "mp4", source, encoding(source.track, "mp4"))
+    sink = VideoWriter(tmp_path / "b.mp4", "mp4", source, choose_encoding(source.track, "mp4"))
     timer, began = threading.Timer(0.2, event.set), time.monotonic()
     timer.start()
-    with stopping.heeding(event), pytest.raises(stopping.Stopped):
-        clip.run(source, sink, Lift())
+    with cancellation.cancel_scope(event), pytest.raises(cancellation.Cancelled):
+        pipeline.process_video(source, sink, Lift())
     source.close()
     assert time.monotonic() - began < 2

@@ -13,14 +13,22 @@ import pytest
 from PIL import Image
 
 from fairweather.errors import BadFolder, BadImage, BadSettings
-from fairweather.video.frames import Frame
-from fairweather.video.run import Job, Options, destination, looks, plan, run
-from fairweather.video.source import is_clip, is_live, open_source, seconds_of
+from fairweather.video.pipeline import (
+    VideoJob,
+    VideoOptions,
+    plan_videos,
+    restore_videos,
+    sampled_frames,
+    video_destination,
+)
+from fairweather.video.reader import Frame, is_live, is_video, open_video, parse_time
 from tests.video.conftest import Lift, frames_of, make, pictures
 
 
 def restored(source: Path | str, target: Path | str, film: Lift | None = None, **options: object) -> None:
-    report = run([Job(str(source), str(target))], lambda job, source: (film or Lift(), ""), Options(**options))
+    report = restore_videos(
+        [VideoJob(str(source), str(target))], lambda job, source: (film or Lift(), ""), VideoOptions(**options)
+    )
     assert report.done == 1
 
 
@@ -75,7 +83,7 @@ def test_a_frame_of_another_size_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "film.mp4").exists()
     (tmp_path / "none").mkdir()
     with pytest.raises(BadFolder, match="no pictures"):
-        open_source(tmp_path / "none")
+        open_video(tmp_path / "none")
 
 
 def animation(path: Path, durations: list[int]) -> Path:
@@ -91,7 +99,7 @@ def animation(path: Path, durations: list[int]) -> Path:
 def test_animations_keep_their_times_and_what_is_clear_in_them(suffix: str, tmp_path: Path) -> None:
     durations = [100, 50, 200, 80]
     source = animation(tmp_path / f"in{suffix}", durations)
-    assert is_clip(source)
+    assert is_video(source)
     restored(source, tmp_path / f"out{suffix}", Lift(20))
     with Image.open(tmp_path / f"out{suffix}") as after, Image.open(source) as before:
         assert after.n_frames == 4
@@ -107,12 +115,12 @@ def test_animations_keep_their_times_and_what_is_clear_in_them(suffix: str, tmp_
 
 def test_a_still_webp_is_a_photo(tmp_path: Path) -> None:
     Image.fromarray(next(pictures(1))).save(tmp_path / "still.webp")
-    assert not is_clip(tmp_path / "still.webp")
-    assert is_clip(tmp_path / "x.GIF")
-    assert not is_clip("holiday.jpg")
+    assert not is_video(tmp_path / "still.webp")
+    assert is_video(tmp_path / "x.GIF")
+    assert not is_video("holiday.jpg")
     (tmp_path / "broken.webp").write_bytes(b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x02")
     with pytest.raises(BadImage, match=r"broken\.webp"):
-        open_source(tmp_path / "broken.webp")
+        open_video(tmp_path / "broken.webp")
 
 
 def test_an_address_is_read_as_it_sends(tmp_path: Path) -> None:
@@ -143,38 +151,38 @@ def test_an_address_that_does_not_answer(tmp_path: Path) -> None:
 
 
 def test_where_things_go(tmp_path: Path) -> None:
-    assert destination("a/clip.mp4", None) == "restored/clip.mp4"
-    assert destination("clip.mp4", tmp_path) == str(tmp_path / "clip.mp4")
-    assert destination("clip.mp4", Path("clear.mkv")) == "clear.mkv"
-    assert destination("clip.mp4", Path("f/%05d.png")) == "f/%05d.png"
-    assert destination("clip.mp4", Path("-")) == "-"
-    assert destination(str(tmp_path), Path("x")) == "x"
+    assert video_destination("a/clip.mp4", None) == "restored/clip.mp4"
+    assert video_destination("clip.mp4", tmp_path) == str(tmp_path / "clip.mp4")
+    assert video_destination("clip.mp4", Path("clear.mkv")) == "clear.mkv"
+    assert video_destination("clip.mp4", Path("f/%05d.png")) == "f/%05d.png"
+    assert video_destination("clip.mp4", Path("-")) == "-"
+    assert video_destination(str(tmp_path), Path("x")) == "x"
     for given in ("-", "rtsp://camera/1", "/dev/video0"):
         with pytest.raises(BadSettings, match="name the file"):
-            destination(given, None)
-        assert destination(given, Path("x.mkv")) == "x.mkv"
+            video_destination(given, None)
+        assert video_destination(given, Path("x.mkv")) == "x.mkv"
     with pytest.raises(BadSettings, match="clips are written as"):
-        destination("clip.mp4", Path("x.wmv"))
+        video_destination("clip.mp4", Path("x.wmv"))
     with pytest.raises(BadFolder, match="both become"):
-        plan(["a/x.mp4", "b/x.mp4"], tmp_path)
+        plan_videos(["a/x.mp4", "b/x.mp4"], tmp_path)
 
 
 @pytest.mark.parametrize(("given", "seconds"), [("12.5", 12.5), ("1:02.5", 62.5), ("1:00:01", 3601), ("0", 0)])
 def test_times(given: str, seconds: float) -> None:
-    assert seconds_of(given) == seconds
+    assert parse_time(given) == seconds
 
 
 @pytest.mark.parametrize("given", ["", "x", "-1", "1:2:3:4", "nan", "1:-2"])
 def test_what_is_no_time(given: str) -> None:
     with pytest.raises(BadSettings, match="a time is given"):
-        seconds_of(given)
+        parse_time(given)
 
 
 def test_looks_are_spread_over_the_film(tmp_path: Path) -> None:
     source = make(tmp_path / "in.mp4", count=100)
-    seen = list(looks(str(source), open_source(source), 4))
+    seen = list(sampled_frames(str(source), open_video(source), 4))
     assert len(seen) == 4
     assert all(isinstance(frame, Frame) for frame in seen)
-    live = open_source(source)
+    live = open_video(source)
     live.live = True
-    assert list(looks(str(source), live, 4)) == []
+    assert list(sampled_frames(str(source), live, 4)) == []

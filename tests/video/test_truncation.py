@@ -12,8 +12,7 @@ import av
 import pytest
 
 from fairweather import cli
-from fairweather.video.source import Clip
-from fairweather.video.truncation import announced_size
+from fairweather.video.reader import VideoReader, announced_size
 from tests.video.conftest import frames_of, make, tone
 
 
@@ -209,7 +208,7 @@ def test_a_whole_video_is_never_taken_for_a_cut_one(
     make_it: Callable[[Path, str], Path], suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = make_it(tmp_path, suffix)
-    clip = Clip(str(source))
+    clip = VideoReader(str(source))
     assert clip.missing() is None, "before it is read"
     count = sum(hasattr(item, "pixels") for item in clip.items())
     assert count == len(frames_of(source)[0])
@@ -221,7 +220,7 @@ def test_a_stream_that_begins_in_the_middle_is_no_damage(tmp_path: Path) -> None
     source = make(tmp_path / "in.ts", count=60, codec="mpeg2video", time_base=Fraction(1, 25))
     data = source.read_bytes()
     source.write_bytes(data[188 * 40 :])
-    clip = Clip(str(source))
+    clip = VideoReader(str(source))
     assert sum(hasattr(item, "pixels") for item in clip.items()) > 20
     assert clip.missing() is None
     clip.close()

@@ -164,7 +164,7 @@ def test_any_size(size: tuple[int, int]) -> None:
 
 
 def test_real_pairs_are_explained_by_their_transmission(shared_data) -> None:  # type: ignore[no-untyped-def]
-    from fairweather.images import read, to_float
+    from fairweather.images.io import read, to_float
 
     folder = shared_data / "train" / "sots_outdoor"
     hazy, clear = (

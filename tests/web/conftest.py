@@ -40,10 +40,10 @@ def web() -> None:
 @pytest.fixture(scope="session")
 def service(web: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A service with narrow limits and the models that ship."""
+    from fairweather.web.jobs import PhotoService
     from fairweather.web.limits import Limits
-    from fairweather.web.service import Service
 
-    made = Service(
+    made = PhotoService(
         Limits(bytes=3_000_000, pixels=2_000_000, at_once=2, waiting=2, seconds=60),
         parent=tmp_path_factory.mktemp("server"),
     )
@@ -57,9 +57,9 @@ def client(service: Any) -> Iterator[Any]:
     from starlette.testclient import TestClient
 
     from fairweather.web.app import create
-    from fairweather.web.gate import hosts_of
+    from fairweather.web.middleware import allowed_hosts
 
-    with TestClient(create(service, hosts=hosts_of("127.0.0.1")), base_url="http://127.0.0.1") as asked:
+    with TestClient(create(service, hosts=allowed_hosts("127.0.0.1")), base_url="http://127.0.0.1") as asked:
         yield asked
 
 

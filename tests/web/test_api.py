@@ -193,10 +193,10 @@ def test_a_full_house_says_when_to_come_again(client: Any, service: Any) -> None
 
 
 def test_models_and_health(client: Any, service: Any) -> None:
-    from fairweather import cards
+    from fairweather import model_folder
 
     models = client.get("/api/v1/models").json()
-    assert [model["name"] for model in models["models"]] == list(cards.shipped())
+    assert [model["name"] for model in models["models"]] == list(model_folder.shipped())
     assert all(model["terms"] and model["weather"] for model in models["models"])
     health = client.get("/api/v1/health").json()
     assert (health["status"], health["version"], health["inside"]) == ("ok", fairweather.__version__, 0)

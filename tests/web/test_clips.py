@@ -73,8 +73,8 @@ def test_what_is_no_clip(client: Any, service: Any, tmp_path: Path, body: str) -
 
 
 def test_what_goes_wrong_on_the_way_has_its_status(tmp_path: Path) -> None:
-    from fairweather.web.clips import wrong
     from fairweather.web.limits import Limits
+    from fairweather.web.uploads import clip_error
 
     for error, status in (
         (av.error.InvalidDataError(1, "nonsense"), 422),
@@ -82,17 +82,17 @@ def test_what_goes_wrong_on_the_way_has_its_status(tmp_path: Path) -> None:
         (MemoryError(), 503),
         (ZeroDivisionError(), 500),
     ):
-        refusal = wrong(error, tmp_path / "source", "harbour.mp4", Limits())
+        refusal = clip_error(error, tmp_path / "source", "harbour.mp4", Limits())
         assert refusal.status == status
         assert str(refusal).startswith("harbour.mp4: ")
 
 
 def test_without_pyav_the_extra_is_named(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairweather.web import clips
+    from fairweather.web import uploads
 
     path = film(tmp_path / "a.mp4", 2)
     assert "/api/v1/clips" in told(client.post("/api/v1/restore", content=path.read_bytes()), 415, "clip")
-    monkeypatch.setattr(clips, "AV", "no_such_module")
+    monkeypatch.setattr(uploads, "AV", "no_such_module")
     assert "fairweather[video]" in told(client.post(CLIPS, content=path.read_bytes()), 415, "unsupported")
     assert "fairweather[video]" in told(client.post("/api/v1/restore", content=path.read_bytes()), 415, "clip")
     assert "fairweather[video]" in told(client.post("/page/photos", content=path.read_bytes()), 415, "unsupported")
@@ -100,18 +100,18 @@ def test_without_pyav_the_extra_is_named(client: Any, tmp_path: Path, monkeypatc
 
 def test_nothing_but_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fairweather.errors import BadImage
-    from fairweather.video.source import Clip
+    from fairweather.video.reader import VideoReader
 
     secret = film(tmp_path / "secret.mp4", 4)
     (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n")
     (tmp_path / "cat.ffconcat").write_text("ffconcat version 1.0\nfile secret.mp4\n")
     for name in ("list.m3u8", "cat.ffconcat"):
-        Clip(str(tmp_path / name)).close()  # where FFmpeg may choose, it follows
+        VideoReader(str(tmp_path / name)).close()  # where FFmpeg may choose, it follows
         for only in ("mov", "matroska", "avi", "gif"):
             with pytest.raises(BadImage):
-                Clip(str(tmp_path / name), only=only)
+                VideoReader(str(tmp_path / name), only=only)
     opened, real = [], av.open
     monkeypatch.setattr(av, "open", lambda *given, **how: opened.append(how) or real(*given, **how))
-    Clip(str(secret), only="mov").close()
+    VideoReader(str(secret), only="mov").close()
     options = opened[0]["options"]
     assert (opened[0]["format"], options["protocol_whitelist"], options["enable_drefs"]) == ("mov", "file", "0")

@@ -49,12 +49,12 @@ def ended(client: Any, place: str, state: str = "done") -> dict[str, Any]:
 
 def commanded(path: Path, out: Path, **wanted: Any) -> Path:
     """What `fairweather restore` writes."""
-    from fairweather.verbs.films import Wanted, restore_films
-    from fairweather.video.run import Job, Options
+    from fairweather.commands.restore import VideoRestoreOptions, restore_video_jobs
+    from fairweather.video.pipeline import VideoJob, VideoOptions
 
     usual = {"model": None, "weather": "auto", "strength": 1.0, "guard": True, "engine": "auto", "precision": "auto"}
-    films = Wanted(**{**usual, **wanted}, memory=None, steady=True, blend=False)
-    restore_films([Job(str(path), str(out))], films, Options(), print)
+    films = VideoRestoreOptions(**{**usual, **wanted}, memory=None, steady=True, blend=False)
+    restore_video_jobs([VideoJob(str(path), str(out))], films, VideoOptions(), print)
     return out
 
 
@@ -120,19 +120,19 @@ def test_a_form_takes_a_clip_too(client: Any, tmp_path: Path) -> None:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Clips that are begun wait before their second frame until this is set."""
-    from fairweather.web import films
+    from fairweather.web import jobs
 
     free = threading.Event()
 
-    class Slow(films.Film):
+    class Slow(jobs.VideoRestorer):
         def begin(self, frame: Any, step: float) -> Callable[[], Any]:
-            from fairweather.restoring.stopping import check
+            from fairweather.inference.cancellation import check_cancelled
 
             while step and not free.wait(0.02):
-                check()
+                check_cancelled()
             return super().begin(frame, step)
 
-    monkeypatch.setattr(films, "Film", Slow)
+    monkeypatch.setattr(jobs, "VideoRestorer", Slow)
     yield free
     free.set()
 
@@ -185,10 +185,10 @@ def small(tmp_path: Path, **limits: Any) -> Any:
     from starlette.testclient import TestClient
 
     from fairweather.web.app import create
+    from fairweather.web.jobs import PhotoService
     from fairweather.web.limits import Limits
-    from fairweather.web.service import Service
 
-    service = Service(Limits(**limits), parent=tmp_path)
+    service = PhotoService(Limits(**limits), parent=tmp_path)
     client = TestClient(create(service, page=False), base_url="http://127.0.0.1")
     client.service = service  # type: ignore[attr-defined]
     return client

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from fairweather.errors import BadFolder
-from fairweather.web.folders import LOCK, PREFIX, Folders, size
+from fairweather.web.storage import LOCK, PREFIX, ServerFolders, tree_size
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from fairweather.web.folders import Folders
+from fairweather.web.storage import Folders
 folders = Folders(Path(sys.argv[1]))
 (folders.new() / "photo").write_bytes(b"1234")
 print(folders.root, flush=True)
@@ -26,13 +26,13 @@ time.sleep(60)
 
 
 def test_folders_are_new_private_and_passing(tmp_path: Path) -> None:
-    folders = Folders(tmp_path)
+    folders = ServerFolders(tmp_path)
     assert folders.root.parent == tmp_path
     assert stat.S_IMODE(folders.root.stat().st_mode) == 0o700
     with folders.passing() as one, folders.passing() as other:
         assert one != other
         (one / "a").write_bytes(b"12345")
-        assert size(one) == 5
+        assert tree_size(one) == 5
     assert [path.name for path in folders.root.iterdir()] == [LOCK]
     with pytest.raises(ZeroDivisionError), folders.passing() as one:
         _ = 1 / 0
@@ -47,12 +47,12 @@ def test_a_killed_server_s_folder_is_swept_and_a_living_one_s_is_not(tmp_path: P
     process = subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     root = Path(process.stdout.readline().strip())
-    second = Folders(tmp_path)
+    second = ServerFolders(tmp_path)
     assert not second.swept
     assert (root / "00000001" / "photo").is_file()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    third = Folders(tmp_path)
+    third = ServerFolders(tmp_path)
     assert third.swept == [root]
     assert not root.exists()
     assert second.root.is_dir()
@@ -63,4 +63,4 @@ def test_a_killed_server_s_folder_is_swept_and_a_living_one_s_is_not(tmp_path: P
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(BadFolder, match="TMPDIR"):
-        Folders(tmp_path / "missing")
+        ServerFolders(tmp_path / "missing")

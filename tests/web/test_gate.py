@@ -79,11 +79,11 @@ def test_other_sites_pages_may_not_send(client: Any) -> None:
 
 
 def test_names_by_address(web: None) -> None:
-    from fairweather.web.gate import hosts_of
+    from fairweather.web.middleware import allowed_hosts
 
-    assert hosts_of("0.0.0.0") is None
-    assert hosts_of("0.0.0.0", ["fair.example"]) == {"0.0.0.0", "fair.example"}
-    local = hosts_of("127.0.0.1", ["Fair.example"])
+    assert allowed_hosts("0.0.0.0") is None
+    assert allowed_hosts("0.0.0.0", ["fair.example"]) == {"0.0.0.0", "fair.example"}
+    local = allowed_hosts("127.0.0.1", ["Fair.example"])
     assert local is not None
     assert {"fair.example", "localhost", "127.0.0.1", "::1"} <= local
 
@@ -91,10 +91,10 @@ def test_names_by_address(web: None) -> None:
 def test_a_websocket_is_not_taken(web: None) -> None:
     import asyncio
 
-    from fairweather.web.gate import Gate
+    from fairweather.web.middleware import RequestFilter
 
     async def inside(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("it came through")
 
-    gate: Callable[..., Any] = Gate(inside)
+    gate: Callable[..., Any] = RequestFilter(inside)
     asyncio.run(gate({"type": "websocket"}, None, None))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fairweather.errors import BadCard, BadFolder, BadImage, BadSettings, MissingExtra, UnknownName
-from fairweather.web.limits import Limits, Refused, refused
+from fairweather.web.limits import Limits, RequestRefused, as_refusal
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_limits_that_are_none(wrong: dict[str, Any], flag: str) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_every_error_has_its_status(error: Exception, status: int) -> None:
-    wrong = refused(error, "/srv/secret/source", "harbour.jpg")
+    wrong = as_refusal(error, "/srv/secret/source", "harbour.jpg")
     assert wrong.status == status
     assert "/srv" not in str(wrong)
     assert (wrong.retry is not None) == (status == 503)
@@ -47,5 +47,5 @@ def test_every_error_has_its_status(error: Exception, status: int) -> None:
 
 
 def test_a_refusal_stays_what_it_is() -> None:
-    wrong = Refused(418, "teapot", "short and stout")
-    assert refused(wrong) is wrong
+    wrong = RequestRefused(418, "teapot", "short and stout")
+    assert as_refusal(wrong) is wrong

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fairweather import cards
+from fairweather import model_folder
 from fairweather.errors import BadSettings, UnknownName
-from fairweather.web import clips
+from fairweather.web import uploads
 from tests.conftest import ROOT
 from tests.house.imports import SOURCE
 
@@ -20,7 +20,7 @@ WEB = SOURCE / "web"
 
 
 def test_the_examples_are_those_of_the_repository_and_may_be_given_on() -> None:
-    from fairweather.web.folders import size
+    from fairweather.web.storage import tree_size
 
     photos = sorted(path for path in (WEB / "examples").iterdir() if path.suffix != ".md")
     terms, origin = (WEB / "examples" / "TERMS.md").read_text(), (ROOT / "examples" / "README.md").read_text()
@@ -30,7 +30,7 @@ def test_the_examples_are_those_of_the_repository_and_may_be_given_on() -> None:
         row = next(line for line in origin.splitlines() if f"`{photo.name}`" in line)
         assert row.split("|")[4].strip() in ("free use", "the same") or "MIT" in row
         assert f"`{photo.name}`" in terms
-    assert size(WEB / "examples") < 500_000
+    assert tree_size(WEB / "examples") < 500_000
 
 
 def test_all_that_the_page_needs_is_installed_with_the_package() -> None:
@@ -48,26 +48,26 @@ def test_nothing_of_ours_comes_from_elsewhere() -> None:
 
 
 def test_the_choice_of_models_is_what_ships(service: Any) -> None:
-    from fairweather.web.page import drawn
+    from fairweather.web.page import build_page
 
-    parts = drawn(service).get_config_file()["components"]
+    parts = build_page(service).get_config_file()["components"]
     choice = next(part for part in parts if part["props"].get("elem_id") == "fw-model")
-    assert [value for _, value in choice["props"]["choices"]] == ["auto", *cards.shipped()]
+    assert [value for _, value in choice["props"]["choices"]] == ["auto", *model_folder.shipped()]
 
 
 def test_models_of_ones_own_are_offered_under_their_card_s_name(tmp_path: Path, web: None) -> None:
-    from fairweather.web.offer import Offer, Settings
+    from fairweather.web.model_registry import ModelRegistry, RestoreSettings
 
-    shutil.copytree(cards.shipped()["dehaze-fast"], tmp_path / "folder")
+    shutil.copytree(model_folder.shipped()["dehaze-fast"], tmp_path / "folder")
     with pytest.raises(BadSettings, match="already"):
-        Offer([tmp_path / "folder"])
-    card = json.loads((tmp_path / "folder" / cards.CARD).read_text())
-    (tmp_path / "folder" / cards.CARD).write_text(json.dumps({**card, "name": "mine"}))
-    offer = Offer([tmp_path / "folder"])
-    assert list(offer.cards) == [*cards.shipped(), "mine"]
-    offer.check(Settings("mine"))
+        ModelRegistry([tmp_path / "folder"])
+    card = json.loads((tmp_path / "folder" / model_folder.CARD).read_text())
+    (tmp_path / "folder" / model_folder.CARD).write_text(json.dumps({**card, "name": "mine"}))
+    offer = ModelRegistry([tmp_path / "folder"])
+    assert list(offer.cards) == [*model_folder.shipped(), "mine"]
+    offer.check(RestoreSettings("mine"))
     with pytest.raises(UnknownName):
-        offer.check(Settings(str(tmp_path / "folder")))
+        offer.check(RestoreSettings(str(tmp_path / "folder")))
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_models_of_ones_own_are_offered_under_their_card_s_name(tmp_path: Path, 
     ],
 )
 def test_clips_are_told_from_photos(start: bytes, clip: bool) -> None:
-    assert clips.is_clip(start) is clip
+    assert uploads.is_clip_upload(start) is clip
 
 
 def test_whoever_sends_a_clip_is_told_what_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clips, "AV", "json")  # which is there
-    assert "/api/v1/clips" in str(clips.refusal("a.mp4"))
-    monkeypatch.setattr(clips, "AV", "no_such_module")
-    assert "fairweather[video]" in str(clips.refusal("a.mp4"))
+    monkeypatch.setattr(uploads, "AV", "json")  # which is there
+    assert "/api/v1/clips" in str(uploads.refusal("a.mp4"))
+    monkeypatch.setattr(uploads, "AV", "no_such_module")
+    assert "fairweather[video]" in str(uploads.refusal("a.mp4"))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fairweather import images
-from fairweather.web.limits import Limits, Refused
-from fairweather.web.offer import Settings
+from fairweather.web.limits import Limits, RequestRefused
+from fairweather.web.model_registry import RestoreSettings
 from tests.web.conftest import EXAMPLES, hazy, python
 
 
@@ -119,12 +119,12 @@ def test_a_text_is_refused_and_not_kept(client: Any, service: Any) -> None:
 
 
 def test_photos_go_when_their_time_is_over_and_when_the_disk_s_share_is_full(web: None, tmp_path: Path) -> None:
-    from fairweather.web.photos import Photos
-    from fairweather.web.service import Service
+    from fairweather.web.jobs import PhotoService
+    from fairweather.web.photo_routes import PagePhotos
 
     data = (EXAMPLES / "lighthouse.jpg").read_bytes()
-    service = Service(Limits(keep=0.005, disk=3 * len(data)), parent=tmp_path)
-    photos = Photos(service)
+    service = PhotoService(Limits(keep=0.005, disk=3 * len(data)), parent=tmp_path)
+    photos = PagePhotos(service)
 
     def add() -> str:
         folder = service.folders.new()
@@ -133,7 +133,7 @@ def test_photos_go_when_their_time_is_over_and_when_the_disk_s_share_is_full(web
 
     tokens = [add() for _ in range(5)]
     assert len(photos) == 3
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         photos.get(tokens[0])
     kept = photos.get(tokens[4])
     time.sleep(0.35)
@@ -148,14 +148,16 @@ def test_photos_go_when_their_time_is_over_and_when_the_disk_s_share_is_full(web
 
 
 def test_memory_that_is_too_little_for_a_photo_says_so(web: None, tmp_path: Path) -> None:
-    from fairweather.restoring.budget import ALLOWANCE_AUTO, WINDOWS, resident
-    from fairweather.web.service import Service
+    from fairweather.inference.memory import BASE_ALLOWANCE_AUTO, MIN_WINDOW_MEMORY, resident_memory
+    from fairweather.web.jobs import PhotoService
 
-    service = Service(memory=resident() + ALLOWANCE_AUTO + WINDOWS + (40 << 20), parent=tmp_path)
+    service = PhotoService(
+        memory=resident_memory() + BASE_ALLOWANCE_AUTO + MIN_WINDOW_MEMORY + (40 << 20), parent=tmp_path
+    )
     path = tmp_path / "large.jpg"
     images.write(path, hazy(2500, 4000))
-    with pytest.raises(Refused, match="memory") as wrong:
-        service.restore(path, "large.jpg", Settings())
+    with pytest.raises(RequestRefused, match="memory") as wrong:
+        service.restore(path, "large.jpg", RestoreSettings())
     assert (wrong.value.status, wrong.value.kind) == (413, "too_many_pixels")
     assert not service.budget.reserved
     service.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fairweather.web.limits import Limits, Refused
+from fairweather.web.limits import Limits, RequestRefused
 
 pytestmark = pytest.mark.usefixtures("web")
 LIMITS = Limits(bytes=1000, seconds=0.2)
@@ -19,7 +19,7 @@ LIMITS = Limits(bytes=1000, seconds=0.2)
 def received(folder: Path, receive: Callable[[], Awaitable[Any]], **headers: str) -> tuple[Path, str]:
     from starlette.requests import Request
 
-    from fairweather.web.receiving import receive as take
+    from fairweather.web.uploads import receive_upload as take
 
     told = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     request = Request({"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": told}, receive)
@@ -49,14 +49,14 @@ def test_too_slow(tmp_path: Path) -> None:
         await asyncio.sleep(30)
 
     began = time.monotonic()
-    with pytest.raises(Refused, match=r"harbour\.jpg: took longer than 0\.2 s") as wrong:
+    with pytest.raises(RequestRefused, match=r"harbour\.jpg: took longer than 0\.2 s") as wrong:
         received(tmp_path, never)
     assert wrong.value.status == 408
     assert time.monotonic() - began < 5
 
 
 def test_broken_off(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="did not arrive whole") as wrong:
+    with pytest.raises(RequestRefused, match="did not arrive whole") as wrong:
         received(tmp_path, Body(b"abc", whole=False))
     assert (wrong.value.status, wrong.value.kind) == (400, "incomplete")
 
@@ -64,7 +64,7 @@ def test_broken_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize("headers", [{}, {"content_length": "5000"}])
 def test_too_large_is_taken_in_to_its_end_and_not_written(tmp_path: Path, headers: dict[str, str]) -> None:
     body = Body(*[b"x" * 500] * 10)
-    with pytest.raises(Refused) as wrong:
+    with pytest.raises(RequestRefused) as wrong:
         received(tmp_path, body, **headers)
     assert wrong.value.status == 413
     assert not body.chunks

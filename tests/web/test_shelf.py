@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairweather.web.limits import Limits
-from fairweather.web.shelf import Shelf
+from fairweather.web.storage import TTLStore
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Thing:
         self.ended = True
 
 
-def put(shelf: Shelf, place: Path, name: str, *, busy: bool = False) -> Thing:
+def put(shelf: TTLStore, place: Path, name: str, *, busy: bool = False) -> Thing:
     (place / name).mkdir()
     (place / name / "file").write_bytes(bytes(1000))
     thing = Thing(place / name, name, busy)
@@ -31,7 +31,7 @@ def put(shelf: Shelf, place: Path, name: str, *, busy: bool = False) -> Thing:
 
 
 def test_the_disk_s_share(tmp_path: Path) -> None:
-    shelf = Shelf(Limits(disk=2500))
+    shelf = TTLStore(Limits(disk=2500))
     things = [put(shelf, tmp_path, name, busy=name == "a") for name in "abc"]
     assert [thing.token for thing in shelf.all()] == ["a", "c"]  # a is worked on
     assert (things[1].ended, things[1].folder.exists()) == (True, False)
@@ -45,7 +45,7 @@ def test_the_disk_s_share(tmp_path: Path) -> None:
 
 
 def test_time(tmp_path: Path) -> None:
-    shelf = Shelf(Limits(keep=0.001))
+    shelf = TTLStore(Limits(keep=0.001))
     old, busy = put(shelf, tmp_path, "old"), put(shelf, tmp_path, "busy", busy=True)
     time.sleep(0.1)
     shelf.tidy()

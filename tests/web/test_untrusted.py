@@ -73,12 +73,12 @@ def test_few_bytes_do_not_fill_the_memory(client: Any, tmp_path: Path, made: Cal
 
 
 def test_uncompressed_sound_is_no_harm(tmp_path: Path) -> None:
-    from fairweather.web import containers
+    from fairweather.web import uploads
     from fairweather.web.limits import Limits
 
     path = make(tmp_path / "a.mov", count=60, audio="pcm_s16le")  # counts 100,000 pieces
-    assert containers.plausible(path, "mov", Limits(length=3))
-    assert not containers.plausible(path, "mov", Limits(length=0.1))
+    assert uploads.plausible_counts(path, "mov", Limits(length=3))
+    assert not uploads.plausible_counts(path, "mov", Limits(length=0.1))
 
 
 def changing(path: Path, *sizes: tuple[int, int]) -> Path:
@@ -141,7 +141,7 @@ def referring(path: Path, other: Path) -> Path:
 
 def test_a_reference_to_another_file_is_not_followed(client: Any, tmp_path: Path) -> None:
     from fairweather.errors import BadImage
-    from fairweather.video.source import Clip
+    from fairweather.video.reader import VideoReader
 
     secret = film(tmp_path / "secret.mov", 4)
     path = referring(tmp_path / "outside.mov", secret)
@@ -149,16 +149,16 @@ def test_a_reference_to_another_file_is_not_followed(client: Any, tmp_path: Path
         pictures = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
     assert np.array_equal(pictures, frames_of(secret)[1])  # were it allowed, FFmpeg would
     with pytest.raises(BadImage, match=r"outside\.mov"):
-        Clip(str(path), only="mov")
+        VideoReader(str(path), only="mov")
     told(client.post(CLIPS, params=FAST, content=path.read_bytes()), 422, "bad_clip")
 
 
 def test_sound_that_unpacks_to_far_more_than_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fairweather.errors import BadImage
-    from fairweather.video import source
+    from fairweather.video import reader
 
     path = film(tmp_path / "a.mkv", 12, audio="aac")
-    monkeypatch.setattr(source, "BESIDE", 1000 - path.stat().st_size)
-    assert len([*source.Clip(str(path)).items()]) > 12
+    monkeypatch.setattr(reader, "BESIDE", 1000 - path.stat().st_size)
+    assert len([*reader.VideoReader(str(path)).items()]) > 12
     with pytest.raises(BadImage, match="far more than the file"):
-        list(source.Clip(str(path), only="matroska").items())
+        list(reader.VideoReader(str(path), only="matroska").items())

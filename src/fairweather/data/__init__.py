@@ -8,9 +8,8 @@ their own should set `cv2.setNumThreads(1)` and torch to one thread there: the p
 from __future__ import annotations
 
 from fairweather.data.augment import Augment
-from fairweather.data.folders import Unpaired, paired, unpaired
+from fairweather.data.datasets import Dataset, Sample, UnpairedDataset, paired_dataset, unpaired_dataset
 from fairweather.data.mixture import Mixture, MixtureSettings, SourceSettings
-from fairweather.data.source import Dataset, Sample
 
 __all__ = [
     "Augment",
@@ -19,7 +18,7 @@ __all__ = [
     "MixtureSettings",
     "Sample",
     "SourceSettings",
-    "Unpaired",
-    "paired",
-    "unpaired",
+    "UnpairedDataset",
+    "paired_dataset",
+    "unpaired_dataset",
 ]

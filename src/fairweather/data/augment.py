@@ -165,7 +165,7 @@ def toned(picture: NDArray[np.generic], table: NDArray[np.float32]) -> NDArray[n
     return np.asarray(cv2.LUT(np.ascontiguousarray(picture), table), dtype=np.float32)
 
 
-def draw_spoil(augment: Augment, rng: np.random.Generator) -> tuple[float, int | None]:
+def draw_corruption(augment: Augment, rng: np.random.Generator) -> tuple[float, int | None]:
     """The standard deviation of the noise, 0 for none, and the quality of the JPEG, if there is one."""
     noisy, strength, packed, quality = rng.random(4)
     low, high = augment.jpeg
@@ -173,9 +173,9 @@ def draw_spoil(augment: Augment, rng: np.random.Generator) -> tuple[float, int |
     return sigma, int(low + (high - low + 1) * quality) if packed < augment.jpeg_share else None
 
 
-def spoil(augment: Augment, picture: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def corrupt(augment: Augment, picture: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """What a camera adds to a degraded H x W x 3 float32 picture: noise, then JPEG. May write into its argument."""
-    sigma, quality = draw_spoil(augment, rng)
+    sigma, quality = draw_corruption(augment, rng)
     if sigma > 0:
         picture += rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(sigma)
         np.clip(picture, 0.0, 1.0, out=picture)

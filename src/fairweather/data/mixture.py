@@ -11,18 +11,28 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from fairweather.data.augment import Augment
-from fairweather.data.filmed import Filmed
-from fairweather.data.folders import Pairs, all_pairs, kept_short_side, photos_in, scene_of_pair, split
-from fairweather.data.photos import Photos
-from fairweather.data.rainy import Rained
-from fairweather.data.source import Sample, Source, check_index, stream
-from fairweather.data.synthetic import Clear, Hazed, Rehazed
-from fairweather.errors import BadSettings, UnknownName
-from fairweather.pairs import Pair
+from fairweather.data.datasets import (
+    PairDataset,
+    PhotoCache,
+    Sample,
+    Source,
+    all_pairs,
+    check_index,
+    item_rng,
+    photos_in,
+    scene_of_pair,
+    scene_of_photo,
+    split_holdout,
+    stored_short_side,
+)
+from fairweather.data.synthetic import DISPARITY, ClearPhotos, Hazy, Rainy, Rehazed
+from fairweather.data.video_clips import MovingCamera
+from fairweather.errors import BadFolder, BadSettings, UnknownName
+from fairweather.pairs import Pair, find_sets
 from fairweather.weather.haze import HazeSettings
 from fairweather.weather.rain import RainSettings
 
-KINDS = ("pairs", "rehazed", "synthetic", "clear")
+SOURCE_KINDS = ("pairs", "rehazed", "synthetic", "clear")
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,8 @@ class SourceSettings:
     """Fields of the mixture's own `augment` that are different for this source."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UnknownName("kind of data source", self.kind, KINDS)
+        if self.kind not in SOURCE_KINDS:
+            raise UnknownName("kind of data source", self.kind, SOURCE_KINDS)
         if self.weather not in ("haze", "rain"):
             raise UnknownName("weather", self.weather, ("haze", "rain"))
         if "crop" in self.augment:
@@ -79,7 +89,7 @@ class MixtureSettings:
     hold_back: float = 0.0
     """Share of the scenes of each source kept out of training, to choose by: `1400_1` and `1400_2` are one scene."""
     frames: int | None = None
-    """Where given, each sample is a clip of so many frames, as a strip (see `fairweather.data.filmed`)."""
+    """Where given, each sample is a clip of so many frames, as a strip (see `fairweather.data.video_clips`)."""
     memory_gib: float = 4.0
     """The most memory for decoded photos; what does not fit is decoded again each time."""
     short_side: int | None = None
@@ -101,10 +111,10 @@ class Mixture:
         """Opens and checks every file under `root`; BadFolder or BadImage name those that are broken or unmatched."""
         if not settings.sources:
             raise BadSettings("data.sources is empty: give at least one [[data.sources]] table with kind and path")
-        short_side = kept_short_side(settings.augment) if settings.short_side is None else settings.short_side
+        short_side = stored_short_side(settings.augment) if settings.short_side is None else settings.short_side
         self.settings = settings
         # one store: folders that several sources share are decoded once
-        self.photos = Photos(short_side, int(settings.memory_gib * 2**30))
+        self.photos = PhotoCache(short_side, int(settings.memory_gib * 2**30))
         self.sources = [open_source(one, Path(root), self.photos, settings) for one in settings.sources]
         weights = np.array([source.weight for source in settings.sources], dtype=np.float64)
         self.edges = np.cumsum(weights / weights.sum())
@@ -114,7 +124,7 @@ class Mixture:
 
     def sample(self, seed: int, epoch: int, index: int) -> Sample:
         check_index(index, len(self))
-        rng = stream(seed, epoch, index)
+        rng = item_rng(seed, epoch, index)
         number, item = self.drawn(rng)
         return self.sources[number].make(item, rng)
 
@@ -133,33 +143,35 @@ class Mixture:
         return held
 
 
-def open_source(one: SourceSettings, root: Path, photos: Photos, settings: MixtureSettings) -> Source:
+def open_source(one: SourceSettings, root: Path, photos: PhotoCache, settings: MixtureSettings) -> Source:
     """The source that one table describes."""
     if settings.frames is None:
         return _photos_of(one, root, photos, settings)
-    return Filmed(_photos_of(one, root, photos, settings), settings.frames, speed=one.speed, moving=one.moving)
+    return MovingCamera(_photos_of(one, root, photos, settings), settings.frames, speed=one.speed, moving=one.moving)
 
 
-def _photos_of(one: SourceSettings, root: Path, photos: Photos, settings: MixtureSettings) -> Pairs | Rehazed | Clear:
+def _photos_of(
+    one: SourceSettings, root: Path, photos: PhotoCache, settings: MixtureSettings
+) -> PairDataset | Rehazed | ClearPhotos:
     path, hold_back = root / one.path, 0.0 if one.moving else settings.hold_back
     shared = {known.name: getattr(settings.augment, known.name) for known in fields(Augment)}
     mixed = {key: value for key, value in (shared | one.augment).items() if value is not None}
     augment: Augment = _build(Augment, mixed, f"the augment table of the source {one.path}")
     if one.kind == "pairs":
-        return Pairs(all_pairs(path), photos, augment, hold_back)
+        return PairDataset(all_pairs(path), photos, augment, hold_back)
     if one.kind == "rehazed":
         return Rehazed(all_pairs(path), photos, augment, hold_back, one.haze)
     if one.kind == "clear":
-        return Clear(photos_in(path), photos, augment, hold_back)
+        return ClearPhotos(photos_in(path), photos, augment, hold_back)
     if one.weather == "haze":
-        return Hazed(photos_in(path), photos, augment, hold_back, one.haze, _lent(root, one.fog, hold_back))
-    streaks = _lent(root, one.streaks, hold_back)
-    return Rained(photos_in(path), photos, augment, hold_back, one.rain, streaks)
+        return Hazy(photos_in(path), photos, augment, hold_back, one.haze, _shared_photos(root, one.fog, hold_back))
+    streaks = _shared_photos(root, one.streaks, hold_back)
+    return Rainy(photos_in(path), photos, augment, hold_back, one.rain, streaks)
 
 
-def _lent(root: Path, path: str | None, hold_back: float) -> list[Pair]:
+def _shared_photos(root: Path, path: str | None, hold_back: float) -> list[Pair]:
     """The pairs that lend their weather to other photos; those of scenes that are held back stay out of training."""
-    return split(all_pairs(root / path), scene_of_pair, hold_back)[0] if path else []
+    return split_holdout(all_pairs(root / path), scene_of_pair, hold_back)[0] if path else []
 
 
 def _build(kind: Any, table: Mapping[str, Any], where: str) -> Any:
@@ -196,3 +208,62 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise BadSettings(f"{where} must be of type {hint.__name__}, not {value!r}")
     return value
+
+
+# Which photos a run has learned from and which it held back, told from its settings: nothing is decoded.
+
+CLEAR_SUFFIX = " (clear)"
+"""Behind the name of a set of clear photos, each its own partner."""
+
+
+@dataclass(frozen=True)
+class HoldoutDivision:
+    """The photos of a run's sources."""
+
+    trained: frozenset[Path]
+    """Files that were trained on."""
+    held: dict[str, list[Pair]]
+    """Set -> the pairs kept out of training; clear photos are their own partners."""
+
+
+def divide_holdout(sources: Sequence[Mapping[str, Any]], root: str | Path, hold_back: float) -> HoldoutDivision:
+    """What `[[data.sources]]` tables (kind, path relative to `root`, fog, streaks) leave out, as training does it.
+
+    Without any source, `root` itself is a folder of pairs. Raises BadFolder where a source is not there.
+    """
+    root = Path(root)
+    trained: set[Path] = set()
+    held: dict[str, list[Pair]] = {}
+    for source in sources or ({"kind": "pairs", "path": "."},):
+        path = root / source["path"]
+        if not path.is_dir():
+            raise BadFolder(f"{path} is not there: the sources of a run lie below its data folder (--data)")
+        name = path.resolve().name if source["path"] == "." else Path(source["path"]).as_posix()
+        if source["kind"] in ("pairs", "rehazed"):
+            seen, kept = split_holdout(all_pairs(path), scene_of_pair, hold_back)
+            trained |= {photo for pair in seen for photo in (pair.degraded, pair.clear)}
+            held |= _by_set(path, name, {pair.degraded for pair in kept})
+        else:
+            photos = photos_in(path)
+            if source["kind"] == "synthetic":
+                photos = [photo for photo in photos if not photo.stem.endswith(DISPARITY)]
+            used, left = split_holdout(photos, scene_of_photo, hold_back)
+            trained |= set(used)
+            for lent in (source.get("fog"), source.get("streaks")):
+                if lent:  # pairs whose weather is laid over these photos
+                    seen, _ = split_holdout(all_pairs(root / lent), scene_of_pair, hold_back)
+                    trained |= {photo for pair in seen for photo in (pair.degraded, pair.clear)}
+            held[name + CLEAR_SUFFIX] = [Pair(photo, photo, photo.stem) for photo in left]
+    return HoldoutDivision(frozenset(trained), {name: pairs for name, pairs in held.items() if pairs})
+
+
+def _by_set(path: Path, name: str, kept: set[Path]) -> dict[str, list[Pair]]:
+    """The pairs whose degraded photo is in `kept`; where a folder holds several sets (light, heavy), set by set."""
+    sets = find_sets(path)
+    named = {name: next(iter(sets.values()))} if len(sets) == 1 else {_below(name, one): p for one, p in sets.items()}
+    return {one: [pair for pair in pairs if pair.degraded in kept] for one, pairs in named.items()}
+
+
+def _below(name: str, one: str) -> str:
+    # two degraded sides of one folder are named after it already
+    return one if one.split("/")[0] == Path(name).name else f"{name}/{one}"

@@ -14,18 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from fairweather import images
-from fairweather.data.source import stream, to_tensor, torch_generator
+from fairweather.data.datasets import item_rng, to_tensor, torch_generator
 from fairweather.data.synthetic import DISPARITY, depth_of_disparity, map_tensor, to_picture
 from fairweather.errors import BadFolder, BadImage, UnknownName
-from fairweather.files import sweep
-from fairweather.outputs import check_place, make_folder, refuse_inputs
+from fairweather.files import check_place, make_folder, refuse_inputs, sweep
 from fairweather.pairs import pictures
 from fairweather.weather.haze import HazeSettings
 from fairweather.weather.haze import haze as add_haze
 from fairweather.weather.rain import RainSettings
 from fairweather.weather.rain import rain as add_rain
 
-KINDS = ("haze", "rain")
+SYNTHESIS_KINDS = ("haze", "rain")
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ def synthesize(
     Raises UnknownName, BadFolder (nothing to do, two photos that would write the same file, or one over its own input,
     a place that cannot be written).
     """
-    if kind not in KINDS:
-        raise UnknownName("weather", kind, KINDS)
-    report, planned = Synthesized(), plan(inputs, Path(out))
+    if kind not in SYNTHESIS_KINDS:
+        raise UnknownName("weather", kind, SYNTHESIS_KINDS)
+    report, planned = Synthesized(), plan_synthesis(inputs, Path(out))
     maps = {path for source, _ in planned if (path := _disparity(source, depth)).is_file()}
     refuse_inputs([target for _, target in planned], maps)
     for place in {target.parent for _, target in planned}:
@@ -74,7 +73,7 @@ def synthesize(
                 pixels = learned(photo.pixels)
             else:
                 clear = images.to_float(photo.pixels)
-                rng = stream(seed, int.from_bytes(sha256(os.fsencode(source.name)).digest()[:8], "little"))
+                rng = item_rng(seed, int.from_bytes(sha256(os.fsencode(source.name)).digest()[:8], "little"))
                 weather = _settings(kind, haze, rain, clear.shape)
                 made = _weathered(clear, _depth(source, depth, clear.shape), torch_generator(rng), weather)
                 pixels = images.from_float(made, photo.pixels.dtype)
@@ -87,7 +86,7 @@ def synthesize(
     return report
 
 
-def plan(inputs: str | Path | Iterable[str | Path], out: Path) -> list[tuple[Path, Path]]:
+def plan_synthesis(inputs: str | Path | Iterable[str | Path], out: Path) -> list[tuple[Path, Path]]:
     """(photo, new file) for every photo; BadFolder before any work starts."""
     given = [Path(inputs)] if isinstance(inputs, (str, Path)) else [Path(one) for one in inputs]
     found: list[tuple[Path, Path]] = []

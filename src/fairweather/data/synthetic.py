@@ -14,12 +14,20 @@ from torch import Tensor
 from fairweather import images
 from fairweather.data import augment as aug
 from fairweather.data.augment import Augment
-from fairweather.data.folders import scene_of_pair, scene_of_photo, split
-from fairweather.data.photos import Photos, Pixels
-from fairweather.data.source import Sample, to_tensor, torch_generator
+from fairweather.data.datasets import (
+    PhotoCache,
+    PhotoPixels,
+    Sample,
+    scene_of_pair,
+    scene_of_photo,
+    split_holdout,
+    to_tensor,
+    torch_generator,
+)
 from fairweather.errors import BadImage
 from fairweather.pairs import Pair
 from fairweather.weather.haze import HazeSettings, haze, rehaze, transmission_of_pair
+from fairweather.weather.rain import RainSettings, rain, streaks_of_pair
 
 DISPARITY = "_disparity"
 """What the name of a disparity map adds to its photo's: `street.jpg` with `street_disparity.png`."""
@@ -28,12 +36,12 @@ Map = NDArray[np.uint16]
 """H x W, 0..65535 for 0..1: depth or transmission."""
 
 
-class Clear:
+class ClearPhotos:
     """Clear photos on both sides, so that a network learns to leave them alone; one side still gets noise and JPEG."""
 
-    def __init__(self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0) -> None:
+    def __init__(self, paths: Sequence[Path], photos: PhotoCache, augment: Augment, hold_back: float = 0.0) -> None:
         photos.check(paths)
-        self.paths, held = split(paths, scene_of_photo, hold_back)
+        self.paths, held = split_holdout(paths, scene_of_photo, hold_back)
         self.held = [Pair(path, path, path.stem) for path in held]
         self.photos = photos
         self.augment = augment
@@ -44,7 +52,7 @@ class Clear:
 
     def make(self, item: int, rng: np.random.Generator) -> Sample:
         clear, box = self.clear(item, rng)
-        degraded = to_tensor(aug.spoil(self.augment, self.degraded(clear, item, box, rng), rng))
+        degraded = to_tensor(aug.corrupt(self.augment, self.degraded(clear, item, box, rng), rng))
         return {"degraded": degraded, "clear": to_tensor(clear)}
 
     def clear(self, item: int, rng: np.random.Generator) -> tuple[aug.Picture, aug.Cut]:
@@ -59,7 +67,7 @@ class Clear:
         return clear.copy()
 
 
-class Hazed(Clear):
+class Hazy(ClearPhotos):
     """Haze over clear photos: along true depth where a disparity map lies beside them, else along invented depth.
 
     With `fog`, pairs of real fog, it is theirs: the transmission measured in one of them is laid over another photo.
@@ -67,7 +75,7 @@ class Hazed(Clear):
     """
 
     def __init__(
-        self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0,
+        self, paths: Sequence[Path], photos: PhotoCache, augment: Augment, hold_back: float = 0.0,
         settings: HazeSettings | None = None, fog: Sequence[Pair] = (),
     ) -> None:  # fmt: skip
         disparities = {path.stem: path for path in paths if path.stem.endswith(DISPARITY)}
@@ -98,11 +106,11 @@ class Rehazed:
     airlight: endless haze over true depth. A pair is measured when it is first asked for."""
 
     def __init__(
-        self, pairs: Sequence[Pair], photos: Photos, augment: Augment, hold_back: float = 0.0,
+        self, pairs: Sequence[Pair], photos: PhotoCache, augment: Augment, hold_back: float = 0.0,
         settings: HazeSettings | None = None,
     ) -> None:  # fmt: skip
         photos.check((), ((pair.degraded, pair.clear) for pair in pairs))
-        self.pairs, _ = split(pairs, scene_of_pair, hold_back)
+        self.pairs, _ = split_holdout(pairs, scene_of_pair, hold_back)
         self.held: list[Pair] = []
         self.photos = photos
         self.augment = augment
@@ -121,7 +129,7 @@ class Rehazed:
         clear = to_tensor(aug.toned(aug.cut(photo, box, self.augment.crop), table))
         transmission = map_tensor(aug.cut(self.transmission(item), box, self.augment.crop))
         hazy, _ = rehaze(clear[None], transmission, torch_generator(rng), self.settings)
-        return {"degraded": to_tensor(aug.spoil(self.augment, to_picture(hazy), rng)), "clear": clear}
+        return {"degraded": to_tensor(aug.corrupt(self.augment, to_picture(hazy), rng)), "clear": clear}
 
     def transmission(self, item: int) -> Map:
         """The measured transmission of one pair, as large as its photos are kept."""
@@ -133,7 +141,7 @@ class Rehazed:
         return known
 
 
-def measured_transmission(degraded: Pixels, clear: Pixels) -> Map:
+def measured_transmission(degraded: PhotoPixels, clear: PhotoPixels) -> Map:
     """The transmission of a pair, made smooth along the edges of its clear photo.
 
     Where the clear photo is as bright as the airlight (sky, white walls) a pair says nothing of t; its JPEG or noise
@@ -229,3 +237,34 @@ def map_tensor(depth: NDArray[np.generic]) -> Tensor:
 def to_picture(tensor: Tensor) -> aug.Picture:
     """1 x 3 x S x S -> S x S x 3."""
     return np.ascontiguousarray(tensor[0].permute(1, 2, 0).numpy())
+
+
+# Rain over clear photos: computed streaks, or layers recorded in pairs (rain - clear).
+
+
+class Rainy(ClearPhotos):
+    """Rain over clear photos. Of the samples that take recorded streaks (`settings.recorded`), each draws one layer."""
+
+    def __init__(
+        self, paths: Sequence[Path], photos: PhotoCache, augment: Augment, hold_back: float = 0.0,
+        settings: RainSettings | None = None, streaks: Sequence[Pair] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(paths, photos, augment, hold_back)
+        photos.check((), ((pair.degraded, pair.clear) for pair in streaks))
+        self.held = []
+        self.settings = settings or RainSettings()
+        self.bank = [streak_layer(*photos.pair(pair.degraded, pair.clear)) for pair in streaks]
+
+    def degraded(self, clear: aug.Picture, item: int, box: aug.Cut, rng: np.random.Generator) -> aug.Picture:
+        layer = None
+        chosen = rng.random()
+        if self.bank:
+            layer = torch.from_numpy(self.bank[int(chosen * len(self.bank))].astype(np.float32) / 255)[None, None]
+        rainy, _ = rain(to_tensor(clear)[None], torch_generator(rng), self.settings, layers=layer)
+        return to_picture(rainy)
+
+
+def streak_layer(rainy: PhotoPixels, clear: PhotoPixels) -> PhotoPixels:
+    """The streaks of a pair, H x W uint8."""
+    sides = (to_tensor(images.to_float(side))[None] for side in (rainy, clear))
+    return np.asarray(images.from_float(streaks_of_pair(*sides)[0, 0].numpy(), np.uint8))

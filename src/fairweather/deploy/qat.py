@@ -28,12 +28,12 @@ from fairweather import images
 from fairweather.errors import BadSettings, MissingExtra
 from fairweather.generators import exported
 
-BATCH = 4
-CROP = 128
+QAT_BATCH = 4
+QAT_CROP = 128
 """Side of what an image network trains on, to the next multiple that it takes."""
-FROZEN = 0.25
+QAT_FROZEN = 0.25
 """Share of the steps, the last ones, in which the ranges no longer move."""
-RATE = 5e-6
+QAT_RATE = 5e-6
 """Adam moves each weight by about this a step, whatever the gradient: what is trained already needs no more."""
 CHECKS, VALIDATED = 5, 4
 """How often it is asked whether what was learned is kept, and on how many batches."""
@@ -41,7 +41,7 @@ _log = logging.getLogger("fairweather")
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedNetwork:
     """What fine-tuning gives."""
 
     network: nn.Module
@@ -60,8 +60,8 @@ def fine_tune(
     floats: Collection[str] = (),
     steps: int = 200,
     seed: int = 0,
-    rate: float = RATE,
-) -> Tuned:
+    rate: float = QAT_RATE,
+) -> TunedNetwork:
     """Fine-tune a copy of the generator, the layers `floats` in float, on the photos (with truths: Charbonnier loss to
     the truth and to the float model's answer; without: to its answer alone, distillation).
 
@@ -98,7 +98,7 @@ def fine_tune(
         _answer(whole, one)
     best, kept, state = _error(whole, watched), 0, copy.deepcopy(prepared.state_dict())
     for step in range(steps):
-        if step == math.ceil(steps * (1 - FROZEN)):
+        if step == math.ceil(steps * (1 - QAT_FROZEN)):
             prepared.apply(off)
         degraded, clear = next(batches)
         answer = whole(degraded)
@@ -121,7 +121,7 @@ def fine_tune(
     with torch.no_grad():
         for name, parameter in own.named_parameters():
             parameter.copy_(prepared.get_parameter(name))
-    return Tuned(own.eval(), _learned(prepared), kept)
+    return TunedNetwork(own.eval(), _learned(prepared), kept)
 
 
 def fold(network: nn.Module) -> nn.Module:
@@ -253,7 +253,7 @@ def _batches(
     part = exported(generator)
     reduces = part is not generator
     multiple = int(part.multiple_of)  # type: ignore[arg-type]
-    side = math.ceil((int(generator.size) if reduces else CROP) / multiple) * multiple  # type: ignore[arg-type]
+    side = math.ceil((int(generator.size) if reduces else QAT_CROP) / multiple) * multiple  # type: ignore[arg-type]
     kept: dict[Path, NDArray[Any]] = {}
 
     def photo(path: Path) -> NDArray[Any]:
@@ -263,7 +263,7 @@ def _batches(
 
     while True:
         sides: list[list[NDArray[np.float32]]] = [[], []]
-        for _ in range(BATCH):
+        for _ in range(QAT_BATCH):
             pair = paths[int(random.integers(len(paths)))]
             whole = [photo(path) for path in pair if path is not None]
             height, width = whole[0].shape[:2]

@@ -1,7 +1,8 @@
-"""Evaluate a restorer on a set or a folder of sets: a table, ``scores.json``, ``photos.csv``, sheets to look at."""
+"""Photo by photo, worst first: a table to read and photos.csv to go on with."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,22 +12,118 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairweather.errors import BadFolder, BadSettings
-from fairweather.evaluation.pages import Count, checked_count, write_pages
-from fairweather.evaluation.photos import NAME, pages_of, write_photos
-from fairweather.evaluation.protocols import METRICS, Protocol, find_protocol
-from fairweather.evaluation.sets import Restore, SetScores, restored, rounded, score_set
-from fairweather.evaluation.sheet import contact_sheet
-from fairweather.files import atomic
-from fairweather.outputs import make_folder
+from fairweather.evaluation.metrics import METRICS, Protocol, find_protocol
+from fairweather.evaluation.scores import PhotoScore, Restore, SetScores, restore_pairs, rounded, score_set
+from fairweather.evaluation.sheets import Count, checked_count, contact_sheet, short, write_pages
+from fairweather.files import atomic, make_folder
 from fairweather.pairs import Pair, find_sets
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_WITNESSES = ("fairweather", "numpy", "opencv-python-headless", "pillow", "scikit-image", "openvino", "onnxruntime")
+PHOTOS_CSV = "photos.csv"
+TABLE_ROWS = 3
+TABLE_WIDTH = 21
+"""Characters of a name in the table; in the file they are all there."""
+COLUMNS = (
+    *("set", "rank", "photo", "protocol"),
+    *(f"{kind}{metric}" for metric in METRICS for kind in ("input_", "", "gain_")),
+    *("degraded", "clear", "page", "failed"),
+)
+"""`rank` 1 is the worst of its set; `page` is the comparison's file, below the folder of photos.csv."""
 
 
-def evaluate(
+def worst_first(result: SetScores) -> list[PhotoScore]:
+    """The photos of a set from the lowest PSNR to the highest."""
+    return sorted(result.photos, key=lambda photo: photo.scores["psnr"])
+
+
+def psnr_gain(photo: PhotoScore, metric: str) -> float | None:
+    """By how much the restorer brought the photo nearer to the truth; None where input and output both equal it."""
+    before, after = photo.input[metric], photo.scores[metric]
+    return None if before == after == float("inf") else after - before
+
+
+def write_photos(path: Path, results: Sequence[SetScores], pages: Mapping[tuple[str, str], str] | None = None) -> None:
+    """One line a photo, each set's worst first, then those that could not be scored, with the reason.
+
+    pages: (set, photo) -> the file of its comparison.
+    """
+    with (
+        atomic(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        for result in results:
+            common = {"set": result.data, "protocol": result.protocol.name}
+            for rank, photo in enumerate(worst_first(result), start=1):
+                name = photo.pair.name
+                row = {**common, "rank": rank, "photo": name, "page": (pages or {}).get((result.data, name), "")}
+                for metric in METRICS:
+                    better = psnr_gain(photo, metric)
+                    row[f"input_{metric}"] = rounded(photo.input[metric])
+                    row[metric] = rounded(photo.scores[metric])
+                    row[f"gain_{metric}"] = "" if better is None else rounded(better)
+                writer.writerow({**row, "degraded": photo.pair.degraded, "clear": photo.pair.clear})
+            for name, reason in result.failed.items():
+                writer.writerow({**common, "photo": name, "failed": reason})
+
+
+def pages_of(path: Path) -> list[Path]:
+    """The comparisons that an earlier photos.csv lists and that are there; none where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            named = [row.get("page") or "" for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+    home = path.parent.resolve()
+    found = [home / name for name in named if name.endswith(".jpg")]
+    return [page for page in found if page.resolve().parent.parent == home and page.is_file()]
+
+
+def photo_table(results: Sequence[SetScores], most: int | None = TABLE_ROWS) -> Table:
+    """The `most` worst photos of each set (None: all of them) as a rich table that fits 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    cut = most is not None and any(len(result.photos) > most for result in results)
+    caption = f"the worst {most} of a set (all: --photos); gain: against the input" if cut else "worst first"
+    grid = Table(caption=caption, box=SIMPLE_HEAD)
+    grid.add_column("photo", no_wrap=True)
+    for heading in ("PSNR dB", "input", "gain", "SSIM", "input", "gain"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for result in results:
+        if len(results) > 1:
+            grid.add_row(Text(short(result.data, TABLE_WIDTH), style="bold"))
+        for photo in worst_first(result)[:most]:
+            cells: list[Any] = []
+            for metric, places in (("psnr", 2), ("ssim", 3)):
+                better = psnr_gain(photo, metric)
+                better = None if better is None else round(better, places) + 0.0  # never "-0.00"
+                words = "" if better is None else f"{better:+.{places}f}"
+                style = "red" if better is not None and better < 0 else ""
+                cells += [f"{photo.scores[metric]:.{places}f}", f"{photo.input[metric]:.{places}f}", Text(words, style)]
+            grid.add_row(Text((" " if len(results) > 1 else "") + short(photo.pair.name, TABLE_WIDTH)), *cells)
+        grid.add_section()
+    return grid
+
+
+# Evaluate a restorer on a set or a folder of sets: a table, ``scores.json``, ``photos.csv``, sheets to look at.
+
+_SECOND_METRICS = (
+    "fairweather",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "scikit-image",
+    "openvino",
+    "onnxruntime",
+)
+
+
+def evaluate_model(
     restorer: Restore,
     data: str | Path | Mapping[str, Sequence[Pair]],
     protocol: str | Protocol = "rgb",
@@ -56,14 +153,14 @@ def evaluate(
     rule = find_protocol(protocol) if isinstance(protocol, str) else protocol
     sets = data if isinstance(data, Mapping) else find_sets(data)
     photos = [photo for pairs in sets.values() for pair in pairs for photo in (pair.degraded, pair.clear)]
-    folder = None if out is None else made_folder(Path(out), photos)
+    folder = None if out is None else make_report_folder(Path(out), photos)
     results = []
     for name, pairs in sets.items():
         tell = None if progress is None else _named(progress, name)
-        results.append(score_set(name, pairs, restored(restorer), rule, progress=tell))
+        results.append(score_set(name, pairs, restore_pairs(restorer), rule, progress=tell))
     if folder is not None:
         write_scores(folder / "scores.json", results, system or _system(restorer))
-        for page in pages_of(folder / NAME):
+        for page in pages_of(folder / PHOTOS_CSV):
             page.unlink()
             with suppress(OSError):  # the folder goes with the last of its pages
                 page.parent.rmdir()
@@ -71,11 +168,11 @@ def evaluate(
         for result in results:
             place = folder / result.data.replace("/", "-")
             if result.photos:
-                contact_sheet(place.with_name(f"{place.name}.jpg"), result, restored(restorer))
+                contact_sheet(place.with_name(f"{place.name}.jpg"), result, restore_pairs(restorer))
             if sheet is not None:
-                for name, page in write_pages(place, result, restored(restorer), most).items():
+                for name, page in write_pages(place, result, restore_pairs(restorer), most).items():
                     pages[result.data, name] = page.relative_to(folder).as_posix()
-        write_photos(folder / NAME, results, pages)
+        write_photos(folder / PHOTOS_CSV, results, pages)
     return results
 
 
@@ -92,7 +189,7 @@ def write_scores(path: Path, results: Sequence[SetScores], system: str) -> None:
         temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def table(results: Sequence[SetScores], title: str = "") -> Table:
+def score_table(results: Sequence[SetScores], title: str = "") -> Table:
     """The means as a rich table that fits 80 columns: one row a set, the input's own scores beside the restorer's."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -147,7 +244,7 @@ def _set_record(result: SetScores) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in _WITNESSES:
+    for name in _SECOND_METRICS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -164,7 +261,7 @@ def _named(progress: Callable[[str, Pair], None], name: str) -> Callable[[Pair],
     return lambda pair: progress(name, pair)
 
 
-def made_folder(folder: Path, inputs: Iterable[Path] = ()) -> Path:
+def make_report_folder(folder: Path, inputs: Iterable[Path] = ()) -> Path:
     """The folder, made where it is missing. Raises BadFolder where it cannot be made or written, and where inputs lie
     in it: sheets of an earlier evaluation are removed there, and a photo may bear the name of one."""
     place = os.path.realpath(folder)

@@ -19,13 +19,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fairweather.generators.conv_unet import ConvUNet
 from fairweather.generators.gunet import GUNet
-from fairweather.generators.mbconv import MBConvUNet
-from fairweather.generators.multipath import MultipathUNet
-from fairweather.generators.plain import PlainUNet
+from fairweather.generators.mbconv_unet import MBConvUNet
+from fairweather.generators.multipath_unet import MultipathUNet
+from fairweather.generators.recurrent_maps import RecurrentMaps
 from fairweather.generators.resnet import ResNet6, ResNet9
-from fairweather.generators.sequence import Sequence
-from fairweather.generators.swift import Swift
+from fairweather.generators.scattering_maps import ScatteringMaps
 from fairweather.generators.unet import UNet
 
 __all__ = [
@@ -33,11 +33,11 @@ __all__ = [
     "GUNet",
     "MBConvUNet",
     "MultipathUNet",
-    "PlainUNet",
+    "ConvUNet",
     "ResNet6",
     "ResNet9",
-    "Sequence",
-    "Swift",
+    "RecurrentMaps",
+    "ScatteringMaps",
     "UNet",
     "exported",
     "padded",
@@ -49,10 +49,10 @@ GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
     "mbconv_unet": MBConvUNet,
     "multipath_unet": MultipathUNet,
-    "plain_unet": PlainUNet,
+    "conv_unet": ConvUNet,
     "gunet": GUNet,
-    "swift": Swift,
-    "sequence": Sequence,
+    "scattering_maps": ScatteringMaps,
+    "recurrent_maps": RecurrentMaps,
 }
 
 

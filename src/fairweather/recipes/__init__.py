@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fairweather.recipes.base import Batch, Build, Learn, Player, Recipe
+from fairweather.recipes.base import Batch, Build, OptimizerGroup, Recipe, Update
 from fairweather.recipes.claritygan import ClarityGAN, ClarityGANSettings
-from fairweather.recipes.clips import Clips, ClipsSettings
 from fairweather.recipes.cyclegan import CycleGAN, CycleGANSettings
 from fairweather.recipes.derain import Derain, DerainSettings
 from fairweather.recipes.hazeheal import HazeHeal, HazeHealSettings
 from fairweather.recipes.pix2pix import Pix2Pix, Pix2PixSettings
 from fairweather.recipes.supervised import Supervised, SupervisedSettings
+from fairweather.recipes.supervised_video import SupervisedVideo, SupervisedVideoSettings
 
 RECIPES: dict[str, type[Recipe]] = {
     "cyclegan": CycleGAN,
@@ -18,7 +18,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "hazeheal": HazeHeal,
     "derain": Derain,
     "supervised": Supervised,
-    "clips": Clips,
+    "supervised_video": SupervisedVideo,
 }
 
 __all__ = [
@@ -27,18 +27,18 @@ __all__ = [
     "Build",
     "ClarityGAN",
     "ClarityGANSettings",
-    "Clips",
-    "ClipsSettings",
+    "SupervisedVideo",
+    "SupervisedVideoSettings",
     "CycleGAN",
     "CycleGANSettings",
     "Derain",
     "DerainSettings",
     "HazeHeal",
     "HazeHealSettings",
-    "Learn",
+    "Update",
     "Pix2Pix",
     "Pix2PixSettings",
-    "Player",
+    "OptimizerGroup",
     "Recipe",
     "Supervised",
     "SupervisedSettings",

@@ -24,18 +24,18 @@ class Batch:
     degraded: Tensor
     clear: Tensor
     moves: Tensor | None = None
-    """Of clips, N x T x 2 x 3: where each place of a frame was in the frame before (`fairweather.data.filmed`)."""
+    """Of clips, N x T x 2 x 3: where each place of a frame was in the frame before (`fairweather.data.video_clips`)."""
 
 
 @dataclass(frozen=True)
-class Player:
+class OptimizerGroup:
     """Modules that one optimizer moves, and how."""
 
     modules: tuple[nn.Module, ...]
     lr: float
     """The highest learning rate of the schedule."""
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
-    """`muon` (fairweather.training.muon) takes AdamW's learning rates and decays."""
+    """`muon` (fairweather.training.optimization) takes AdamW's learning rates and decays."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
@@ -57,7 +57,7 @@ class Player:
                     yield parameter
 
 
-class Learn(Protocol):
+class Update(Protocol):
     """What a step may ask of the engine."""
 
     def __call__(self, player: str, loss: Tensor) -> None:
@@ -103,11 +103,11 @@ class Recipe(nn.Module, ABC):
         super().__init__()
 
     @abstractmethod
-    def players(self) -> dict[str, Player]:
+    def players(self) -> dict[str, OptimizerGroup]:
         """Name -> player. Asked for once, before training."""
 
     @abstractmethod
-    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
         """One step. Every player learns the plain sum of its terms; all terms come back, weighed, for the log."""
 
     @abstractmethod
@@ -127,6 +127,6 @@ class Recipe(nn.Module, ABC):
         return {}
 
 
-def total(terms: dict[str, Tensor]) -> Tensor:
+def sum_terms(terms: dict[str, Tensor]) -> Tensor:
     """The sum of weighed terms: the loss. A term is logged only by being in here."""
     return torch.stack([term.float() for term in terms.values()]).sum()

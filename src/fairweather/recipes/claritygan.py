@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from fairweather.losses import Perceptual
-from fairweather.recipes.base import Batch, Build, Learn, total
-from fairweather.recipes.cycle import Cycle, CycleSettings, Trip
+from fairweather.recipes.base import Batch, Build, Update, sum_terms
+from fairweather.recipes.cyclegan import CycleOutputs, CycleRecipe, CycleSettings
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ClarityGANSettings(CycleSettings):
     """File of VGG-19's weights (torchvision's vgg19-dcbb9e9d.pth). None: torch's cache, else a random network."""
 
 
-class ClarityGAN(Cycle):
+class ClarityGAN(CycleRecipe):
     """The public project ClarityGAN, after Engin, Genc and Ekenel, Cycle-Dehaze: Enhanced CycleGAN for Single Image
     Dehazing, CVPRW 2018: CycleGAN, and a perceptual term for cycle consistency.
 
@@ -45,13 +45,13 @@ class ClarityGAN(Cycle):
         s = self.settings
         self.compare = Perceptual(s.layers, s.vgg) if s.perceptual else None
 
-    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
         trip = self.travel(batch)
         terms = self.adversarial(trip) | self.cycle(batch, trip) | self.identity(batch) | self.perceptual(batch, trip)
-        learn("generators", total(terms))
+        learn("generators", sum_terms(terms))
         return terms | self.judge(batch, trip, learn)
 
-    def perceptual(self, batch: Batch, trip: Trip) -> dict[str, Tensor]:
+    def perceptual(self, batch: Batch, trip: CycleOutputs) -> dict[str, Tensor]:
         """A photo that went there and came back is to look to VGG-19 as it did."""
         if self.compare is None:
             return {}

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fairweather.recipes.base import Batch, Learn, total
-from fairweather.recipes.cycle import Cycle, CycleSettings
+from fairweather.recipes.base import Batch, Update, sum_terms
+from fairweather.recipes.cyclegan import CycleRecipe, CycleSettings
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class DerainSettings(CycleSettings):
     """Those of CycleGAN (Zhu et al., ICCV 2017); `CycleSettings` lists them."""
 
 
-class Derain(Cycle):
+class Derain(CycleRecipe):
     """The public project CycleGAN-DeRain: CycleGAN's objective (Zhu et al., ICCV 2017) with U-Nets for generators.
 
     Rain is thin and bright, and a U-Net's outermost skip hands every other pixel on as it was. The U-Net is pix2pix's
@@ -35,8 +35,8 @@ class Derain(Cycle):
     arguments: ClassVar[Mapping[str, Any]] = {"dropout": 0.0}
     weather: ClassVar[str] = "rain"
 
-    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
         trip = self.travel(batch)
         terms = self.adversarial(trip) | self.cycle(batch, trip) | self.identity(batch)
-        learn("generators", total(terms))
+        learn("generators", sum_terms(terms))
         return terms | self.judge(batch, trip, learn)

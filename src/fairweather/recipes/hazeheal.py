@@ -9,15 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fairweather.discriminators import PatchGAN
-from fairweather.losses import (
-    ADVERSARIAL,
-    HazeMask,
-    Perceptual,
-    charbonnier,
-    dark_channel_mask,
-    transmission_mask,
-)
-from fairweather.recipes.base import Batch, Build, Learn, Player, Recipe, total
+from fairweather.losses import ADVERSARIAL, HazeMask, Perceptual, charbonnier, dark_channel_mask, transmission_mask
+from fairweather.recipes.base import Batch, Build, OptimizerGroup, Recipe, Update, sum_terms
 
 
 @dataclass(frozen=True)
@@ -74,14 +67,14 @@ class HazeHeal(Recipe):
         self.judge = PatchGAN(6, width=s.width, norm="none", spectral=True)
         self.compare = Perceptual(s.layers, s.vgg) if s.perceptual else None
 
-    def players(self) -> dict[str, Player]:
-        def player(module: nn.Module) -> Player:
+    def players(self) -> dict[str, OptimizerGroup]:
+        def player(module: nn.Module) -> OptimizerGroup:
             s = self.settings
-            return Player((module,), lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
+            return OptimizerGroup((module,), lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
 
         return {"generator": player(self.restore), "discriminator": player(self.judge)}
 
-    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
         s, game = self.settings, ADVERSARIAL["bce"]
         restored = self.restore(batch.degraded)
         terms = {
@@ -91,12 +84,12 @@ class HazeHeal(Recipe):
         }
         if self.compare is not None:
             terms["perceptual"] = s.perceptual * self.compare(restored, batch.clear)
-        learn("generator", total(terms))
+        learn("generator", sum_terms(terms))
 
         real = self.judge(torch.cat([batch.degraded, batch.clear], dim=1))
         fake = self.judge(torch.cat([batch.degraded, restored.detach()], dim=1))
         judged = {"discriminator": game.discriminator(real, fake)}
-        learn("discriminator", total(judged))
+        learn("discriminator", sum_terms(judged))
         return terms | judged
 
     def mask(self, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fairweather.discriminators import PatchGAN
 from fairweather.losses import ADVERSARIAL, l1
-from fairweather.recipes.base import Batch, Build, Learn, Player, Recipe, total
+from fairweather.recipes.base import Batch, Build, OptimizerGroup, Recipe, Update, sum_terms
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,27 @@ class Pix2Pix(Recipe):
         self.restore = build()
         self.judge = PatchGAN(6, width=self.settings.width, norm="batch")
 
-    def players(self) -> dict[str, Player]:
-        def player(module: nn.Module) -> Player:
+    def players(self) -> dict[str, OptimizerGroup]:
+        def player(module: nn.Module) -> OptimizerGroup:
             s = self.settings
-            return Player((module,), lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
+            return OptimizerGroup((module,), lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
 
         return {"generator": player(self.restore), "discriminator": player(self.judge)}
 
-    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
         game = ADVERSARIAL["bce"]
         restored = self.restore(batch.degraded)
 
         real = self.judge(torch.cat([batch.degraded, batch.clear], dim=1))
         fake = self.judge(torch.cat([batch.degraded, restored.detach()], dim=1))
         judged = {"discriminator": 0.5 * game.discriminator(real, fake)}
-        learn("discriminator", total(judged))
+        learn("discriminator", sum_terms(judged))
 
         terms = {
             "adversarial": game.generator(self.judge(torch.cat([batch.degraded, restored], dim=1))),
             "l1": self.settings.l1 * l1(restored, batch.clear),
         }
-        learn("generator", total(terms))
+        learn("generator", sum_terms(terms))
         return terms | judged
 
     def shipped(self) -> nn.Module:

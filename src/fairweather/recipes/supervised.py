@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fairweather.discriminators import PatchGAN
 from fairweather.losses import ADVERSARIAL, charbonnier, frequency, ssim_loss
-from fairweather.recipes.base import Batch, Build, Learn, Player, Recipe, total
+from fairweather.recipes.base import Batch, Build, OptimizerGroup, Recipe, Update, sum_terms
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Supervised(Recipe):
     paired: ClassVar[bool] = True
     batch: ClassVar[int] = 16
     epochs: ClassVar[int] = 100
-    generator: ClassVar[str] = "swift"
+    generator: ClassVar[str] = "scattering_maps"
     judged: Tensor
     """Steps that the discriminator has learned in."""
 
@@ -82,10 +82,10 @@ class Supervised(Recipe):
             # Among the networks' state, so that a resumed run goes on with it.
             self.register_buffer("judged", torch.zeros(()))
 
-    def players(self) -> dict[str, Player]:
+    def players(self) -> dict[str, OptimizerGroup]:
         s = self.settings
         players = {
-            "generator": Player(
+            "generator": OptimizerGroup(
                 (self.restore,),
                 lr=s.lr,
                 optimizer=s.optimizer,
@@ -97,12 +97,12 @@ class Supervised(Recipe):
         }
         if self.judge is not None:
             # No warmup: it has to catch up with a trained generator.
-            players["discriminator"] = Player(
+            players["discriminator"] = OptimizerGroup(
                 (self.judge,), lr=s.lr_discriminator, betas=(0.5, 0.999), schedule="cosine"
             )
         return players
 
-    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
         s = self.settings
         restored = self.restore(batch.degraded)
         terms: dict[str, Tensor] = {}
@@ -115,15 +115,15 @@ class Supervised(Recipe):
         if s.psnr:
             terms["psnr"] = s.psnr * negative_psnr(restored, batch.clear, s.psnr_ceiling)
         if self.judge is None:
-            learn("generator", total(terms))
+            learn("generator", sum_terms(terms))
             return terms
 
         game = ADVERSARIAL["hinge"]
         if (weight := s.adversarial * self.say()) > 0:
             terms["adversarial"] = weight * game.generator(self.judge(restored))
-        learn("generator", total(terms))
+        learn("generator", sum_terms(terms))
         judged = {"discriminator": game.discriminator(self.judge(batch.clear), self.judge(restored.detach()))}
-        learn("discriminator", total(judged))
+        learn("discriminator", sum_terms(judged))
         self.judged += 1
         return terms | judged
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairweather.errors import MissingExtra
-from fairweather.training.run import Run
-from fairweather.training.settings import Device, Precision
+from fairweather.training.config import Device, Precision
+from fairweather.training.export_run import Run
 
 if TYPE_CHECKING:
-    from fairweather.data.source import Dataset
+    from fairweather.data.datasets import Dataset
 
 __all__ = ["Run", "train"]
 
@@ -69,7 +69,7 @@ def train(
     KeyboardInterrupt leaves a last checkpoint.
     """
     try:
-        from fairweather.training.conduct import conduct
+        from fairweather.training.trainer import run_training
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] not in ("torch", "lightning"):
             raise
@@ -113,4 +113,4 @@ def train(
         "recipe": settings or {},
         "generator": {"name": generator, **(generator_arguments or {})},
     }
-    return conduct(recipe, config, given, Path(out), resume=resume, dataset=data if own else None)  # type: ignore[arg-type]
+    return run_training(recipe, config, given, Path(out), resume=resume, dataset=data if own else None)  # type: ignore[arg-type]

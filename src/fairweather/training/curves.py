@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
 from fairweather.files import atomic
-from fairweather.training.report import read_stats
+from fairweather.training.run_log import read_stats
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Steps, and the values of one term at them."""

@@ -17,16 +17,15 @@ from types import FrameType
 
 import torch
 
-from fairweather.data.batched import Batched
-from fairweather.data.photos import Photos
-from fairweather.data.source import Dataset
+from fairweather.data.datasets import Dataset, PhotoCache
+from fairweather.data.gpu_batches import GPUBatches
 from fairweather.errors import BadSettings
-from fairweather.training import epochs, state
-from fairweather.training.engine import Engine
-from fairweather.training.feed import DeviceFeed, Feed
-from fairweather.training.report import Report
-from fairweather.training.settings import RunSettings
-from fairweather.training.sheets import chosen_pairs, draw_sheet, validate
+from fairweather.training import checkpoint, run_log
+from fairweather.training.config import RunConfig
+from fairweather.training.dataloader import BatchLoader, DeviceBatchLoader
+from fairweather.training.optimization import TrainingEngine
+from fairweather.training.run_log import TrainingLog
+from fairweather.training.samples import draw_samples, validate, validation_pairs
 
 log = logging.getLogger("fairweather")
 
@@ -59,7 +58,7 @@ class Clock:
 class Cadence:
     """When the next checkpoint is due."""
 
-    def __init__(self, run: RunSettings, clock: Clock) -> None:
+    def __init__(self, run: RunConfig, clock: Clock) -> None:
         self.steps, minutes = run.checkpoint_steps, run.checkpoint_minutes
         self.seconds = 60 * minutes if minutes else (math.inf if self.steps else 300.0)
         self.last = clock.seconds
@@ -72,7 +71,7 @@ class Cadence:
         return False
 
 
-def steps_of(run: RunSettings, length: int, batch: int) -> int | None:
+def steps_of(run: RunConfig, length: int, batch: int) -> int | None:
     """Number of steps of the run; None where the clock ends it."""
     if run.epochs is not None:
         return math.ceil(run.epochs * length / batch)
@@ -80,8 +79,8 @@ def steps_of(run: RunSettings, length: int, batch: int) -> int | None:
 
 
 def fit(
-    engine: Engine, dataset: Dataset, run: RunSettings, folder: Path, *, crop: int, paired: bool, resume: bool,
-    batched: Batched | None = None,
+    engine: TrainingEngine, dataset: Dataset, run: RunConfig, folder: Path, *, crop: int, paired: bool, resume: bool,
+    batched: GPUBatches | None = None,
 ) -> int:  # fmt: skip
     """Train to the end of `run`, in `folder`, and return the number of steps that it has now.
 
@@ -94,41 +93,45 @@ def fit(
     processes = engine.processes
     batch = processes.size * run.batch  # of all processes together
     clock = Clock(0, 0.0, steps_of(run, len(dataset), batch), run.minutes)
-    saved = state.own(state.load(folder / "state"), processes.rank, processes.size) if resume else None
+    saved = (
+        checkpoint.rank_state(checkpoint.load_checkpoint(folder / "state"), processes.rank, processes.size)
+        if resume
+        else None
+    )
     if saved is not None:
         clock = Clock(saved["step"], saved["seconds"], clock.steps, clock.minutes)
     place: dict[str, int] = {"seed": run.seed, "batch": run.batch, "position": clock.step * batch}
     place |= {"rank": processes.rank, "size": processes.size}
     if batched is not None:
-        batches = iter(DeviceFeed(batched, **place))
+        batches = iter(DeviceBatchLoader(batched, **place))
     else:
         workers = run.workers if run.workers is not None else _workers(engine.device, processes.size)
-        batches = iter(Feed(dataset, workers=workers, **place))
+        batches = iter(BatchLoader(dataset, workers=workers, **place))
     if saved is not None:
         engine.load_state(saved["engine"])
-        state.set_random_states(saved["random"])
+        checkpoint.set_random_states(saved["random"])
 
     def save() -> None:
-        others = processes.gather({"engine": engine.own_state(), "random": state.random_states()})
+        others = processes.gather({"engine": engine.own_state(), "random": checkpoint.random_states()})
         if processes.main:
             whole = {"step": clock.step, "seconds": clock.seconds, "engine": engine.state()}
             more = {"others": others} if others else {}
-            state.save(folder / "state", {**whole, "random": state.random_states(), **more})
+            checkpoint.save_checkpoint(folder / "state", {**whole, "random": checkpoint.random_states(), **more})
 
-    cadence, photos, held = Cadence(run, clock), Photos(2 * crop), chosen_pairs(dataset)
+    cadence, photos, held = Cadence(run, clock), PhotoCache(2 * crop), validation_pairs(dataset)
     if saved is None:
         save()
     report = None
     if processes.main:
-        with state.disk_errors(folder, folder / "stats.jsonl"):
-            report = Report(
+        with checkpoint.disk_errors(folder, folder / "stats.jsonl"):
+            report = TrainingLog(
                 folder,
                 step=clock.step,
                 steps=clock.steps,
                 minutes=run.minutes,
                 every=run.log_steps,
                 tensorboard=run.tensorboard,
-                epochs=epochs.Epochs(length=len(dataset), batch=batch),
+                epochs=run_log.EpochMeter(length=len(dataset), batch=batch),
             )
     with report or nullcontext(), interruptible() as interrupted:
         while clock.progress < 1:
@@ -145,15 +148,15 @@ def fit(
             values, clock.seconds, stop = processes.settle(values, clock.seconds, interrupted())
             last = clock.progress >= 1
             measure = held and (last or (run.validate_steps and clock.step % run.validate_steps == 0))
-            sheets = sheets_due(run, clock.step, last, len(dataset), batch)
+            sheets = samples_due(run, clock.step, last, len(dataset), batch)
             if report is not None:
                 if measure:
                     values |= validate(engine, held, photos)
-                with state.disk_errors(folder, report.stats):
+                with checkpoint.disk_errors(folder, report.stats):
                     report.step(clock.step, clock.seconds, values, batch)
                 for name in sheets:
-                    with state.disk_errors(folder, sheet := folder / "samples" / name):
-                        draw_sheet(engine, dataset, run.seed, sheet, paired=paired)
+                    with checkpoint.disk_errors(folder, sheet := folder / "samples" / name):
+                        draw_samples(engine, dataset, run.seed, sheet, paired=paired)
             if measure or sheets:
                 processes.wait()
             if cadence.due(clock) or last or stop:
@@ -164,13 +167,13 @@ def fit(
     return clock.step
 
 
-def sheets_due(run: RunSettings, step: int, last: bool, length: int, batch: int) -> list[str]:
+def samples_due(run: RunConfig, step: int, last: bool, length: int, batch: int) -> list[str]:
     """Names of the sample sheets to draw after this step."""
     names = []
     if run.sample_steps and (last or step % run.sample_steps == 0):
         names.append(f"step-{step:07d}.jpg")
-    if epochs.due(step, length, batch, run.sample_epochs):
-        names.append(f"epoch-{epochs.epochs_done(step, length, batch):05d}.jpg")
+    if run_log.epoch_due(step, length, batch, run.sample_epochs):
+        names.append(f"epoch-{run_log.epochs_done(step, length, batch):05d}.jpg")
     return names
 
 

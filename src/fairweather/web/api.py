@@ -9,35 +9,40 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 import fairweather
-from fairweather.web.folders import remove
-from fairweather.web.offer import AUTO, Plan, Settings
-from fairweather.web.receiving import receive
-from fairweather.web.replies import PassingFile, attached
-from fairweather.web.service import TYPE, Service, result_name
+from fairweather.web.jobs import MEDIA_TYPES, PhotoService, photo_result_name
+from fairweather.web.limits import TemporaryFileResponse, attachment_header
+from fairweather.web.model_registry import AUTO_MODEL, RestorePlan, RestoreSettings
+from fairweather.web.storage import remove_tree
+from fairweather.web.uploads import receive_upload
 
-Model = Annotated[str, Query(max_length=100, description="auto, or a name of /api/v1/models")]
-Weather = Annotated[str, Query(max_length=20, description="with model auto: auto, haze, rain, both or none")]
-Strength = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, description="0 is the photo, 1 all that is done")]
-Guard = Annotated[bool, Query(description="keep casts, noise and clipped pixels off that a model makes")]
+ModelField = Annotated[str, Query(max_length=100, description="auto, or a name of /api/v1/models")]
+WeatherField = Annotated[str, Query(max_length=20, description="with model auto: auto, haze, rain, both or none")]
+StrengthField = Annotated[
+    float, Query(ge=0, le=1, allow_inf_nan=False, description="0 is the photo, 1 all that is done")
+]
+GuardField = Annotated[bool, Query(description="keep casts, noise and clipped pixels off that a model makes")]
 
 
 async def asked(
-    model: Model = AUTO, weather: Weather = AUTO, strength: Strength = 1.0, guard: Guard = True
-) -> Settings:
+    model: ModelField = AUTO_MODEL,
+    weather: WeatherField = AUTO_MODEL,
+    strength: StrengthField = 1.0,
+    guard: GuardField = True,
+) -> RestoreSettings:
     """What a request's query says is to be done."""
-    return Settings(model, weather, strength, guard)
+    return RestoreSettings(model, weather, strength, guard)
 
 
-Asked = Annotated[Settings, Depends(asked)]
+RestoreQuery = Annotated[RestoreSettings, Depends(asked)]
 
 
-def router(service: Service) -> APIRouter:
+def api_router(service: PhotoService) -> APIRouter:
     """The routes below /api/v1."""
     routes = APIRouter(prefix="/api/v1")
 
     async def restore(
         request: Request,
-        settings: Asked,
+        settings: RestoreQuery,
         name: Annotated[str | None, Query(max_length=300, description="what the photo is called")] = None,
     ) -> Response:
         """Restore the photo that is the request's body, or its part `photo`."""
@@ -45,17 +50,19 @@ def router(service: Service) -> APIRouter:
             service.offer.check(settings)  # before the photo is received
             held.enter_context(service.turns.place())
             folder = service.folders.new()
-            held.callback(remove, folder)
-            source, called = await receive(request, folder, service.limits, name)
+            held.callback(remove_tree, folder)
+            source, called = await receive_upload(request, folder, service.limits, name)
             done = await service.answer(lambda: service.restore(source, called, settings))
             headers = {
-                "Content-Disposition": attached(result_name(called, done.header.format)),
+                "Content-Disposition": attachment_header(photo_result_name(called, done.header.format)),
                 "Cache-Control": "no-store",
                 "X-Fairweather-Changed": str(done.changed).lower(),
-                **_told(done.plan),
+                **_result_headers(done.plan),
             }
             leave = held.pop_all()
-            return PassingFile(done.path, leave.close, media_type=TYPE[done.header.format], headers=headers)
+            return TemporaryFileResponse(
+                done.path, leave.close, media_type=MEDIA_TYPES[done.header.format], headers=headers
+            )
 
     async def models() -> dict[str, Any]:
         """The models that can be asked for."""
@@ -64,7 +71,7 @@ def router(service: Service) -> APIRouter:
              "description": card.description, "licence": card.licence, "terms": card.terms}
             for name, card in service.offer.cards.items()
         ]  # fmt: skip
-        return {"default": AUTO, "models": named}
+        return {"default": AUTO_MODEL, "models": named}
 
     async def health() -> dict[str, Any]:
         """Whether the server is there, what it is, and how busy."""
@@ -86,7 +93,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _told(plan: Plan) -> dict[str, str]:
+def _result_headers(plan: RestorePlan) -> dict[str, str]:
     """What was seen and done, as headers."""
     told = {"X-Fairweather-Models": ", ".join(part.model for part in plan.parts) or "none"}
     if plan.weather is not None:

@@ -15,12 +15,11 @@ from starlette.responses import Response
 
 import fairweather
 from fairweather.errors import FairweatherError
-from fairweather.web import api, moving, pictures
-from fairweather.web.gate import Gate
-from fairweather.web.limits import Refused, refused
-from fairweather.web.photos import Photos
-from fairweather.web.replies import refusal
-from fairweather.web.service import Service
+from fairweather.web import api, clip_routes, photo_routes
+from fairweather.web.jobs import PhotoService
+from fairweather.web.limits import RequestRefused, as_refusal, error_response
+from fairweather.web.middleware import RequestFilter
+from fairweather.web.photo_routes import PagePhotos
 
 TIDYING = 30.0
 """Seconds between two looks for photos and clips whose time is over."""
@@ -28,13 +27,13 @@ TIDYING = 30.0
 _log = logging.getLogger("fairweather")
 
 
-def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool = True) -> Any:
+def create(service: PhotoService, *, hosts: Iterable[str] | None = None, page: bool = True) -> Any:
     """The ASGI application of a service. Without `page` there is the API alone, and Gradio is not imported."""
-    photos, drawn = Photos(service), None
+    photos, drawn = PagePhotos(service), None
     if page:
-        from fairweather.web.page import mounted
+        from fairweather.web.page import mount_page
 
-        drawn = mounted(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), service)
+        drawn = mount_page(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), service)
 
     @asynccontextmanager
     async def living(app: FastAPI) -> AsyncIterator[None]:
@@ -65,34 +64,36 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _failed)
-    app.include_router(api.router(service))
-    app.include_router(moving.router(service))
+    app.include_router(api.api_router(service))
+    app.include_router(clip_routes.clip_router(service))
     if drawn is not None:
-        app.include_router(moving.played(service, photos))
-        app.include_router(pictures.router(service, photos))
-    return Gate(app, drawn, hosts)
+        app.include_router(clip_routes.playable_file(service, photos))
+        app.include_router(photo_routes.page_router(service, photos))
+    return RequestFilter(app, drawn, hosts)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    told = refused(error)
+    told = as_refusal(error)
     if told.status == 500 and told is not error:
         _log.error("%s", request.url.path, exc_info=error)
-    return refusal(told)
+    return error_response(told)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     wrong = error.errors()[0]
     name = str(wrong["loc"][-1])
-    return refusal(Refused(422, "bad_setting", f"{name}: {wrong['msg']}, not {str(wrong.get('input'))[:60]!r}"))
+    return error_response(
+        RequestRefused(422, "bad_setting", f"{name}: {wrong['msg']}, not {str(wrong.get('input'))[:60]!r}")
+    )
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = {404: "no_such_path", 405: "not_allowed"}.get(error.status_code, "refused")
-    wrong = Refused(error.status_code, kind, f"{request.method} {request.url.path}: {error.detail}")
-    return refusal(wrong)
+    wrong = RequestRefused(error.status_code, kind, f"{request.method} {request.url.path}: {error.detail}")
+    return error_response(wrong)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return refusal(Refused(500, "failed", "the server failed on this request; its log says why"))
+    return error_response(RequestRefused(500, "failed", "the server failed on this request; its log says why"))

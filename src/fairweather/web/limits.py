@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra, UnknownName
 
-FASTEST = 120
+MIN_TIMEOUT = 120
 """Frames a second that a clip may have on the mean where it is as long as clips may be."""
 
 
@@ -37,7 +43,7 @@ class Limits:
     @property
     def frames(self) -> int:
         """Of one clip: no more than the fastest cameras make in the seconds that it may have."""
-        return max(1, round(self.length * FASTEST))
+        return max(1, round(self.length * MIN_TIMEOUT))
 
     def __post_init__(self) -> None:
         for name, least in (("bytes", 1), ("pixels", 1), ("at_once", 1), ("waiting", 0), ("disk", 1)):
@@ -53,7 +59,7 @@ def _flag(name: str) -> str:
     return named.get(name, name.replace("_", "-"))
 
 
-class Refused(FairweatherError):
+class RequestRefused(FairweatherError):
     """A request that is not answered with a picture. `status` is HTTP's, `kind` one word for programs."""
 
     def __init__(self, status: int, kind: str, message: str, retry: int | None = None) -> None:
@@ -68,34 +74,76 @@ class Refused(FairweatherError):
         return {"error": {"status": self.status, "kind": self.kind, "message": str(self)}}
 
 
-def too_large(name: str, limits: Limits) -> Refused:
+def too_large(name: str, limits: Limits) -> RequestRefused:
     """A file of more bytes than are taken."""
-    return Refused(
+    return RequestRefused(
         413, "too_large", f"{name}: is larger than {limits.bytes / 1e6:g} MB, the most that this server takes; "
         "make it smaller, or save it with stronger compression"
     )  # fmt: skip
 
 
-def refused(error: Exception, path: str = "", name: str = "the request") -> Refused:
+def as_refusal(error: Exception, path: str = "", name: str = "the request") -> RequestRefused:
     """What went wrong with the file at `path`, which its owner calls `name`, for the one who sent it.
 
     The server's own paths are not told. What is nobody's fault but ours is a 500 without details.
     """
-    if isinstance(error, Refused):
+    if isinstance(error, RequestRefused):
         return error
     message = str(error).replace(path, name) if path else str(error)
     if isinstance(error, MissingExtra):
-        return Refused(415, "unsupported", f"{name}: {message}, where the server runs; or give another format")
+        return RequestRefused(415, "unsupported", f"{name}: {message}, where the server runs; or give another format")
     if isinstance(error, UnknownName):
-        return Refused(404, "unknown_model", message)
+        return RequestRefused(404, "unknown_model", message)
     if isinstance(error, BadSettings):
-        return Refused(422, "bad_setting", message)
+        return RequestRefused(422, "bad_setting", message)
     if isinstance(error, BadImage):
-        return Refused(422, "bad_picture", message)
+        return RequestRefused(422, "bad_picture", message)
     if isinstance(error, BadFolder) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-        return Refused(507, "no_room", f"{name}: the server's disk is full or cannot be written; tell who runs it")
+        return RequestRefused(
+            507, "no_room", f"{name}: the server's disk is full or cannot be written; tell who runs it"
+        )
     if isinstance(error, MemoryError):
-        return Refused(
+        return RequestRefused(
             503, "no_memory", f"{name}: there is not enough memory for it now; try again, or make it smaller", 10
         )
-    return Refused(500, "failed", f"{name}: the server failed on it ({type(error).__name__}); its log says why")
+    return RequestRefused(500, "failed", f"{name}: the server failed on it ({type(error).__name__}); its log says why")
+
+
+# Answers: files that are removed once they are sent, and refusals as JSON.
+
+
+def stored_file(path: Path, **options: Any) -> FileResponse:
+    """A file that is kept. Raises Refused (404) where it has been let go of, or was not made yet."""
+    try:
+        told = path.stat()
+    except FileNotFoundError:
+        raise RequestRefused(404, "gone", "this is not here any more; send the photo or clip again") from None
+    return FileResponse(path, stat_result=told, **options)
+
+
+class TemporaryFileResponse(FileResponse):
+    """A file, and what is to be done when it has been sent, or cannot be any more."""
+
+    def __init__(self, path: Path, after: Callable[[], None], **options: Any) -> None:
+        super().__init__(path, **options)
+        self._after = after
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._after()
+
+
+def error_response(error: RequestRefused) -> Response:
+    """The JSON that says what is wrong, with its status."""
+    headers = {"Cache-Control": "no-store"}
+    if error.retry is not None:
+        headers["Retry-After"] = str(error.retry)
+    return JSONResponse(error.body(), error.status, headers)
+
+
+def attachment_header(name: str) -> str:
+    """The header that gives a download its name, in ASCII and in full (RFC 6266)."""
+    plain = "".join(letter if letter.isascii() and letter not in '"\\%' else "_" for letter in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

@@ -14,15 +14,15 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from fairweather.web.offer import AUTO, WEATHERS
-from fairweather.web.pictures import examples
-from fairweather.web.service import Service
+from fairweather.web.jobs import PhotoService
+from fairweather.web.model_registry import AUTO_MODEL, WEATHERS
+from fairweather.web.photo_routes import examples
 
-STATIC = Path(__file__).resolve().parent / "static"
-TAKEN = (
+STATIC_FILES = Path(__file__).resolve().parent / "static"
+UPLOAD_TYPES = (
     ".jpg,.jpeg,.png,.webp,.tif,.tiff,.avif,.heic,.heif,.bmp,.ppm,.pgm,image/*,.mp4,.m4v,.mov,.mkv,.webm,.avi,video/*"
 )
-SEEN = {"haze": "Haze", "rain": "Rain", "both": "Haze and rain", "none": "Nothing", AUTO: "What is seen"}
+PREVIEW_TYPES = {"haze": "Haze", "rain": "Rain", "both": "Haze and rain", "none": "Nothing", AUTO_MODEL: "What is seen"}
 TITLES = {
     "fog_city_128.jpg": "Fog over a city",
     "lighthouse.jpg": "Lighthouse",
@@ -31,7 +31,7 @@ TITLES = {
 }
 
 
-def theme() -> gr.themes.Base:
+def page_theme() -> gr.themes.Base:
     """Calm colours for light and dark, and the fonts that the machine has."""
     blue = gr.themes.Color(
         *("#eef6fb", "#d8eaf5", "#b3d6ea", "#82bbda", "#4d9cc5", "#2380ad", "#17688f", "#145674", "#144861", "#153d52"),
@@ -67,10 +67,10 @@ def theme() -> gr.themes.Base:
     )
 
 
-def drawn(service: Service) -> gr.Blocks:
+def build_page(service: PhotoService) -> gr.Blocks:
     """The page's parts."""
     offer = service.offer
-    named = [("Automatic", AUTO)] + [
+    named = [("Automatic", AUTO_MODEL)] + [
         (f"{name}: {_does(card.direction, card.weather)}", name) for name, card in offer.cards.items()
     ]
     settings = "(model, weather, guard) => { window.fairweather.settings(model, weather, guard); return []; }"
@@ -79,7 +79,7 @@ def drawn(service: Service) -> gr.Blocks:
         with gr.Row(elem_id="fw-main", equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_id="fw-left"):
                 gr.HTML(
-                    html_template=_read("stage.html").replace("EXAMPLES", _examples()).replace("TAKEN", TAKEN),
+                    html_template=_read("stage.html").replace("EXAMPLES", _examples()).replace("TAKEN", UPLOAD_TYPES),
                     js_on_load="window.fairweather.begin(element)",
                     apply_default_css=False,
                     elem_id="fw-viewer",
@@ -91,9 +91,12 @@ def drawn(service: Service) -> gr.Blocks:
                         0, 100, 100, step=1, label="Strength in %", elem_id="fw-strength", buttons=["reset"]
                     )
                 with gr.Column(elem_id="fw-controls"):
-                    model = gr.Dropdown(named, value=AUTO, label="Model", elem_id="fw-model")
+                    model = gr.Dropdown(named, value=AUTO_MODEL, label="Model", elem_id="fw-model")
                     weather = gr.Radio(
-                        [(SEEN[name], name) for name in WEATHERS], value=AUTO, label="Take out", elem_id="fw-weather"
+                        [(PREVIEW_TYPES[name], name) for name in WEATHERS],
+                        value=AUTO_MODEL,
+                        label="Take out",
+                        elem_id="fw-weather",
                     )
                     guard = gr.Checkbox(True, label="Guard against casts and noise", elem_id="fw-guard")
                 gr.HTML(html_template=_read("take.html"), apply_default_css=False, elem_id="fw-take")
@@ -108,7 +111,7 @@ def drawn(service: Service) -> gr.Blocks:
     return page
 
 
-def mounted(app: FastAPI, service: Service) -> FastAPI:
+def mount_page(app: FastAPI, service: PhotoService) -> FastAPI:
     """An application with the page at its root."""
     limits = service.limits
     told = json.dumps({"bytes": limits.bytes, "pixels": limits.pixels, "keep": limits.keep})
@@ -121,9 +124,9 @@ def mounted(app: FastAPI, service: Service) -> FastAPI:
     )
     whole: FastAPI = gr.mount_gradio_app(
         app,
-        drawn(service),
+        build_page(service),
         path="/",
-        theme=theme(),
+        theme=page_theme(),
         head=head,
         footer_links=[],
         run_history=False,
@@ -153,4 +156,4 @@ def _examples() -> str:
 
 
 def _read(name: str) -> Any:
-    return (STATIC / name).read_text(encoding="utf-8")
+    return (STATIC_FILES / name).read_text(encoding="utf-8")

@@ -1,5 +1,0 @@
-"""From a photo and a model folder to the restored photo; knows nothing of training."""
-
-from fairweather.restoring.restorer import Restorer, load
-
-__all__ = ["Restorer", "load"]

@@ -1,0 +1,92 @@
+"""Looking at the network while it learns: sample sheets and PSNR on held-back pairs. Neither touches the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fairweather import images
+from fairweather.data.datasets import Dataset, PhotoCache
+from fairweather.files import make_folder
+from fairweather.generators import padded
+from fairweather.pairs import Pair
+from fairweather.training.checkpoint import random_states, set_random_states
+from fairweather.training.dataloader import SampleSource
+from fairweather.training.optimization import TrainingEngine
+
+ROWS = 4
+PAIRS_PER_SOURCE = 12
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards modes and random generators are as they were."""
+    modes = {module: module.training for module in network.modules()}
+    states = random_states()
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        set_random_states(states)
+
+
+def draw_samples(engine: TrainingEngine, samples: SampleSource, seed: int, path: Path, *, paired: bool) -> None:
+    """A picture of rows: input | output, and | target where there is one."""
+    count = min(ROWS, len(samples))
+    chosen = [samples.sample(seed, 0, at * len(samples) // count) for at in range(count)]
+    degraded = torch.stack([sample["degraded"] for sample in chosen])
+    columns = [degraded, _answer(engine, degraded, engine.recipe.shown)]
+    if paired:
+        columns.append(torch.stack([sample["clear"] for sample in chosen]))
+    sheet = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
+    make_folder(path.parent, "--out")
+    images.write(path, images.from_float(sheet.permute(1, 2, 0).numpy(), np.uint8))
+
+
+def restore(engine: TrainingEngine, degraded: Tensor) -> Tensor:
+    """N x 3 x H x W of any size through the network that ships -> the same, float32 on the CPU, in [0,1]."""
+    return _answer(engine, degraded, padded)
+
+
+def _answer(engine: TrainingEngine, degraded: Tensor, through: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+    network = engine.shipped()
+    # In float32 whatever the training's precision: so it ships.
+    with evaluation_mode(network):
+        restored = through(network, degraded.to(engine.fabric.device))
+    return restored.float().clamp(0, 1).cpu()
+
+
+def validation_pairs(dataset: Dataset) -> dict[str, list[Pair]]:
+    """A few held-back pairs of each source, spread evenly over it."""
+    chosen = {}
+    for name, pairs in dataset.held_back().items():
+        if pairs:
+            step = max(1, len(pairs) // PAIRS_PER_SOURCE)
+            chosen[name] = pairs[::step][:PAIRS_PER_SOURCE]
+    return chosen
+
+
+def validate(engine: TrainingEngine, pairs: dict[str, list[Pair]], photos: PhotoCache) -> dict[str, float]:
+    """PSNR in dB of the network that ships, the mean over each source's held-back pairs and over the sources.
+
+    The photos come as training sees them (reduced to `photos.short_side`): numbers to compare steps by, no scores.
+    """
+    values = {}
+    for name, some in pairs.items():
+        values[f"validation/{name}"] = fmean(_psnr(engine, *photos.pair(pair.degraded, pair.clear)) for pair in some)
+    return values | ({"validation": fmean(values.values())} if values else {})
+
+
+def _psnr(engine: TrainingEngine, degraded: np.ndarray, clear: np.ndarray) -> float:
+    first, target = (torch.from_numpy(images.to_float(side)).permute(2, 0, 1)[None] for side in (degraded, clear))
+    error = (restore(engine, first) - target).square().mean().clamp_min(1e-10)
+    return float(-10 * error.log10())

@@ -1,0 +1,394 @@
+"""A video as a folder of pictures: which files are its frames, and whether all of them are there.
+
+A folder cannot appear at once as a file can, so a run that is killed leaves some frames under their final names. While
+a run writes, a hidden list stands in the folder (`.%05d.png.unfinished`) and names each frame before it is written; it
+goes with the last frame. Where the list is there, the frames on it are an interrupted run's: the next run removes
+these, and nothing else, and does all of them again (what is smoothed over time needs the frames before). The list is
+locked while its run lives; the system lifts the lock of a process that is killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import sys
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairweather.errors import BadFolder, BadImage, BadSettings
+from fairweather.files import make_folder
+from fairweather.images.io import Photo, write
+from fairweather.video.encoding import SCALING, Encoding
+from fairweather.video.reader import Frame, FrameFolder, FrameSource, VideoReader
+
+if TYPE_CHECKING:
+    from av import Packet
+
+HEADER = b"fairweather: frames of an unfinished video\n"
+_NUMBER = re.compile(r"%(0?\d*)d")
+
+
+class FrameOutput:
+    """The frames of one video, which one run writes."""
+
+    def __init__(self, target: Path, *, overwrite: bool = False) -> None:
+        """Claim the folder, and remove what an interrupted run left.
+
+        Args:
+            target: a folder, or a pattern in one (frames/%05d.png).
+            overwrite: whether frames that are there may be replaced.
+
+        Raises:
+            BadFolder: the folder cannot be written, or another run is writing there.
+        """
+        check_pattern(target)
+        self._overwrite = overwrite
+        self.folder = make_folder(folder_of(target))
+        path = list_of(target)
+        unfinished = listed(target)
+        try:
+            self._file: BinaryIO = open(path, "xb" if unfinished is None else "r+b")  # noqa: SIM115
+            _lock(self._file, target)
+            for name in unfinished or ():
+                with suppress(FileNotFoundError):
+                    (self.folder / name).unlink()
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(HEADER)
+            self._file.flush()
+        except OSError as error:
+            raise BadFolder(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
+        self._path, self._claimed = path, False
+
+    def claim(self, name: str) -> None:
+        """Note that the next frame is this run's. Raises BadFolder where a file of that name has appeared."""
+        if not self._overwrite and (self.folder / name).exists():
+            raise BadFolder(f"{self.folder / name}: is there already; choose another folder with -o, or --overwrite")
+        try:
+            self._claimed = True
+            self._file.write(os.fsencode(name) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise BadFolder(f"{self._path}: cannot be written ({error.strerror}); make room on the disk") from error
+
+    def finish(self) -> None:
+        """All frames are there: remove the list."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the list; where it is still there, the frames stay an interrupted run's."""
+        self._file.close()
+        if not self._claimed:
+            self._path.unlink(missing_ok=True)
+
+
+def check_pattern(target: Path) -> None:
+    """Raises BadSettings for a pattern that does not number the frames."""
+    if "%" in target.name and not (len(_NUMBER.findall(target.name)) == 1 == target.name.count("%")):
+        raise BadSettings(f"{target}: needs one number in its name, as in frames/%05d.png")
+
+
+def folder_of(target: Path) -> Path:
+    """The folder that the frames go to."""
+    return target.parent if "%" in target.name else target
+
+
+def list_of(target: Path) -> Path:
+    """The hidden list of an unfinished run."""
+    return folder_of(target) / f".{target.name}.unfinished"
+
+
+def listed(target: Path) -> list[str] | None:
+    """The names of the frames that an interrupted run has written; None where there was none. The last may be half
+    written, and so may its name."""
+    try:
+        head, *names = list_of(target).read_bytes().split(b"\n")
+    except OSError:
+        return None
+    if head + b"\n" != HEADER:
+        return None
+    # One frame is one name in this folder: whatever else the file holds is not ours to remove.
+    return [os.fsdecode(name) for name in names[:-1] if name not in (b"", b".", b"..") and b"/" not in name]
+
+
+def existing(target: Path, names: list[str] | None) -> list[Path]:
+    """The files that stand where frames would go, in their order.
+
+    Args:
+        target: a folder or pattern.
+        names: the frames' names, of a folder of frames that keep theirs.
+    """
+    folder = folder_of(target)
+    if "%" not in target.name:
+        return [folder / name for name in names or () if (folder / name).exists()]
+    number = _NUMBER.search(target.name)
+    if number is None:
+        return []
+    before, after = target.name[: number.start()], target.name[number.end() :]
+    found: dict[int, Path] = {}
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(folder):
+            digits = name[len(before) : len(name) - len(after)]
+            if name.startswith(before) and name.endswith(after) and digits.strip().isdecimal():
+                index = int(digits)
+                if target.name % index == name and index > 0:
+                    found[index] = folder / name
+    return [found[index] for index in sorted(found)]
+
+
+def _lock(file: BinaryIO, target: Path) -> None:
+    """Raises BadFolder while another process holds the lock."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows: a file that is open cannot be removed there by another
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            file.close()
+            raise BadFolder(f"{target}: another run is writing there; wait for it, or choose another -o") from error
+        # Some network file systems have no locks; two runs at once are the user's business there.
+
+
+# Where frames go: a clip like the source's, with all that stood beside its pictures; or a folder of pictures.
+
+Array = NDArray[Any]
+_log = logging.getLogger("fairweather")
+_COARSE = {"gif": Fraction(1, 100), "webp": Fraction(1, 1000)}
+_OWN = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
+"""Metadata that is about the file that was read, not about what it shows."""
+
+
+class FrameWriter(Protocol):
+    """Takes a film from front to back."""
+
+    def put(self, frame: Frame) -> None:
+        """The next frame; its time is in the source's time base, 0 where the result begins."""
+        ...
+
+    def copy(self, packet: Packet) -> None:
+        """A packet of another stream, as it is."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file. Raises BadFolder where the disk does not take it."""
+        ...
+
+
+class VideoWriter:
+    """A clip, written by FFmpeg as frames come in."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        container: str,
+        source: FrameSource,
+        encoding: Encoding,
+        *,
+        size: tuple[int, int] | None = None,
+        start: float = 0.0,
+    ) -> None:
+        """`path`: the file, whatever its suffix, or "-" for standard output; `size`: width and height of the frames,
+        upright (default: the source's). Times of copied packets are moved by `start` seconds."""
+        import av
+
+        self._track = track = source.track
+        self._start = start
+        upright = size is not None and track.rotation % 180 != 0
+        # What is put side by side is upright as it is; the matrix belongs to the stored picture.
+        self._turns = 0 if size is not None else round(track.rotation / 90)
+        width, height = size or (track.width, track.height)
+        options = {"movflags": "use_metadata_tags"} if container in ("mp4", "mov") else {}
+        if container == "gif":
+            options["loop"] = "0"
+        self._file: Any = sys.stdout.buffer if str(path) == "-" else str(path)
+        self._out = av.open(self._file, "w", format=container, options=options)
+        self._stream: Any = self._out.add_stream(encoding.encoder, rate=track.rate or 25, options=encoding.options)
+        if container == "avi":
+            self._stream.codec_context.max_b_frames = 0  # a file without times of its own cannot put them in order
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = encoding.pixel_format
+        context = self._stream.codec_context
+        # GIF and WebP count coarsely; frames that would fall together there are shown one tick each.
+        self._time_base = max(track.time_base, _COARSE.get(container, track.time_base))
+        self._last = -1
+        context.time_base = self._stream.time_base = self._time_base
+        if encoding.bit_rate is not None:
+            self._stream.bit_rate = encoding.bit_rate
+        if "q" in encoding.options:
+            context.qscale = True
+            context.global_quality = int(float(encoding.options["q"]) * 118)
+        if track.aspect and not upright:
+            context.sample_aspect_ratio = track.aspect
+        self._rgb = av.VideoFormat(encoding.pixel_format).is_rgb or encoding.encoder == "gif"
+        if not self._rgb:
+            matrix = track.colour[0] if track.colour[0] not in (0, 2) else 2
+            context.colorspace, context.color_primaries = matrix, track.colour[1]
+            context.color_trc, context.color_range = track.colour[2], track.colour[3]
+        context.thread_type = "AUTO"
+        self._palette = _Palette(width, height, self._time_base) if encoding.encoder == "gif" else None
+        if track.matrix is not None and size is None:
+            self._stream.set_display_matrix(list(track.matrix))
+        self._copied: dict[int, Any] = {}
+        if isinstance(source, VideoReader):
+            self._beside(source, container)
+        self._durations: dict[int, int] = {}
+
+    def _beside(self, source: VideoReader, container: str) -> None:
+        """Streams, metadata and chapters of the source that the container takes."""
+        takes = self._out.supported_codecs
+        for stream in source.streams:
+            codec = stream.codec_context.name if stream.codec_context else "none"
+            kind = stream.codec_context.codec.canonical_name if stream.codec_context else None
+            try:
+                if container in ("gif", "webp") or (kind is not None and kind not in takes):
+                    raise ValueError(f"{container} does not hold it")
+                if kind is None:
+                    raise ValueError("it is data of an unknown kind")
+                self._copied[stream.index] = copied = self._out.add_stream_from_template(stream)
+                copied.metadata.update({key: value for key, value in stream.metadata.items() if key not in _OWN})
+                copied.disposition = stream.disposition
+            except Exception as error:
+                _log.warning(
+                    "%s: its %s stream (%s) stays behind: %s; .mkv takes nearly all",
+                    source.name,
+                    stream.type,
+                    codec,
+                    error,
+                )
+        self._out.metadata.update({k: v for k, v in source.container.metadata.items() if k not in _OWN})
+        self._stream.metadata.update({k: v for k, v in source.track.metadata.items() if k not in _OWN})
+        if not self._start and (chapters := source.container.chapters()):
+            self._out.set_chapters(chapters)
+
+    def put(self, frame: Frame) -> None:
+        import av
+
+        pixels = np.rot90(frame.pixels, -self._turns) if self._turns else frame.pixels
+        pixels = np.ascontiguousarray(pixels)
+        if frame.alpha is not None and pixels.dtype == np.uint8:
+            picture = av.VideoFrame.from_ndarray(np.dstack([pixels, frame.alpha]), "rgba")
+        else:
+            picture = av.VideoFrame.from_ndarray(pixels, "rgb48le" if pixels.dtype == np.uint16 else "rgb24")
+        time = frame.time
+        if self._time_base != self._track.time_base:
+            time = self._last = max(self._last + 1, round(frame.time * self._track.time_base / self._time_base))
+        duration = round(frame.duration * self._track.time_base / self._time_base)
+        picture.pts, picture.time_base = time, self._time_base
+        if duration:
+            picture.duration = self._durations[time] = duration
+        if self._palette is not None:
+            picture = self._palette(picture)
+        else:
+            picture = picture.reformat(
+                format=self._stream.pix_fmt,
+                dst_colorspace=None if self._rgb else self._track.yuv,
+                dst_color_range=None if self._rgb else (2 if self._full else 1),
+                interpolation=SCALING[pixels.dtype == np.uint16],
+                threads=2,
+            )
+            picture.pts, picture.time_base = time, self._time_base
+        self._mux(self._stream.encode(picture))
+
+    @property
+    def _full(self) -> bool:
+        return self._track.colour[3] == 2 or self._stream.pix_fmt.startswith("yuvj")
+
+    def copy(self, packet: Packet) -> None:
+        stream = self._copied.get(packet.stream.index)
+        if stream is None:
+            return
+        if self._start and packet.time_base:
+            moved = round(Fraction(self._start).limit_denominator(1_000_000) / packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts - moved
+            packet.dts = None if packet.dts is None else packet.dts - moved
+        packet.stream = stream
+        self._mux([packet])
+
+    def close(self) -> None:
+        try:
+            self._mux(self._stream.encode(None))
+        finally:
+            self._out.close()
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            if packet.stream is self._stream and packet.pts in self._durations:
+                packet.duration = self._durations.pop(packet.pts)
+            self._out.mux(packet)
+
+
+class _Palette:
+    """256 colours for each frame of a GIF, chosen for it (FFmpeg's palettegen and paletteuse)."""
+
+    def __init__(self, width: int, height: int, time_base: Fraction) -> None:
+        self._size, self._time_base = (width, height), time_base
+
+    def __call__(self, picture: Any) -> Any:
+        import av
+
+        graph = av.filter.Graph()
+        whole = graph.add_buffer(
+            width=self._size[0], height=self._size[1], format=picture.format, time_base=self._time_base
+        )
+        split = graph.add("split")
+        generate = graph.add("palettegen", "stats_mode=single:reserve_transparent=1")
+        use = graph.add("paletteuse", "new=1:dither=sierra2_4a")
+        sink = graph.add("buffersink")
+        whole.link_to(split)
+        split.link_to(generate, 0, 0)
+        split.link_to(use, 1, 0)
+        generate.link_to(use, 0, 1)
+        use.link_to(sink)
+        graph.configure()
+        graph.push(picture)
+        graph.push(None)
+        result = graph.pull()
+        result.pts, result.time_base = picture.pts, self._time_base
+        return result
+
+
+class FolderWriter:
+    """Pictures in a folder: with the names and kinds of a folder of frames, or numbered by a pattern (%05d)."""
+
+    def __init__(self, target: Path, source: FrameSource, *, overwrite: bool = False) -> None:
+        self._names = [file.name for file in source.files] if isinstance(source, FrameFolder) else None
+        self._pattern = None if self._names is not None and "%" not in target.name else target.name
+        self._output = FrameOutput(target, overwrite=overwrite)
+        self._folder = self._output.folder
+        self._number = 0
+
+    def put(self, frame: Frame) -> None:
+        if self._pattern is not None:
+            name = self._pattern % (self._number + 1)
+        else:
+            assert self._names is not None
+            name = self._names[self._number]
+        self._number += 1
+        photo = Photo(frame.pixels, frame.alpha)
+        if frame.photo is not None and frame.photo.pixels.shape == frame.pixels.shape:
+            photo = frame.photo.replaced(frame.pixels)
+        self._output.claim(name)
+        try:
+            write(self._folder / name, photo)
+        except BadImage as error:
+            raise BadFolder(str(error)) from error
+
+    def copy(self, packet: Packet) -> None:
+        pass
+
+    def finish(self) -> None:
+        """All frames are written: from now on they count as done."""
+        self._output.finish()
+
+    def close(self) -> None:
+        self._output.close()
