@@ -1,4 +1,4 @@
-"""The command line's frame: the page, unknown words, exit codes, and that help costs nothing. Verbs: tests/verbs/."""
+"""The command line's frame: the page, unknown words, exit codes, and that help costs nothing. Verbs: tests/commands/."""
 
 from __future__ import annotations
 

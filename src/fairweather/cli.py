@@ -40,7 +40,7 @@ Make the model that clears them
                            [--steps N | --epochs N | --minutes M] [--seed N] [--devices N] [--resume]
                            [--checkpoint-steps N | --checkpoint-minutes M] [--start RUN|MODEL]
       RECIPE is cyclegan, claritygan or derain (unpaired photos), pix2pix, hazeheal or supervised (pairs),
-      or clips (pairs and made weather that moves).
+      or supervised_video (pairs and synthetic weather that moves).
       A --config gives defaults, flags win. The run folder holds the model, what it learned from, and
       all that resuming needs.
   fairweather plot RUN... [-o FILE]

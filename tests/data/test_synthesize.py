@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fairweather.data.synthesize import synthesize
+from fairweather.data.synthesis import synthesize
 from fairweather.errors import BadFolder, UnknownName
 from fairweather.weather.haze import HazeSettings
 from tests.data.conftest import write_photo

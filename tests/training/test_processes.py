@@ -258,7 +258,7 @@ def test_no_process_outlives_one_that_has_ended(main: bool, code: int) -> None:
 def test_processes_share_out_the_samples() -> None:
     """Step by step what one process with the whole batch sees, over the end of an epoch too."""
 
-    def predict_maps(batch: int, rank: int, size: int) -> list[Tensor]:
+    def seen(batch: int, rank: int, size: int) -> list[Tensor]:
         batches = iter(BatchLoader(Toy(crop=4), seed=0, batch=batch, position=6, rank=rank, size=size))
         return [next(batches).clear for _ in range(3)]
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 import fairweather
 from fairweather import images
+from tests.architecture.imports import SOURCE
 from tests.conftest import ROOT
-from tests.house.imports import SOURCE
 from tests.web.conftest import EXAMPLES, automatic, hazy, python
 
 RESTORE = "/api/v1/restore"

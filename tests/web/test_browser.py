@@ -15,7 +15,7 @@ from tests.web.conftest import EXAMPLES, PHONE, READY, SERVED, SHOWN, Server, do
 from tests.web.test_films import film
 
 
-def predict_maps(page: Any, tmp_path: Path, x: float, y: float) -> np.ndarray:
+def seen(page: Any, tmp_path: Path, x: float, y: float) -> np.ndarray:
     """The colour of the stage at a place, 0 to 1 of its sides: the mean of a small square of the screen."""
     page.locator(".fw-canvas").screenshot(path=tmp_path / "shot.png")
     shot = images.read(tmp_path / "shot.png").pixels

@@ -13,8 +13,8 @@ import pytest
 from fairweather import model_folder
 from fairweather.errors import BadSettings, UnknownName
 from fairweather.web import uploads
+from tests.architecture.imports import SOURCE
 from tests.conftest import ROOT
-from tests.house.imports import SOURCE
 
 WEB = SOURCE / "web"
 

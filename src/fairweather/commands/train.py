@@ -1,10 +1,13 @@
-"""`fairweather plot RUN...`: a run's loss curves as a picture."""
+"""`fairweather train RECIPE`: the options of `fairweather.train`, and the recipe's and the generator's own as flags.
+
+Which of those there are depends on the recipe and generator that are named, so this verb looks at them before the
+rest is parsed (see `parse`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,44 +17,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fairweather.errors import UnknownName
-
-
-def plot(
-    runs: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
-    ],
-    /,
-    *,
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", aliases=["-o"], help_behavior_hint="(default: RUN/losses.png)")
-    ] = None,
-) -> int:
-    """Draw the losses and the validation of a run over its steps, or of several runs over each other.
-
-    Works on a run in progress and on one that was killed.
-
-    Args:
-        runs: run folders, as `fairweather train` leaves them.
-        out: the picture to write, by its suffix PNG, SVG, PDF or JPEG; by default losses.png in the first run.
-    """
-    if not runs:
-        print("fairweather plot: name a run folder, or several (see --help)", file=sys.stderr)
-        return 2
-    from fairweather.files import check_place, refuse_inputs
-    from fairweather.training.curves import draw_curves, read_curves
-
-    path = out or runs[0] / "losses.png"
-    check_place(path)
-    refuse_inputs([path], [run / name for run in runs for name in ("stats.jsonl", "run.json")])
-    draw_curves([read_curves(run) for run in runs], path)
-    print(f"the curves are in {path}")
-    return 0
-
-
-# `fairweather train RECIPE`: the options of `fairweather.train`, and the recipe's and the generator's own as flags.
-#
-# Which of those there are depends on the recipe and generator that are named, so this verb looks at them before the
-# rest is parsed (see `parse`).
 
 Word = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
@@ -72,7 +37,7 @@ class Options:
     """
 
     recipe: Positional = None
-    """cyclegan, claritygan, derain (unpaired photos), pix2pix, hazeheal, supervised (pairs), clips (a config's sources,
+    """cyclegan, claritygan, derain (unpaired photos), pix2pix, hazeheal, supervised (pairs), supervised_video (a config's sources,
     filmed); or as --config says."""
     data: Folder = None
     """Folder of pairs (it holds, say, hazy/ and GT/), or where the paths of the config's sources begin."""

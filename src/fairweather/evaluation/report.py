@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from fairweather.errors import BadFolder, BadSettings
 from fairweather.evaluation.metrics import METRICS, Protocol, find_protocol
-from fairweather.evaluation.scores import PhotoScore, Restore, SetScores, restore_pairs, rounded, score_set
+from fairweather.evaluation.scores import (
+    Restore,
+    SetScores,
+    psnr_gain,
+    restore_pairs,
+    rounded,
+    score_set,
+    worst_first,
+)
 from fairweather.evaluation.sheets import Count, checked_count, contact_sheet, short, write_pages
 from fairweather.files import atomic, make_folder
 from fairweather.pairs import Pair, find_sets
@@ -31,17 +39,6 @@ COLUMNS = (
     *("degraded", "clear", "page", "failed"),
 )
 """`rank` 1 is the worst of its set; `page` is the comparison's file, below the folder of photos.csv."""
-
-
-def worst_first(result: SetScores) -> list[PhotoScore]:
-    """The photos of a set from the lowest PSNR to the highest."""
-    return sorted(result.photos, key=lambda photo: photo.scores["psnr"])
-
-
-def psnr_gain(photo: PhotoScore, metric: str) -> float | None:
-    """By how much the restorer brought the photo nearer to the truth; None where input and output both equal it."""
-    before, after = photo.input[metric], photo.scores[metric]
-    return None if before == after == float("inf") else after - before
 
 
 def write_photos(path: Path, results: Sequence[SetScores], pages: Mapping[tuple[str, str], str] | None = None) -> None:

@@ -174,3 +174,14 @@ def clear_pairs(folder: str | Path) -> list[Pair]:
     if not pairs:
         raise BadFolder(f"{folder} holds no pictures; give a folder of clear photos")
     return pairs
+
+
+def worst_first(result: SetScores) -> list[PhotoScore]:
+    """The photos of a set from the lowest PSNR to the highest."""
+    return sorted(result.photos, key=lambda photo: photo.scores["psnr"])
+
+
+def psnr_gain(photo: PhotoScore, metric: str) -> float | None:
+    """By how much the restorer brought the photo nearer to the truth; None where input and output both equal it."""
+    before, after = photo.input[metric], photo.scores[metric]
+    return None if before == after == float("inf") else after - before

@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fairweather.errors import BadSettings
 from fairweather.evaluation.metrics import eight_bit
-from fairweather.evaluation.report import psnr_gain, worst_first
-from fairweather.evaluation.scores import PhotoScore, Produce, SetScores, load_pair
+from fairweather.evaluation.scores import PhotoScore, Produce, SetScores, load_pair, psnr_gain, worst_first
 from fairweather.files import atomic, make_folder
 
 ERROR_SCALE = 0.25

@@ -23,12 +23,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fairweather import model_folder
 from fairweather.errors import BadFolder, BadSettings, UnknownName
-from fairweather.generators import GENERATORS
-from fairweather.recipes import RECIPES, Recipe
+
+if TYPE_CHECKING:
+    from fairweather.recipes import Recipe
 
 T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -327,6 +328,8 @@ def collect_tables(recipe: str | None, config: str | Path | None, given: Tables)
 
 def complete_config(tables: Tables, said: Mapping[str, str]) -> TrainingConfig:
     """The whole tree, defaults filled in. Raises BadSettings naming the file, the key and the nearest known key."""
+    from fairweather.recipes import RECIPES
+
     where = {table: _origin(table, said) for table in tables}
     if tables["run"].get("strategy") == "fsdp":
         raise BadSettings(
@@ -387,6 +390,8 @@ def _origin(table: str, said: Mapping[str, str]) -> str:
 
 
 def _generator(table: dict[str, Any], recipe: type[Recipe], where: str) -> NamedArguments:
+    from fairweather.generators import GENERATORS
+
     name = table.get("name", recipe.generator)
     if name not in GENERATORS:
         raise UnknownName("generator", str(name), GENERATORS)

@@ -559,10 +559,3 @@ def photo_result_name(name: str, format: str) -> str:
     path = Path(name)
     suffix = path.suffix if FORMATS.get(path.suffix.lower()) == format else SUFFIX[format]
     return f"{path.stem or 'photo'}-clear{suffix}"
-
-
-def plain_name(name: str) -> str:
-    """A file's name as it may be repeated: without folders and control characters, not long."""
-    last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    kept = "".join(letter for letter in last if letter.isprintable()).strip()
-    return kept[-120:] or "photo"

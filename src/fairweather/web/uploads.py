@@ -30,7 +30,6 @@ from fairweather.inference.weather_detection import Weather
 from fairweather.video.encoding import CONTAINERS, VideoTrack
 from fairweather.video.pipeline import detect_video_weather
 from fairweather.video.reader import MAX_FRAME_PIXELS, Frame, TooLarge, VideoReader
-from fairweather.web.jobs import plain_name
 from fairweather.web.limits import Limits, RequestRefused, as_refusal, too_large
 
 PIECES = 20
@@ -488,3 +487,10 @@ def _suffix(name: str, kind: str, start: bytes) -> str:
     if kind == "mov":
         return ".mp4" if start[4:8] == b"ftyp" and start[8:12] != b"qt  " else ".mov"
     return ".webm" if kind == "matroska" and b"webm" in start else CLIP_SUFFIXES[kind][0]
+
+
+def plain_name(name: str) -> str:
+    """A file's name as it may be repeated: without folders and control characters, not long."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    kept = "".join(letter for letter in last if letter.isprintable()).strip()
+    return kept[-120:] or "photo"

@@ -7,7 +7,7 @@ import pytest
 
 from fairweather.errors import BadImage
 from fairweather.inference.restorer import Restorer
-from tests.restoring.test_restorer import GLOBAL, LOCAL, MAPS, PER_PIXEL, photo_of
+from tests.inference.test_restorer import GLOBAL, LOCAL, MAPS, PER_PIXEL, photo_of
 
 
 @pytest.mark.parametrize("raised", [MemoryError(), RuntimeError("could not allocate 4 GB"), Exception("bad_alloc")])

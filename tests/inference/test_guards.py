@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fairweather.inference import Restorer, guards
-from tests.restoring.test_restorer import DTYPES, LOCAL, photo_of, same
+from tests.inference.test_restorer import DTYPES, LOCAL, photo_of, same
 
 
 def of_type(levels: np.ndarray, dtype: str) -> np.ndarray:

@@ -18,7 +18,7 @@ from fairweather.errors import BadCard, BadSettings, MissingExtra
 from fairweather.inference import batch, cluster
 from fairweather.inference.batch import plan_batch
 from fairweather.inference.cluster import WorkerTask
-from tests.restoring.places import negative, put
+from tests.inference.places import negative, put
 
 
 @pytest.fixture(scope="module")

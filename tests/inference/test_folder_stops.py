@@ -20,7 +20,7 @@ from fairweather import images
 from fairweather.errors import BadCard
 from fairweather.inference import batch, cancellation
 from fairweather.inference.batch import plan_batch, run_batch
-from tests.restoring.places import negative, put
+from tests.inference.places import negative, put
 
 
 def test_a_photo_under_way_stops_between_two_steps(here: Path) -> None:
@@ -78,10 +78,10 @@ def test_ctrl_c_leaves_no_half_file(here: Path) -> None:
         picture.save(f"in/{i:03}.png", compress_level=0)
     code = """
 import time
-from fairweather.inference.batch import plan, run
-jobs = plan(["in"], "out")
+from fairweather.inference.batch import plan_batch, run_batch
+jobs = plan_batch(["in"], "out")
 print("ready", flush=True)
-run(jobs, lambda pixels: time.sleep(0.02) or pixels)
+run_batch(jobs, lambda pixels: time.sleep(0.02) or pixels)
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -106,7 +106,7 @@ def test_a_killed_run_leaves_no_half_file_and_the_next_one_finishes(here: Path) 
     code = """
 import time
 from fairweather import files, images
-from fairweather.inference import folder
+from fairweather.inference import batch
 
 def slow(path, photo):
     with files.atomic(path) as temporary:
@@ -114,8 +114,8 @@ def slow(path, photo):
         time.sleep(0.1)
         images.write(temporary, photo)
 
-folder.write = slow
-folder.run(folder.plan(["in"], "out"), lambda pixels: 255 - pixels)
+batch.write = slow
+batch.run_batch(batch.plan_batch(["in"], "out"), lambda pixels: 255 - pixels)
 """
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fairweather import cli
-from tests.verbs.test_outputs import LONG, Line, prepared, put
+from tests.commands.test_outputs import LONG, Line, prepared, put
 
 INPUTS: dict[str, Line] = {
     "restore": ["restore", f"{LONG}.png"],

@@ -12,7 +12,7 @@ from torch import nn
 
 from fairweather.generators import UNet
 from fairweather.inference.restorer import Restorer
-from tests.restoring.test_restorer import LOCAL, engine_of
+from tests.inference.test_restorer import LOCAL, engine_of
 
 
 @pytest.fixture

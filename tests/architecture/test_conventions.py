@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import re
-import statistics
 import tomllib
+from collections import Counter
 
+from tests.architecture.imports import SOURCE, files
 from tests.conftest import ROOT
-from tests.house.imports import SOURCE, files
 
-LONGEST = 400
 EMPTY_NAMES = re.compile(r"(^|_)(utils?|common|helpers?|misc|shared|tools)(_|$)")
 
 
-def test_no_file_is_too_long() -> None:
-    lengths = {
-        path.relative_to(ROOT).as_posix(): path.read_text().count("\n")
-        for folder in ("src", "tests", "benchmarks")
-        for path in (ROOT / folder).rglob("*.py")
-    }
-    assert not {name: length for name, length in lengths.items() if length > LONGEST}
-    assert statistics.median(length for name, length in lengths.items() if name.startswith("src")) <= 150
+def test_no_two_files_and_no_two_classes_share_a_name() -> None:
+    names = Counter(path.name for path in files() if path.name != "__init__.py")
+    assert not [name for name, count in names.items() if count > 1]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files()]
+    classes = Counter(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+    assert not [name for name, count in classes.items() if count > 1 and not name.startswith("_")]
 
 
 def test_no_file_is_called_nothing() -> None:

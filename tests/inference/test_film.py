@@ -11,7 +11,7 @@ from fairweather.inference.restorer import Restorer
 from fairweather.inference.temporal import AutoVideoRestorer, VideoRestorer
 from fairweather.inference.weather_detection import Weather
 from fairweather.model_folder import StateSpec
-from tests.restoring.test_restorer import MAPS
+from tests.inference.test_restorer import MAPS
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from fairweather.errors import BadFolder, BadImage, BadSettings
 from fairweather.inference.batch import Job, plan_batch, run_batch
-from tests.restoring.places import negative, pairs, put
+from tests.inference.places import negative, pairs, put
 
 
 def test_one_file_without_out(here: Path) -> None:

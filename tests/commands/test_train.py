@@ -91,7 +91,7 @@ def test_help_lists_the_recipe_s_and_the_generator_s_own(capsys: pytest.CaptureF
 
 
 def test_help_alone_loads_no_torch() -> None:
-    from tests.house.test_surface import modules_after
+    from tests.architecture.test_surface import modules_after
 
     loaded = modules_after("from fairweather.cli import main; main(['train', '--help'])")
     assert "tyro" in loaded

@@ -20,7 +20,7 @@ from fairweather.inference import memory
 from fairweather.inference.batch import plan_batch, run_batch
 from fairweather.inference.memory import MemoryBudget, format_size, parse_size
 from tests.conftest import ROOT
-from tests.restoring.places import InMemory, negative, put
+from tests.inference.places import InMemory, negative, put
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fairweather import cli, images, model_folder
+from tests.architecture.imports import SOURCE, files
 from tests.conftest import ROOT
-from tests.house.imports import SOURCE, files
 
 PROSE = [
     *("README.md", "CONTRIBUTING.md", "examples/README.md"),

@@ -19,7 +19,7 @@ from fairweather import images
 from fairweather.errors import BadCard, BadFolder, BadImage
 from fairweather.inference import batch
 from fairweather.inference.batch import Job, plan_batch, run_batch
-from tests.restoring.places import InMemory, negative, put
+from tests.inference.places import InMemory, negative, put
 
 
 def test_a_run_restores_and_reports(here: Path) -> None:
