@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairweather.errors import MissingExtra
 from fairweather.training.config import Device, Precision
-from fairweather.training.export_run import Run
+from fairweather.training.run_folder import Run
 
 if TYPE_CHECKING:
     from fairweather.data.datasets import Dataset

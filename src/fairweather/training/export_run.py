@@ -1,4 +1,4 @@
-"""A run folder: what `train` leaves behind and gives back."""
+"""From a run to a model folder: at its end, or later and elsewhere, from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,48 +33,8 @@ from fairweather.training.optimization import (
 )
 
 if TYPE_CHECKING:
-    from fairweather.inference import Restorer
+    pass
 
-
-@dataclass(frozen=True)
-class Run:
-    """A training run on disk."""
-
-    folder: Path
-    """run.json, stats.jsonl, epochs.jsonl, samples/, state/ and, once the run has ended, model/."""
-
-    @property
-    def model(self) -> Path:
-        """The model folder."""
-        return self.folder / "model"
-
-    def settings(self) -> dict[str, Any]:
-        """run.json: every setting, versions, seed, commit."""
-        from fairweather.training.config import read_record
-
-        return read_record(self.folder)
-
-    def stats(self) -> list[dict[str, Any]]:
-        """stats.jsonl: one dict a step, with `step`, `time` (seconds since the start) and every loss term."""
-        from fairweather.training.run_log import read_stats
-
-        return read_stats(self.folder / "stats.jsonl")
-
-    def epochs(self) -> list[dict[str, Any]]:
-        """epochs.jsonl: one dict an epoch, with `epoch`, `step`, `time`, `seconds`, `photos_per_second` and the mean
-        of every loss term."""
-        from fairweather.training.run_log import read_stats
-
-        return read_stats(self.folder / "epochs.jsonl")
-
-    def restorer(self, **options: Any) -> Restorer:
-        """A Restorer of the model; options as for `fairweather.load`."""
-        from fairweather.inference import load
-
-        return load(self.model, **options)
-
-
-# From a run to a model folder: at its end, or later and elsewhere, from its last checkpoint.
 
 log = logging.getLogger("fairweather")
 

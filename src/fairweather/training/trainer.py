@@ -36,10 +36,11 @@ from fairweather.training.config import (
 )
 from fairweather.training.dataloader import check_choice, check_headers, on_device, open_data
 from fairweather.training.distributed import ProcessGroup
-from fairweather.training.export_run import Run, export_model, git_commit, recipe_of
+from fairweather.training.export_run import export_model, git_commit, recipe_of
 from fairweather.training.initial_weights import InitialWeights, read_initial_weights
 from fairweather.training.loop import fit
 from fairweather.training.optimization import TrainingEngine, choose_device, choose_precision
+from fairweather.training.run_folder import Run
 
 log = logging.getLogger("fairweather")
 
