@@ -106,7 +106,7 @@ class Batched:
                 photos = [one.degraded[draw.item] for draw in some]
                 made = self._toned(cuts(photos, [draw.box for draw in some], crop), some)
             else:
-                made = self._weather(one, kind, clear[rows], some, generator)
+                made, clear[rows] = self._weather(one, kind, clear[rows], some, generator)
             degraded[rows] = made
         return {"degraded": self._spoilt(degraded, draws, generator), "clear": clear}
 
@@ -143,22 +143,25 @@ class Batched:
             groups[draw.source, kind].append(row)
         return groups
 
-    def _weather(self, one: Held, kind: int, clear: Tensor, draws: Sequence[Draw], generator: Generator) -> Tensor:
+    def _weather(
+        self, one: Held, kind: int, clear: Tensor, draws: Sequence[Draw], generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The degraded pictures and the clear ones, which at night differ from the given ones."""
         source = one.source
         assert isinstance(source, (Hazed, Rehazed, Rained))
         if isinstance(source, Rained):
             layers = one.banks[kind] if one.banks else None
-            return rain(clear, generator, source.settings, layers=layers)[0]
+            return rain(clear, generator, source.settings, layers=layers)[0], clear
         crop = self.mixture.settings.augment.crop
         if one.fog:
             lent = [draw.fog for draw in draws if draw.fog is not None]
             swaths = cuts([one.fog[item] for item, _ in lent], [box for _, box in lent], crop, smooth=False)
-            return rehaze(clear, swaths, generator, source.settings)[0]
+            return _both(rehaze(clear, swaths, generator, source.settings))
         planes = [one.maps[draw.item] for draw in draws] if draws[0].item in one.maps else []
         maps = cuts(planes, [draw.box for draw in draws], crop, smooth=False) if planes else None
         if maps is not None and isinstance(source, Rehazed):
-            return rehaze(clear, maps, generator, source.settings)[0]
-        return haze(clear, generator, source.settings, maps)[0]
+            return _both(rehaze(clear, maps, generator, source.settings))
+        return _both(haze(clear, generator, source.settings, maps))
 
     def _toned(self, pictures: Tensor, draws: Sequence[Draw]) -> Tensor:
         """Pictures of 0 to 255 in [0,1], their tone changed where it is drawn."""
@@ -197,7 +200,7 @@ class Batched:
         maps, banks, fog = {}, [], []
         if isinstance(source, Hazed):
             fog = self._measured(source.fog) if source.fog is not None else []
-            known = {item: source.depths.get(path) for item, path in enumerate(source.paths)}
+            known = {item: source.depth(path) for item, path in enumerate(source.paths)}
             maps = {item: self._map(depth) for item, depth in known.items() if depth is not None}
         if isinstance(source, Rained):
             sizes = sorted({layer.shape for layer in source.bank})
@@ -231,3 +234,7 @@ class Batched:
                 f"{self.device}; raise that, lower data.short_side, or set data.on_device = false"
             )
         return torch.from_numpy(values).to(self.device)
+
+
+def _both(made: tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    return made[0], made[1]["clear"]

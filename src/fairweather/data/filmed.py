@@ -126,7 +126,7 @@ class Filmed:
             swaths = _distance(source.fog.transmission(int(rng.integers(source.fog.items))))
             fog: Picture = cv2.resize(swaths, size, interpolation=cv2.INTER_LINEAR)
             return fog
-        known = source.depths.get(source.paths[item]) if isinstance(source, Hazed) and not films else None
+        known = source.depth(source.paths[item]) if isinstance(source, Hazed) and not films else None
         if known is not None:
             return known.astype(np.float32) / np.float32(65535)
         if isinstance(source, (Hazed, Rained)):

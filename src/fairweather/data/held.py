@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairweather.data.folders import all_pairs, photos_in, scene_of_pair, scene_of_photo, split
-from fairweather.data.synthetic import DISPARITY
+from fairweather.data.synthetic import DISPARITY, block_of_photo
 from fairweather.errors import BadFolder
 from fairweather.pairs import Pair, find_sets
 
@@ -43,6 +43,10 @@ def divide(sources: Sequence[Mapping[str, Any]], root: str | Path, hold_back: fl
             seen, kept = split(all_pairs(path), scene_of_pair, hold_back)
             trained |= {photo for pair in seen for photo in (pair.degraded, pair.clear)}
             held |= _by_set(path, name, {pair.degraded for pair in kept})
+        elif source["kind"] == "rgbd":
+            used, left = split(photos_in(path / "clear"), block_of_photo, hold_back)
+            trained |= set(used)
+            held[f"{name}/clear{CLEAR}"] = [Pair(photo, photo, photo.stem) for photo in left]
         else:
             photos = photos_in(path)
             if source["kind"] == "synthetic":

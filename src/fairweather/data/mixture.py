@@ -16,13 +16,13 @@ from fairweather.data.folders import Pairs, all_pairs, kept_short_side, photos_i
 from fairweather.data.photos import Photos
 from fairweather.data.rainy import Rained
 from fairweather.data.source import Sample, Source, check_index, stream
-from fairweather.data.synthetic import Clear, Hazed, Rehazed
+from fairweather.data.synthetic import RGBD, Clear, Hazed, Rehazed, depths_of, rgbd_in
 from fairweather.errors import BadSettings, UnknownName
 from fairweather.pairs import Pair
 from fairweather.weather.haze import HazeSettings
 from fairweather.weather.rain import RainSettings
 
-KINDS = ("pairs", "rehazed", "synthetic", "clear")
+KINDS = ("pairs", "rehazed", "synthetic", "rgbd", "clear")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class SourceSettings:
 
     kind: str
     """`pairs`: folders of pairs. `rehazed`: pairs whose own transmission is used again at another density. `synthetic`:
-    weather over clear photos. `clear`: clear photos on both sides."""
+    weather over clear photos. `rgbd`: haze over the photos of a folder with clear/ and depth/, along that depth; unless
+    `haze` is given, by the recipe of RESIDE's indoor training set. `clear`: clear photos on both sides."""
     path: str
     """The folder, relative to the data folder."""
     weight: float = 1.0
@@ -43,6 +44,12 @@ class SourceSettings:
     fog: str | None = None
     """For synthetic haze: a folder of pairs of real fog, relative to the data folder, whose transmissions are laid over
     the photos."""
+    depths: str | None = None
+    """For synthetic haze: a folder of estimated depth maps, absolute or relative to the data folder; the mixture's own
+    `depths` where not given."""
+    validate: str | None = None
+    """For synthetic haze: validate on the photos that are held back, under a haze that stays the same, by this name. An
+    `rgbd` source does so anyway."""
     haze: HazeSettings = field(default_factory=HazeSettings)
     """Ranges of the haze of this source."""
     rain: RainSettings = field(default_factory=RainSettings)
@@ -62,6 +69,11 @@ class SourceSettings:
             raise UnknownName("weather", self.weather, ("haze", "rain"))
         if "crop" in self.augment:
             raise BadSettings(f"the source {self.path} has a crop of its own: batches need one, data.augment.crop")
+        hazed = self.kind == "synthetic" and self.weather == "haze" and self.fog is None
+        if self.depths is not None and not hazed:
+            raise BadSettings(f"the source {self.path} has depths, which only synthetic haze uses: remove depths")
+        if self.validate is not None and not (hazed or self.kind == "rgbd"):
+            raise BadSettings(f"the source {self.path} has validate, which only synthetic haze uses: remove validate")
         if self.speed < 0:
             raise BadSettings(f"the source {self.path} has speed {self.speed}: give 0 (a camera that stands) or more")
         if not self.weight > 0:
@@ -84,6 +96,9 @@ class MixtureSettings:
     """The most memory for decoded photos; what does not fit is decoded again each time."""
     short_side: int | None = None
     """Photos are kept reduced to this short side; twice the crop where not given."""
+    depths: str | None = None
+    """A folder of estimated depth maps for synthetic haze, absolute or relative to the data folder: 16-bit PNG, 0 near
+    to 65535 far, of any size; for clear/a.jpg it is clear/a.jpg.png. Photos without one get an invented depth."""
     augment: Augment = field(default_factory=Augment)
     """Crops, flips, tone, noise and JPEG."""
 
@@ -129,7 +144,7 @@ class Mixture:
         held: dict[str, list[Pair]] = {}
         for settings, source in zip(self.settings.sources, self.sources, strict=True):
             if source.held:
-                held[f"{settings.kind}:{settings.path}"] = source.held
+                held[settings.validate or f"{settings.kind}:{settings.path}"] = source.held
         return held
 
 
@@ -151,8 +166,12 @@ def _photos_of(one: SourceSettings, root: Path, photos: Photos, settings: Mixtur
         return Rehazed(all_pairs(path), photos, augment, hold_back, one.haze)
     if one.kind == "clear":
         return Clear(photos_in(path), photos, augment, hold_back)
+    if one.kind == "rgbd":
+        return RGBD(*rgbd_in(path), photos, augment, hold_back, None if one.haze == HazeSettings() else one.haze)
     if one.weather == "haze":
-        return Hazed(photos_in(path), photos, augment, hold_back, one.haze, _lent(root, one.fog, hold_back))
+        fog, paths, folder = _lent(root, one.fog, hold_back), photos_in(path), one.depths or settings.depths
+        depths = depths_of(paths, root, root / folder, required=one.depths is not None) if folder and not fog else {}
+        return Hazed(paths, photos, augment, hold_back, one.haze, fog, depths, one.validate is not None)
     streaks = _lent(root, one.streaks, hold_back)
     return Rained(photos_in(path), photos, augment, hold_back, one.rain, streaks)
 

@@ -18,6 +18,8 @@ from fairweather.errors import BadFolder, BadImage
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
+Values = NDArray[np.uint8] | NDArray[np.uint16]
+"""H x W, a depth map as its file has it."""
 
 RESIDE_BORDER = 10
 """RESIDE's indoor clear photos keep a border of 10 px that its hazy ones have lost (640 x 480 and 620 x 460)."""
@@ -36,6 +38,7 @@ class Photos:
         self.memory = memory
         self.used = 0
         self._kept: dict[tuple[Path, Size | None], Pixels] = {}
+        self._maps: dict[Path, Values] = {}
         self._sizes: dict[Path, Size] = {}
         self._lock = Lock()
 
@@ -47,7 +50,9 @@ class Photos:
         self.__dict__.update(state)
         self._lock = Lock()
 
-    def check(self, photos: Iterable[Path], pairs: Iterable[tuple[Path, Path]] = ()) -> None:
+    def check(
+        self, photos: Iterable[Path], pairs: Iterable[tuple[Path, Path]] = (), maps: Iterable[Path] = ()
+    ) -> None:
         """Decode everything once, and name every file that is broken and every pair whose sizes differ.
 
         Raises BadImage or BadFolder; the message names all of them (the first twenty), not the first alone.
@@ -56,6 +61,7 @@ class Photos:
         couples = list(dict.fromkeys(pairs))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             broken = list(pool.map(self._trial, singles)) + list(pool.map(self._trial_pair, couples))
+            broken += list(pool.map(self._trial_map, dict.fromkeys(maps)))
         faults = list(dict.fromkeys(fault for fault in broken if fault))
         if faults:
             more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
@@ -77,6 +83,28 @@ class Photos:
         except BadFolder as error:
             return str(error)
         return ""
+
+    def _trial_map(self, path: Path) -> str:
+        try:
+            self.map(path)
+        except BadImage as error:
+            return f"\0{error}"
+        return ""
+
+    def map(self, path: Path) -> Values:
+        """A depth map, H x W of its own 8 or 16 bits, reduced as photos are; not to be written to."""
+        with self._lock:
+            kept = self._maps.get(path)
+        if kept is not None:
+            return kept
+        values = np.ascontiguousarray(images.read(path).pixels[..., 0])
+        values = reduced(values, self.short_side)
+        values.flags.writeable = False
+        with self._lock:
+            if path not in self._maps and self.used + values.nbytes <= self.memory:
+                self._maps[path] = values
+                self.used += values.nbytes
+        return values
 
     def get(self, path: Path) -> Pixels:
         """H x W x 3 uint8, not to be written to."""
@@ -118,14 +146,14 @@ def eight_bits(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Pixels:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def reduced(pixels: Pixels, short_side: int | None) -> Pixels:
-    """Reduced by area so that the short side is at most `short_side`; never enlarged."""
+def reduced(pixels: Any, short_side: int | None) -> Any:
+    """Photos or maps reduced by area so that the short side is at most `short_side`; never enlarged."""
     height, width = pixels.shape[:2]
     if short_side is None or min(height, width) <= short_side:
         return pixels
     factor = short_side / min(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=pixels.dtype)
 
 
 def _without_border(pixels: Pixels, size: Size, path: Path) -> Pixels:

@@ -35,6 +35,8 @@ def check_headers(data: DataSettings, recipe: type[Recipe], crop: int, quiet: bo
             path = Path(data.folder or "") / source.path
             if source.kind in ("pairs", "rehazed"):
                 pairs += all_pairs(path)
+            elif source.kind == "rgbd":
+                photos += photos_in(path / "clear")
             else:
                 photos += photos_in(path)
     elif data.folder:
@@ -88,7 +90,7 @@ def open_data(data: DataSettings, recipe: type[Recipe], name: str, crop: int) ->
     if data.sources:
         assert data.folder is not None
         mixed: dict[str, Any] = {"sources": data.sources, "augment": table, "hold_back": data.hold_back}
-        kept = ("samples", "short_side", "memory_gib", "frames")
+        kept = ("samples", "short_side", "memory_gib", "frames", "depths")
         optional = {key: getattr(data, key) for key in kept}
         mixed |= {key: value for key, value in optional.items() if value is not None}
         return Mixture(MixtureSettings.from_table(mixed), data.folder)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fairweather import images
-from fairweather.data.photos import Photos
+from fairweather.data.photos import Photos, Pixels
 from fairweather.data.source import Dataset
+from fairweather.data.synthetic import HazedPair
 from fairweather.generators import padded
 from fairweather.pairs import Pair
 from fairweather.training.engine import Engine
@@ -82,8 +83,12 @@ def validate(engine: Engine, pairs: dict[str, list[Pair]], photos: Photos) -> di
     """
     values = {}
     for name, some in pairs.items():
-        values[f"validation/{name}"] = fmean(_psnr(engine, *photos.pair(pair.degraded, pair.clear)) for pair in some)
+        values[f"validation/{name}"] = fmean(_psnr(engine, *_sides(pair, photos)) for pair in some)
     return values | ({"validation": fmean(values.values())} if values else {})
+
+
+def _sides(pair: Pair, photos: Photos) -> tuple[Pixels, Pixels]:
+    return pair.sides() if isinstance(pair, HazedPair) else photos.pair(pair.degraded, pair.clear)
 
 
 def _psnr(engine: Engine, degraded: np.ndarray, clear: np.ndarray) -> float:
