@@ -25,7 +25,8 @@ GAMMA = (1.5, 3.0)
 """Exponents that darken a scene before the haze (RIDCP)."""
 LAMPS = ((1.0, 0.62, 0.25), (1.0, 0.9, 0.75), (0.86, 0.94, 1.0), (1.0, 0.12, 0.06), (0.25, 1.0, 0.55))
 """Colours of lamps in linear light: sodium (about 2000 K), warm white, cold white, tail and signal lamps."""
-MOST_LAMPS = 12
+LAMP_SHARES = (0.34, 0.34, 0.18, 0.12, 0.02)
+MOST_LAMPS = 10
 Range = tuple[float, float]
 
 
@@ -237,18 +238,18 @@ def nightfall(clear: Tensor, transmission: Tensor, generator: Generator) -> tupl
     sky = _uniform(count, -4.6, -3.0, generator, clear).exp() * clear.new_tensor((0.8, 0.9, 1.1)).view(1, 3, 1, 1)
     light, lamps = sky.expand_as(clear).clone(), torch.zeros_like(clear)
     shown = _uniform(count, 2, MOST_LAMPS + 1, generator, clear).floor()
-    colours = clear.new_tensor(LAMPS)
+    colours, edges = clear.new_tensor(LAMPS), clear.new_tensor(LAMP_SHARES).cumsum(0)
     for lamp in range(MOST_LAMPS):
-        at_x, at_y, size, power, reach = (_uniform(count, 0, 1, generator, clear) for _ in range(5))
-        kind = torch.randint(len(LAMPS), (count,), generator=generator, device=generator.device).to(clear.device)
-        colour = colours[kind][:, :, None, None] * (shown > lamp)
+        at_x, at_y, size, power, reach, kind = (_uniform(count, 0, 1, generator, clear) for _ in range(6))
+        drawn = torch.searchsorted(edges, kind.flatten()).clamp_max(len(LAMPS) - 1)
+        colour = colours[drawn][:, :, None, None] * (shown > lamp)
         # lamps hang about the horizon, in the middle of most photos; far ones are small and faint
         away = ((y - (0.15 + 0.6 * at_y) * height).square() + (x - at_x * width).square()).sqrt()
-        radius = side * (0.004 + 0.016 * size**3)
-        disc = ((radius - away) / (0.3 * radius).clamp_min(0.7) + 0.5).clamp(0, 1)
-        lamps = lamps + disc * colour * (2 + 14 * power**2)
-        pool = side * (0.03 + 0.15 * reach) * (0.3 + size)
-        light = light + colour * (0.05 + 0.3 * power) / (1 + (away / pool).square())
+        radius = side * (0.003 + 0.017 * size**3)
+        disc = (-(away / radius).square()).exp()
+        lamps = lamps + disc * colour * (1 + 40 * power**2)
+        pool = side * (0.05 + 0.25 * reach) * (0.3 + size)
+        light = light + colour * (0.03 + 0.3 * power) / (1 + (away / pool).square())
     far = (1 - transmission / transmission.amax((2, 3), keepdim=True)) ** 4
     light = light * (1 - far) + 0.5 * sky * far
     return to_linear(clear) * light, lamps
@@ -261,10 +262,13 @@ def night_haze(scene: Tensor, lamps: Tensor, transmission: Tensor, airlight: Ten
     scattering model, plus the lamps' glow. What the medium takes from a lamp's way, 1 - t, glows around it.
     """
     count = len(scene)
-    spread = min(scene.shape[-2:]) * _uniform(count, -4.0, -2.3, generator, scene).exp()
-    shape = _uniform(count, 0.5, 0.9, generator, scene)
+    spread = min(scene.shape[-2:]) * _uniform(count, -4.6, -2.3, generator, scene).exp()
+    shape = _uniform(count, 0.4, 0.8, generator, scene)
     around = glow(lamps * (1 - transmission), spread, shape)
-    ambient = to_linear(airlight)[:, :, None, None]
+    # the air is lit by the same lamps, those out of the picture included
+    hue = lamps.mean((2, 3)) + 1e-2
+    hue = (hue / hue.mean(1, keepdim=True)) ** 0.3
+    ambient = (to_linear(airlight) * hue)[:, :, None, None]
     return to_srgb((ambient + (scene - ambient) * transmission + lamps * transmission + around).clamp(0, 1))
 
 
