@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairweather.data.folders import all_pairs, photos_in, scene_of_pair, scene_of_photo, split
-from fairweather.data.synthetic import DISPARITY, block_of_photo
+from fairweather.data.synthetic import DISPARITY, block_of_photo, matching
 from fairweather.errors import BadFolder
 from fairweather.pairs import Pair, find_sets
 
@@ -45,6 +45,7 @@ def divide(sources: Sequence[Mapping[str, Any]], root: str | Path, hold_back: fl
             held |= _by_set(path, name, {pair.degraded for pair in kept})
         elif source["kind"] == "rgbd":
             used, left = split(photos_in(path / "clear"), block_of_photo, hold_back)
+            used, left = (matching(some, source.get("match", ())) for some in (used, left))
             trained |= set(used)
             held[f"{name}/clear{CLEAR}"] = [Pair(photo, photo, photo.stem) for photo in left]
         else:
@@ -52,12 +53,15 @@ def divide(sources: Sequence[Mapping[str, Any]], root: str | Path, hold_back: fl
             if source["kind"] == "synthetic":
                 photos = [photo for photo in photos if not photo.stem.endswith(DISPARITY)]
             used, left = split(photos, scene_of_photo, hold_back)
+            used, left = (matching(some, source.get("match", ())) for some in (used, left))
             trained |= set(used)
             for lent in (source.get("fog"), source.get("streaks")):
                 if lent:  # pairs whose weather is laid over these photos
                     seen, _ = split(all_pairs(root / lent), scene_of_pair, hold_back)
                     trained |= {photo for pair in seen for photo in (pair.degraded, pair.clear)}
-            held[name + CLEAR] = [Pair(photo, photo, photo.stem) for photo in left]
+            # sources of one folder that differ in `match` add to one set
+            known = {pair.clear for pair in held.get(name + CLEAR, ())}
+            held.setdefault(name + CLEAR, []).extend(Pair(one, one, one.stem) for one in left if one not in known)
     return Division(frozenset(trained), {name: pairs for name, pairs in held.items() if pairs})
 
 

@@ -35,6 +35,9 @@ class SourceSettings:
     `haze` is given, by the recipe of RESIDE's indoor training set. `clear`: clear photos on both sides."""
     path: str
     """The folder, relative to the data folder."""
+    match: tuple[str, ...] = ()
+    """Of clear photos: use only those whose file name matches one of these patterns (`div2k_*`); all where empty. Which
+    scenes are held back does not depend on it."""
     weight: float = 1.0
     """How often it is drawn, relative to the others."""
     weather: str = "haze"
@@ -74,6 +77,8 @@ class SourceSettings:
             raise BadSettings(f"the source {self.path} has depths, which only synthetic haze uses: remove depths")
         if self.validate is not None and not (hazed or self.kind == "rgbd"):
             raise BadSettings(f"the source {self.path} has validate, which only synthetic haze uses: remove validate")
+        if self.match and self.kind in ("pairs", "rehazed"):
+            raise BadSettings(f"the source {self.path} has match, which only clear photos use: remove match")
         if self.speed < 0:
             raise BadSettings(f"the source {self.path} has speed {self.speed}: give 0 (a camera that stands) or more")
         if not self.weight > 0:
@@ -150,6 +155,8 @@ class Mixture:
 
 def open_source(one: SourceSettings, root: Path, photos: Photos, settings: MixtureSettings) -> Source:
     """The source that one table describes."""
+    if settings.frames is not None and one.haze.night > 0:
+        raise BadSettings(f"the source {one.path} has haze.night, which clips do not support: remove one of the two")
     if settings.frames is None:
         return _photos_of(one, root, photos, settings)
     return Filmed(_photos_of(one, root, photos, settings), settings.frames, speed=one.speed, moving=one.moving)
@@ -165,15 +172,17 @@ def _photos_of(one: SourceSettings, root: Path, photos: Photos, settings: Mixtur
     if one.kind == "rehazed":
         return Rehazed(all_pairs(path), photos, augment, hold_back, one.haze)
     if one.kind == "clear":
-        return Clear(photos_in(path), photos, augment, hold_back)
+        return Clear(photos_in(path), photos, augment, hold_back, one.match)
     if one.kind == "rgbd":
-        return RGBD(*rgbd_in(path), photos, augment, hold_back, None if one.haze == HazeSettings() else one.haze)
+        haze = None if one.haze == HazeSettings() else one.haze
+        return RGBD(*rgbd_in(path), photos, augment, hold_back, haze, match=one.match)
     if one.weather == "haze":
         fog, paths, folder = _lent(root, one.fog, hold_back), photos_in(path), one.depths or settings.depths
         depths = depths_of(paths, root, root / folder, required=one.depths is not None) if folder and not fog else {}
-        return Hazed(paths, photos, augment, hold_back, one.haze, fog, depths, one.validate is not None)
+        validated = one.validate is not None
+        return Hazed(paths, photos, augment, hold_back, one.haze, fog, depths, validated=validated, match=one.match)
     streaks = _lent(root, one.streaks, hold_back)
-    return Rained(photos_in(path), photos, augment, hold_back, one.rain, streaks)
+    return Rained(photos_in(path), photos, augment, hold_back, one.rain, streaks, match=one.match)
 
 
 def _lent(root: Path, path: str | None, hold_back: float) -> list[Pair]:

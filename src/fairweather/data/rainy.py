@@ -23,9 +23,9 @@ class Rained(Clear):
 
     def __init__(
         self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0,
-        settings: RainSettings | None = None, streaks: Sequence[Pair] = (),
+        settings: RainSettings | None = None, streaks: Sequence[Pair] = (), *, match: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        super().__init__(paths, photos, augment, hold_back)
+        super().__init__(paths, photos, augment, hold_back, match)
         photos.check((), ((pair.degraded, pair.clear) for pair in streaks))
         self.held = []
         self.settings = settings or RainSettings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
@@ -44,9 +45,17 @@ class Clear:
     scene: ClassVar[Callable[[Path], str]] = staticmethod(scene_of_photo)
     """What is held back together."""
 
-    def __init__(self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0) -> None:
-        photos.check(paths)
-        self.paths, held = split(paths, type(self).scene, hold_back)
+    def __init__(
+        self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0, match: Sequence[str] = ()
+    ) -> None:
+        """match: patterns of file names; of the photos only those that match one are used, all where there is none.
+
+        Raises BadFolder where none matches."""
+        # split first, so that a scene is held back from all sources of a folder alike
+        self.paths, held = (matching(some, match) for some in split(paths, type(self).scene, hold_back))
+        if paths and not self.paths:
+            raise BadFolder(f"{paths[0].parent}: no file name matches {', '.join(match)}: correct match, or remove it")
+        photos.check([*self.paths, *held])
         self.held: list[Pair] = [Pair(path, path, path.stem) for path in held]
         self.photos = photos
         self.augment = augment
@@ -83,19 +92,20 @@ class Hazed(Clear):
     def __init__(
         self, paths: Sequence[Path], photos: Photos, augment: Augment, hold_back: float = 0.0,
         settings: HazeSettings | None = None, fog: Sequence[Pair] = (), depths: Mapping[Path, Path] | None = None,
-        validated: bool = False,
+        *, validated: bool = False, match: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """depths: photo -> file of its depth, 16 bits, 0 near to 65535 far, of any size.
         validated: each photo that is held back gives a validation pair, under one haze that stays the same."""
         disparities = {path.stem: path for path in paths if path.stem.endswith(DISPARITY)}
-        super().__init__([path for path in paths if path.stem not in disparities], photos, augment, hold_back)
+        super().__init__([path for path in paths if path.stem not in disparities], photos, augment, hold_back, match)
         self.settings = settings or HazeSettings()
         self._measured = {
             path: depth_of_disparity(disparities[path.stem + DISPARITY], photos.get(path).shape[:2])
             for path in [*self.paths, *(pair.clear for pair in self.held)]
             if path.stem + DISPARITY in disparities
         }
-        self._maps = {path: file for path, file in (depths or {}).items() if path not in self._measured}
+        needed = {*self.paths, *(pair.clear for pair in self.held)} - self._measured.keys()
+        self._maps = {path: file for path, file in (depths or {}).items() if path in needed}
         photos.check((), maps=self._maps.values())
         self.fog = Rehazed(fog, photos, augment) if fog else None
         self.held = [HazedPair(pair.degraded, pair.clear, pair.name, self) for pair in self.held] if validated else []
@@ -148,7 +158,7 @@ class RGBD(Hazed):
 
     def __init__(
         self, paths: Sequence[Path], depths: Mapping[Path, Path], photos: Photos, augment: Augment,
-        hold_back: float = 0.0, settings: HazeSettings | None = None,
+        hold_back: float = 0.0, settings: HazeSettings | None = None, *, match: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """depths: photo -> file of its depth, 8 or 16 bits, of the same aspect, proportional to the distance.
 
@@ -157,9 +167,8 @@ class RGBD(Hazed):
         if missing:
             named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise BadFolder(f"{paths[0].parent}: no depth map for {named}: add files of the same names to depth/")
-        super().__init__(
-            paths, photos, augment, hold_back, settings or RESIDE_INDOOR, depths=depths, validated=True
-        )
+        settings = settings or RESIDE_INDOOR
+        super().__init__(paths, photos, augment, hold_back, settings, depths=depths, validated=True, match=match)
         inner = {path for block in blocks(pair.clear for pair in self.held) for path in block[MARGIN:-MARGIN] or block}
         self.held = [pair for pair in self.held if pair.clear in inner]
 
@@ -204,6 +213,11 @@ def blocks(paths: Iterable[Path]) -> list[list[Path]]:
     for path in sorted(paths):
         found.setdefault(block_of_photo(path), []).append(path)
     return list(found.values())
+
+
+def matching(paths: Iterable[Path], patterns: Sequence[str]) -> list[Path]:
+    """The paths whose file name matches one of the patterns; all where there is none."""
+    return [path for path in paths if not patterns or any(fnmatchcase(path.name, one) for one in patterns)]
 
 
 def depths_of(photos: Iterable[Path], root: Path, folder: Path, *, required: bool) -> dict[Path, Path]:
