@@ -200,15 +200,16 @@ def test_the_haze_of_older_settings_is_what_it_was(clear: torch.Tensor) -> None:
 
 def test_idle_settings_leave_the_haze_as_it_is(clear: torch.Tensor) -> None:
     plain, _ = physics.haze(clear, drawn(2), STILL, torch.rand(3, 1, 72, 96, generator=drawn()))
-    drawn_but_idle = replace(STILL, dark=1.0, gamma=(1.0, 1.0), warm=(-1e-9, 1e-9), bend=1e-9, night=1e-12, grain=1e-12)
-    idle, record = physics.haze(clear, drawn(2), drawn_but_idle, torch.rand(3, 1, 72, 96, generator=drawn()))
+    darkened = {"dark": 1.0, "gamma": (1.0, 1.0), "night": 1e-12, "grain": 1e-12}
+    settings = replace(STILL, **darkened, warm=(-1e-9, 1e-9), bend=(1.0, 1.0 + 1e-9))
+    idle, record = physics.haze(clear, drawn(2), settings, torch.rand(3, 1, 72, 96, generator=drawn()))
     assert torch.allclose(plain, idle, atol=1e-5)
     assert torch.equal(record["clear"], clear)
 
 
 def test_transmission_falls_with_depth_down_to_the_airlight(clear: torch.Tensor) -> None:
     depth = torch.linspace(0, 1, 96).expand(3, 1, 72, 96)
-    settings = replace(STILL, density=(8.0, 8.0), near=(0.1, 0.1), bend=0.7)
+    settings = replace(STILL, density=(8.0, 8.0), near=(0.1, 0.1), bend=(0.5, 2.0))
     hazy, record = physics.haze(clear, drawn(), settings, depth)
     t = record["transmission"]
     assert (t.diff(dim=3) <= 0).all()
@@ -317,7 +318,7 @@ def test_a_night_without_haze_is_its_own_truth(clear: torch.Tensor) -> None:
     ("setting", "words"),
     [
         ({"near": (0.2, 1.2)}, "haze.near ends at 1.2"),
-        ({"bend": -1.0}, "haze.bend is -1.0"),
+        ({"bend": (0.0, 1.0)}, "haze.bend starts at 0"),
         ({"warm": (0.5, 0.1)}, "haze.warm is 0.5 to 0.1"),
         ({"gamma": (3.0, 1.5)}, "haze.gamma is 3.0 to 1.5"),
         ({"patches": (-0.1, 1.5)}, "haze.patches is -0.1"),

@@ -52,7 +52,8 @@ class Air:
         self.clear = bool(rng.random() < settings.clear)
         self.noise = 0.0 if self.clear else float(rng.uniform(0, settings.noise))
         # settings that are off draw nothing, so that a seed makes the same clip as before they were there
-        self.bend = float(np.exp(rng.uniform(-settings.bend, settings.bend))) if settings.bend > 0 else 1.0
+        bends = settings.bend != (1.0, 1.0)
+        self.bend = float(np.exp(rng.uniform(*np.log(settings.bend)))) if bends else 1.0
         self.near = float(rng.uniform(*settings.near)) if settings.near[1] > 0 else 0.0
         if density is not None:  # a measured optical distance is no depth map
             self.bend, self.near = 1.0, 0.0

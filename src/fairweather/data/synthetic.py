@@ -19,7 +19,7 @@ from fairweather import images
 from fairweather.data import augment as aug
 from fairweather.data.augment import Augment
 from fairweather.data.folders import photos_in, scene_of_pair, scene_of_photo, split
-from fairweather.data.photos import Photos, Pixels
+from fairweather.data.photos import Photos, Pixels, Values
 from fairweather.data.source import Sample, stream, to_tensor, torch_generator
 from fairweather.errors import BadFolder, BadImage
 from fairweather.pairs import Pair
@@ -137,14 +137,19 @@ class Hazed(Clear):
         if path not in self._maps:
             return None
         values = self.photos.map(self._maps[path])
+        near, far = self.ends(values)
         height, width = self.photos.get(path).shape[:2]
-        scaled = values.astype(np.float32) * np.float32(65535 / self.peak(values))
+        scaled = (values.astype(np.float32) - np.float32(near)) * np.float32(65535 / max(far - near, 1))
         scaled = cv2.resize(scaled, (width, height), interpolation=cv2.INTER_LINEAR)
-        return np.asarray(scaled.round(), dtype=np.uint16)
+        return np.asarray(scaled.clip(0, 65535).round(), dtype=np.uint16)
 
-    def peak(self, values: NDArray[np.generic]) -> float:
-        """The value of a depth map that stands for the farthest point."""
-        return 65535.0
+    def ends(self, values: Values) -> tuple[float, float]:
+        """The values of a depth map that become depths 0 and 1.
+
+        Estimated depth is known up to scale and shift, so the nearest point is always at 0; `HazeSettings.near` moves
+        it away again."""
+        near, far = np.percentile(values[::4, ::4], (1, 99))
+        return float(near), float(far)
 
 
 class RGBD(Hazed):
@@ -172,8 +177,8 @@ class RGBD(Hazed):
         inner = {path for block in blocks(pair.clear for pair in self.held) for path in block[MARGIN:-MARGIN] or block}
         self.held = [pair for pair in self.held if pair.clear in inner]
 
-    def peak(self, values: NDArray[np.generic]) -> float:
-        return max(1.0, float(values.max()))
+    def ends(self, values: Values) -> tuple[float, float]:
+        return 0.0, float(values.max())
 
 
 RESIDE_INDOOR = HazeSettings(

@@ -54,6 +54,8 @@ def check_choice(data: DataSettings, recipe: type[Recipe], name: str) -> None:
     """Raises BadSettings where the table names no data, too much, or what the recipe cannot learn from."""
     if data.on_device and not data.sources:
         raise BadSettings("data.on_device is for mixtures: list data.sources, or take it out")
+    if data.depths is not None and not data.sources:
+        raise BadSettings("data.depths is for mixtures: list data.sources, or remove depths (--depths)")
     if data.frames is not None and data.frames < 1:
         raise BadSettings(f"data.frames is {data.frames}: a clip has at least 1")
     if recipe.filmed and not (data.sources and data.frames):

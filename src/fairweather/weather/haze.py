@@ -57,9 +57,9 @@ class HazeSettings:
     argues for densities down to none)."""
     near: Range = (0.0, 0.0)
     """Distance of the nearest point as a share of the farthest: haze stands before the foreground, too."""
-    bend: float = 0.0
-    """Depths are raised to powers between exp(-bend) and exp(bend), because a depth map that is estimated from one
-    photo, or invented, is known up to such a curve."""
+    bend: Range = (1.0, 1.0)
+    """Depths are raised to a power, drawn log-uniformly: an estimated or invented depth map is known up to a curve, and
+    above 1 the foreground is clearer and the distance denser, as it is along a road."""
     even: bool = False
     """Draw the density uniformly, as RESIDE does."""
     patches: Range = (0.2, 1.8)
@@ -82,7 +82,7 @@ class HazeSettings:
     """Share of pictures at night, with glowing lamps (see `nightfall` and `glow`). Their clear side is dark, too."""
 
     def __post_init__(self) -> None:
-        for name in ("density", "airlight", "near", "patches", "gamma", "cast"):
+        for name in ("density", "airlight", "near", "bend", "patches", "gamma", "cast"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise BadSettings(f"haze.{name} is {low} to {high}: a range goes up from 0 or more")
@@ -90,10 +90,10 @@ class HazeSettings:
             raise BadSettings(f"haze.warm is {self.warm[0]} to {self.warm[1]}: a range goes up")
         if self.near[1] > 1:
             raise BadSettings(f"haze.near ends at {self.near[1]}: the nearest point is no farther than the farthest, 1")
-        if self.bend < 0:
-            raise BadSettings(f"haze.bend is {self.bend}: it is at least 0")
         if self.density[0] == 0:  # its logarithm is drawn
             raise BadSettings("haze.density starts at 0: it must be above; haze.clear leaves pictures clear")
+        if self.bend[0] == 0:
+            raise BadSettings("haze.bend starts at 0: a power is above 0")
         if self.airlight[1] > 1 or self.noise < 0:
             raise BadSettings("haze.airlight ends at 1, and haze.noise is at least 0")
         for name in ("blue", "patchy", "linear", "clear", "tint", "dark", "grain", "night"):
@@ -135,16 +135,15 @@ def haze(
     count, _, height, width = clear.shape
     if depth is None:
         depth = invented_depth(count, height, width, generator, guide=clear)
-    if settings.bend > 0:
-        depth = depth ** _uniform(count, -settings.bend, settings.bend, generator, clear).exp()
+    if settings.bend != (1.0, 1.0):
+        depth = depth ** _log_uniform(count, settings.bend, generator, clear)
     if settings.near[1] > 0:
         near = _uniform(count, *settings.near, generator, clear)
         depth = near + (1 - near) * depth
     if settings.even:
         beta = _uniform(count, *settings.density, generator, clear)
     else:
-        low, high = (torch.tensor(v).log().item() for v in settings.density)
-        beta = _uniform(count, low, high, generator, clear).exp()
+        beta = _log_uniform(count, settings.density, generator, clear)
     return _finish(clear, (-beta * depth).exp(), generator, settings)
 
 
@@ -247,7 +246,7 @@ def nightfall(clear: Tensor, transmission: Tensor, generator: Generator) -> tupl
         away = ((y - (0.15 + 0.6 * at_y) * height).square() + (x - at_x * width).square()).sqrt()
         radius = side * (0.003 + 0.017 * size**3)
         disc = (-(away / radius).square()).exp()
-        lamps = lamps + disc * colour * (1 + 40 * power**2)
+        lamps = lamps + disc * colour * 2 * 150**power
         pool = side * (0.05 + 0.25 * reach) * (0.3 + size)
         light = light + colour * (0.03 + 0.3 * power) / (1 + (away / pool).square())
     far = (1 - transmission / transmission.amax((2, 3), keepdim=True)) ** 4
@@ -384,6 +383,11 @@ def _wrapped(size: int, like: Tensor) -> Tensor:
 def _uniform(count: int, low: float, high: float, generator: Generator, like: Tensor) -> Tensor:
     draw = torch.rand(count, 1, 1, 1, generator=generator, device=generator.device).to(like)
     return low + (high - low) * draw
+
+
+def _log_uniform(count: int, limits: Range, generator: Generator, like: Tensor) -> Tensor:
+    low, high = (torch.tensor(limit).log().item() for limit in limits)
+    return _uniform(count, low, high, generator, like).exp()
 
 
 def _happens(count: int, share: float, generator: Generator, like: Tensor) -> Tensor:
