@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 Values = NDArray[np.uint8] | NDArray[np.uint16]
 """H x W, a depth map as its file has it."""
+V = TypeVar("V", NDArray[np.uint8], NDArray[np.uint8] | NDArray[np.uint16])
 
 RESIDE_BORDER = 10
 """RESIDE's indoor clear photos keep a border of 10 px that its hazy ones have lost (640 x 480 and 620 x 460)."""
@@ -146,14 +147,14 @@ def eight_bits(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Pixels:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def reduced(pixels: Any, short_side: int | None) -> Any:
+def reduced(pixels: V, short_side: int | None) -> V:
     """Photos or maps reduced by area so that the short side is at most `short_side`; never enlarged."""
     height, width = pixels.shape[:2]
     if short_side is None or min(height, width) <= short_side:
         return pixels
     factor = short_side / min(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=pixels.dtype)
+    return cast(V, np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=pixels.dtype))
 
 
 def _without_border(pixels: Pixels, size: Size, path: Path) -> Pixels:

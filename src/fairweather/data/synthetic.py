@@ -82,8 +82,8 @@ class Clear:
 
 
 class Hazed(Clear):
-    """Haze over clear photos: along true depth where a disparity map lies beside them, else along the estimated depth
-    that `depths` names, else along invented depth.
+    """Haze over clear photos: along true depth where there is a disparity map, else along the estimated depth that
+    `depths` names, else along invented depth.
 
     With `fog`, pairs of real fog, it is theirs: the transmission measured in one of them is laid over another photo.
     Fog from a machine drifts as it likes, so that its swaths fit anywhere; haze that depth makes does not.
