@@ -18,7 +18,8 @@ from fairweather.evaluation import PROTOCOLS, SetScores, against_themselves, fro
 from fairweather.evaluation.metrics import psnr
 from fairweather.evaluation.protocols import Protocol
 from fairweather.evaluation.sets import Picture, Produce, Restore
-from fairweather.images import atomic, read, to_float
+from fairweather.files import atomic
+from fairweather.images import read, to_float
 from fairweather.pairs import Pair, pictures
 
 RAINY = {"rain", "rainy", "rainy_image", "light", "heavy"}

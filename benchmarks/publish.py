@@ -17,7 +17,7 @@ from tables import MARK, Published, in_order, lines
 from fairweather import cards
 from fairweather.errors import BadSettings
 from fairweather.evaluation import PROTOCOLS
-from fairweather.images import atomic
+from fairweather.files import atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = """```sh

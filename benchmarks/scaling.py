@@ -137,7 +137,7 @@ def draw(series: dict[str, Sequence[Point]], title: str, out: Path) -> None:
             axis.plot(*zip(*pairs, strict=True), "o", markersize=5)
             axis.set(xlabel=what, ylabel=name, xlim=(0, None), ylim=(0, 1.15 * max(y for _, y in pairs)))
             axis.set_title(f"R² {found.fit:.4f}, furthest {found.furthest:.1%}", fontsize=9)
-    from fairweather.images import atomic
+    from fairweather.files import atomic
 
     with atomic(out) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
 
 from fairweather.errors import BadCard, BadFolder, UnknownName
+from fairweather.files import atomic, recover
 
 FORMAT_VERSION = 1
 GENERATOR_NAMES: tuple[str, ...] = (
@@ -121,6 +122,7 @@ def read_card(folder: str | os.PathLike[str], *, verify: bool = True) -> Card:
     Raises BadCard (incomplete, altered, or of another version) and BadFolder (no such folder).
     """
     folder = Path(folder)
+    recover(folder)
     if not folder.is_dir():
         raise BadFolder(f"{folder} is not a folder: a model is a folder with {CARD}, {WEIGHTS} and {ONNX}")
     path = folder / CARD
@@ -149,8 +151,6 @@ def write_card(folder: str | os.PathLike[str], card: Card) -> Card:
 
     Raises BadCard where a summed file is missing or a field of the card could not be read back.
     """
-    from fairweather.images import atomic  # here: reading a card needs no imaging library
-
     folder = Path(folder)
     card = dataclasses.replace(card, checksums={name: _sha256(folder / name) for name in summed(card)})
     path = folder / CARD
@@ -206,6 +206,8 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     if text in models:
         return models[text]
     path = Path(text)
+    recover(path)
+    recover(path / "model")
     if (path / CARD).is_file():
         return path
     if (path / "model" / CARD).is_file():

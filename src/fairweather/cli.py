@@ -13,9 +13,11 @@ This file imports nothing but the standard library's lightest, so that `fairweat
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 PAGE = """\
 fairweather takes the weather out of pictures: haze and rain, on a machine with or without a GPU.
@@ -86,6 +88,9 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. `argv` is without the program's name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a name that is not UTF-8 is printed with such bytes as \\udcff
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         if argv is None and arguments[:1] == ["train"]:
             from fairweather.training.allocator import restart_tuned
@@ -154,6 +159,12 @@ def _guarded(verb: str, arguments: list[str]) -> int:
     except FairweatherError as error:
         message = " ".join(str(error).split("\n"))
         print(f"fairweather: error: {message}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG or error.filename is None:
+            raise
+        # The first look at any path raises this, in whatever module that is: no file has such a name.
+        print(f"fairweather: error: {error.filename}: the name is too long; check it", file=sys.stderr)
         return 1
     except ModuleNotFoundError as missing:
         extra = EXTRAS.get((missing.name or "").partition(".")[0])

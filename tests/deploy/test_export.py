@@ -55,6 +55,8 @@ def test_networks_with_global_statistics_export_too(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in generator.state_dict().items())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted((cards.CARD, *cards.SUMMED))
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert modes == {(tmp_path / "model").stat().st_mode & 0o666}, "whoever may list the folder may load the model"
     assert card == cards.read_card(tmp_path / "model")
     assert card.maps is None
     agrees(generator, tmp_path / "model")
@@ -157,7 +159,7 @@ def test_an_export_that_fails_leaves_what_was_there(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for place, failure, error in (("parity.check", differs, ParityFailed), ("save_file", full, BadFolder)):
+    for place, failure, error in (("parity.check", differs, ParityFailed), ("save", full, BadFolder)):
         with monkeypatch.context() as patched:
             patched.setattr("fairweather.deploy.export.write_onnx", copied)
             patched.setattr(f"fairweather.deploy.export.{place}", failure)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairweather import images
+from fairweather import files, images
 from fairweather.errors import BadFolder, BadImage, MissingExtra
 from fairweather.images import decoding
 from tests.images.samples import inks
@@ -199,7 +199,7 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
     target.write_text("old")
 
     def failing() -> None:
-        with images.atomic(target) as temporary:
+        with files.atomic(target) as temporary:
             temporary.write_text("new")
             assert temporary.parent == target.parent
             raise ZeroDivisionError
@@ -207,7 +207,7 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         failing()
     assert target.read_text() == "old"
-    with images.atomic(target) as temporary:
+    with files.atomic(target) as temporary:
         temporary.write_text("new")
         assert target.read_text() == "old"
     assert target.read_text() == "new"
@@ -215,7 +215,7 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
 
 
 def test_atomic_honours_the_umask(tmp_path: Path) -> None:
-    with images.atomic(tmp_path / "a") as temporary:
+    with files.atomic(tmp_path / "a") as temporary:
         temporary.touch()
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
@@ -284,7 +284,7 @@ def test_a_folder_that_is_missing_or_closed(tmp_path: Path, monkeypatch: pytest.
 
 def test_interruption_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with images.atomic(tmp_path / "a") as temporary:
+        with files.atomic(tmp_path / "a") as temporary:
             temporary.touch()
             raise KeyboardInterrupt
 
@@ -331,7 +331,7 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) ->
     code = f"""
 import os, signal
 from pathlib import Path
-from fairweather.images import atomic
+from fairweather.files import atomic
 with atomic({str(tmp_path / "a.jpg")!r}) as temporary:
     temporary.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -345,8 +345,7 @@ with atomic({str(tmp_path / "a.jpg")!r}) as temporary:
     for path in (elsewhere, aged, *mine):
         path.write_bytes(b"")
     os.utime(aged, (0, 0))
-    with images.atomic(tmp_path / "c.jpg") as running:
+    with files.atomic(tmp_path / "c.jpg") as running:
         running.write_bytes(b"whole")
-        assert set(images.sweep(tmp_path)) == {left, aged}
+        assert files.sweep(tmp_path) == [], "the first write into a folder sweeps it"
     assert {path.name for path in tmp_path.iterdir()} == {"c.jpg", elsewhere.name, *(path.name for path in mine)}
-    assert images.sweep(tmp_path / "not there") == []

@@ -120,9 +120,9 @@ def test_inputs_that_are_not_there(here: Path) -> None:
 def test_places_that_cannot_take_results(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(here / "a.png", here / "file")
     (here / "full" / "a.png").mkdir(parents=True)
-    with pytest.raises(BadFolder, match="file: is a file"):
+    with pytest.raises(BadFolder, match=r"file.*: cannot be made .a part of that path is a file"):
         plan(["a.png"], "file")
-    with pytest.raises(BadFolder, match="file: is a file"):
+    with pytest.raises(BadFolder, match=r"file.*: cannot be made .a part of that path is a file"):
         plan(["a.png"], "file/deeper")
     with pytest.raises(BadFolder, match="is a folder, where the result"):
         plan(["a.png"], "full")

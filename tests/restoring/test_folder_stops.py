@@ -105,11 +105,11 @@ def test_a_killed_run_leaves_no_half_file_and_the_next_one_finishes(here: Path) 
     put(*(here / "in" / f"{i:02}.png" for i in range(30)))
     code = """
 import time
-from fairweather import images
+from fairweather import files, images
 from fairweather.restoring import folder
 
 def slow(path, photo):
-    with images.atomic(path) as temporary:
+    with files.atomic(path) as temporary:
         temporary.write_bytes(b"half of it")
         time.sleep(0.1)
         images.write(temporary, photo)

@@ -175,3 +175,37 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
         peaks.append(int(done.stderr.strip().splitlines()[-1]))
     assert peaks[1] < 1.05 * peaks[0], "peak KiB of a film of 3 s and of one of 15 s"
+
+
+def test_a_file_that_is_called_like_a_part_is_left_alone(tmp_path: Path) -> None:
+    source = make(tmp_path / "x.mp4", count=4)
+    (tmp_path / "y.part.mp4").write_bytes(b"somebody's")
+    assert restore(source, "-o", tmp_path / "y.mp4", "--weather", "haze", "--preview", "side") == 0
+    assert (tmp_path / "y.part.mp4").read_bytes() == b"somebody's"
+    assert len(frames_of(tmp_path / "y.mp4")[1]) == 4
+    before = source.rename(tmp_path / "holiday.part.mp4").read_bytes()
+    assert restore(tmp_path / "holiday.part.mp4", "-o", tmp_path / "holiday.mp4", "--weather", "haze") == 0
+    assert (tmp_path / "holiday.part.mp4").read_bytes() == before
+    names = ["holiday.mp4", "holiday.part.mp4", "y.mp4", "y.part.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_two_films_of_which_one_is_called_like_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for name, count in (("a.mkv", 4), ("a.part.mkv", 6)):
+        make(tmp_path / "in" / name, count=count)
+    assert restore(tmp_path / "in", "-o", tmp_path / "out", "--weather", "haze") == 0
+    assert "2 of 2 films restored" in capsys.readouterr().out
+    assert [len(frames_of(tmp_path / "out" / name)[1]) for name in ("a.mkv", "a.part.mkv")] == [4, 6]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_two_runs_to_one_film(tmp_path: Path) -> None:
+    sources = [make(tmp_path / f"{name}.mp4", count=count) for name, count in (("a", 30), ("b", 31))]
+    command = [*RUN, "--weather", "haze", "--overwrite", "-o", str(tmp_path / "out.mp4")]
+    both = [subprocess.Popen([*command, str(source)], stderr=subprocess.PIPE, text=True) for source in sources]
+    errors = [one.communicate(timeout=120)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], errors
+    assert "Traceback" not in "".join(errors)
+    assert len(frames_of(tmp_path / "out.mp4")[1]) in (30, 31)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4", "out.mp4"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -69,7 +70,7 @@ def split(items: Sequence[T], scene: Callable[[T], str], hold_back: float) -> tu
     """
     if not 0 <= hold_back < 1:
         raise BadSettings(f"hold_back is {hold_back}: the share of scenes kept out of training lies in [0, 1)")
-    scenes = sorted({scene(item) for item in items}, key=lambda key: sha256(key.encode()).digest())
+    scenes = sorted({scene(item) for item in items}, key=lambda key: sha256(os.fsencode(key)).digest())
     count = max(1, round(hold_back * len(scenes))) if hold_back > 0 else 0
     if count and count >= len(scenes):
         raise BadSettings(f"hold_back {hold_back} would leave none of {len(scenes)} scenes to train on; lower it")

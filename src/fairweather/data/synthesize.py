@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -16,6 +17,8 @@ from fairweather import images
 from fairweather.data.source import stream, to_tensor, torch_generator
 from fairweather.data.synthetic import DISPARITY, depth_of_disparity, map_tensor, to_picture
 from fairweather.errors import BadFolder, BadImage, UnknownName
+from fairweather.files import sweep
+from fairweather.outputs import check_place, make_folder, refuse_inputs
 from fairweather.pairs import pictures
 from fairweather.weather.haze import HazeSettings
 from fairweather.weather.haze import haze as add_haze
@@ -59,19 +62,23 @@ def synthesize(
     """
     if kind not in KINDS:
         raise UnknownName("weather", kind, KINDS)
-    report = Synthesized()
-    for source, target in plan(inputs, Path(out)):
+    report, planned = Synthesized(), plan(inputs, Path(out))
+    maps = {path for source, _ in planned if (path := _disparity(source, depth)).is_file()}
+    refuse_inputs([target for _, target in planned], maps)
+    for place in {target.parent for _, target in planned}:
+        sweep(place)
+    for source, target in planned:
         try:
             photo = images.read(source)
             if learned is not None:
                 pixels = learned(photo.pixels)
             else:
                 clear = images.to_float(photo.pixels)
-                rng = stream(seed, int.from_bytes(sha256(source.name.encode()).digest()[:8], "little"))
+                rng = stream(seed, int.from_bytes(sha256(os.fsencode(source.name)).digest()[:8], "little"))
                 weather = _settings(kind, haze, rain, clear.shape)
                 made = _weathered(clear, _depth(source, depth, clear.shape), torch_generator(rng), weather)
                 pixels = images.from_float(made, photo.pixels.dtype)
-            _make(target.parent)
+            make_folder(target.parent)
             images.write(target, photo.replaced(pixels))
         except BadImage as error:
             report.failed[source] = str(error)
@@ -97,19 +104,12 @@ def plan(inputs: str | Path | Iterable[str | Path], out: Path) -> list[tuple[Pat
         raise BadFolder(f"{', '.join(map(str, given)) or 'nothing'} holds no photos; give photos or folders of photos")
     targets: dict[Path, Path] = {}
     for source, target in found:
-        if target.resolve() == source.resolve():
-            raise BadFolder(f"{source} would be written over itself; choose another folder with -o")
+        check_place(target)
         if target in targets:
             raise BadFolder(f"{targets[target]} and {source} would both be written to {target}; do them one by one")
         targets[target] = source
+    refuse_inputs(targets, targets.values())
     return found
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadFolder(f"{folder}: cannot be made ({error.strerror}); choose another folder with -o") from error
 
 
 def _photos(folder: Path) -> Sequence[Path]:
@@ -124,8 +124,12 @@ def _photos(folder: Path) -> Sequence[Path]:
 
 
 def _depth(source: Path, folder: str | Path | None, shape: tuple[int, ...]) -> torch.Tensor | None:
-    disparity = (source.parent if folder is None else Path(folder)) / f"{source.stem}{DISPARITY}.png"
+    disparity = _disparity(source, folder)
     return map_tensor(depth_of_disparity(disparity, shape[:2])) if disparity.is_file() else None
+
+
+def _disparity(source: Path, folder: str | Path | None) -> Path:
+    return (source.parent if folder is None else Path(folder)) / f"{source.stem}{DISPARITY}.png"
 
 
 def _settings(

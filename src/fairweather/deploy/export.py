@@ -6,11 +6,8 @@ import copy
 import logging
 import math
 import os
-import shutil
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +15,15 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from fairweather import cards
 from fairweather.deploy import parity
-from fairweather.errors import BadCard, BadFolder, MissingExtra
+from fairweather.errors import BadCard, MissingExtra
+from fairweather.files import atomic_folder, recover
 from fairweather.generators import exported
+from fairweather.outputs import check_place, refuse_other_than_model, refuse_within
 from fairweather.restoring.engines import rebuilt
 
 OPSET = 18
@@ -61,10 +60,9 @@ def export(
     Raises ParityFailed, BadFolder, BadCard.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise BadFolder(f"{folder} is a file: choose another folder for the model")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / cards.CARD).is_file():
-        raise BadFolder(f"{folder} holds something that is no model: choose another folder, or empty it")
+    check_place(folder)
+    recover(folder)
+    refuse_other_than_model(folder)
     frozen = copy.deepcopy(generator).to("cpu", torch.float32).eval()
     if half:
         _round_to_half(frozen)
@@ -73,7 +71,7 @@ def export(
     maps = None
     if frozen.output == "maps":
         maps = cards.MapsSpec(size=int(frozen.size), radius=int(frozen.radius), eps=float(frozen.eps))  # type: ignore[arg-type]
-    with made_whole(folder) as building:
+    with atomic_folder(folder) as building:
         write_weights(frozen, building / cards.WEIGHTS, half=half)
         write_onnx(network, building / cards.ONNX, multiple_of)
         card = cards.Card(
@@ -118,6 +116,7 @@ def reexport(
     Raises as `export`, and BadCard where weights do not fit.
     """
     folder = cards.find(model)
+    refuse_within(out, [folder])
     card = cards.read_card(folder, verify=False)  # its model.onnx may be the very thing that needs making again
     if card.quantized is not None:
         _log.warning(
@@ -152,7 +151,7 @@ def write_weights(generator: nn.Module, path: Path, *, half: bool = False) -> No
         key: value.detach().to(_stored(value, half)).cpu().contiguous().clone()
         for key, value in generator.state_dict().items()
     }
-    save_file(state, path)
+    path.write_bytes(save(state))  # its own way to a file leaves one that only the owner can read
 
 
 def _state(network: nn.Module) -> cards.StateSpec | None:
@@ -279,37 +278,3 @@ def bytes_per_pixel(path: Path, multiple_of: int, state: cards.StateSpec | None 
         peak = max(peak, alive)
         alive -= sum(sizes.get(name, 0) for name in set(node.input) if last[name] == index)
     return float(round(peak / (side * side), 1))
-
-
-@contextmanager
-def made_whole(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` to write into, which takes its place at the end, or is gone without a trace.
-
-    Raises BadFolder where it cannot be written.
-    """
-    building = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
-    try:
-        building.mkdir(parents=True)
-        yield building
-        _replace(folder, building)
-    except OSError as error:
-        raise BadFolder(
-            f"{folder} cannot be written ({error.strerror or error}): choose another, or free space"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _replace(folder: Path, building: Path) -> None:
-    """Put `building` at `folder`; what is there is moved aside first and removed last."""
-    if not folder.exists():
-        building.rename(folder)
-        return
-    old = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
-    folder.rename(old)
-    try:
-        building.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -32,10 +32,12 @@ from torch import nn
 
 from fairweather import cards
 from fairweather.deploy import cost, fallback, int8, likeness, parity, rewriting, samples
-from fairweather.deploy.export import made_whole, write_onnx
+from fairweather.deploy.export import write_onnx
 from fairweather.deploy.likeness import Bar, Likeness
 from fairweather.deploy.samples import Sample, Samples
-from fairweather.errors import BadFolder, BadSettings, ParityFailed, UnknownName
+from fairweather.errors import BadSettings, ParityFailed, UnknownName
+from fairweather.files import atomic_folder, recover
+from fairweather.outputs import check_place, refuse_other_than_model, refuse_within
 from fairweather.restoring.engines import rebuilt
 from fairweather.restoring.restorer import Restorer
 
@@ -79,10 +81,10 @@ def quantize(
             f"model {card.name} has a memory, and ranges are measured on single photos, which do not show what flows "
             "through it after many frames: it stays in float"
         )
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / cards.CARD).is_file())):
-        raise BadFolder(f"{out} holds something that is no model: choose another folder, or empty it")
-    if out.exists() and out.resolve() in (one.resolve() for one in (folder, *cards.shipped().values())):
-        raise BadFolder(f"{out} is the model itself: choose another folder for the one with int8 (-o)")
+    check_place(out)
+    recover(out)
+    refuse_within(out, [folder, *cards.shipped().values(), *(() if data is None else (data,))])
+    refuse_other_than_model(out)
     generator = rebuilt(folder, card)
     found = None if data is None else samples.find(Path(data))
     if found is None:
@@ -90,7 +92,7 @@ def quantize(
     else:
         measured = samples.read(found.measuring)
         searched = samples.read(found.calibrating, SEARCHED_SIDE)
-    with made_whole(out) as building:
+    with atomic_folder(out) as building:
         for name in cards.SUMMED:
             shutil.copyfile(folder / name, building / name)
         making = Making(building, card, generator, method, found)
@@ -171,7 +173,7 @@ class Making:
 
     def _lossy(self, layers: Sequence[str], searched: Sequence[Sample]) -> dict[str, str]:
         expected = parity.by_generator(self.generator, self.card, [one.degraded for one in searched])
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=self.building) as folder:  # goes with it after a kill
 
             def on(count: int) -> fallback.Measure:
                 asked, wanted = samples.spread(searched, count), samples.spread(expected, count)

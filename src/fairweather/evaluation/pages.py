@@ -7,11 +7,12 @@ from typing import Literal
 
 from PIL import Image, ImageDraw
 
-from fairweather.errors import BadFolder, BadSettings
+from fairweather.errors import BadSettings
 from fairweather.evaluation.error_map import SCALE, colour_bar, error_map
 from fairweather.evaluation.photos import gain, worst_first
 from fairweather.evaluation.sets import PhotoScore, Produce, SetScores, load_pair
 from fairweather.evaluation.sheet import GAP, INK, LINE, PAPER, caption, cell, font, paste_up, row, short
+from fairweather.outputs import make_folder
 
 SIDE = 560
 """Longest side of a picture on the page, in pixels."""
@@ -40,10 +41,7 @@ def write_pages(folder: Path, result: SetScores, produce: Produce, most: int | N
     digits = len(str(len(worst)))
     pages: dict[str, Path] = {}
     for rank, photo in enumerate(worst[:most], start=1):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadFolder(f"{folder} cannot be made ({error.strerror}); give another --out") from error
+        make_folder(folder, "--out")
         path = folder / f"{rank:0{digits}d}-{photo.pair.name.replace('/', '-')[-120:]}.jpg"
         title = f"{short(photo.pair.name)}: worst {rank} of {len(worst)} in {result.data}"
         paste_up(path, f"{title}, protocol {result.protocol.name}{_gains(photo)}", _rows(photo, result, produce))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fairweather.evaluation.protocols import METRICS
 from fairweather.evaluation.sets import PhotoScore, SetScores, rounded
 from fairweather.evaluation.sheet import short
-from fairweather.images import atomic
+from fairweather.files import atomic
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,10 @@ def write_photos(path: Path, results: Sequence[SetScores], pages: Mapping[tuple[
 
     pages: (set, photo) -> the file of its comparison.
     """
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with (
+        atomic(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
         for result in results:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,8 @@ from fairweather.evaluation.photos import NAME, pages_of, write_photos
 from fairweather.evaluation.protocols import METRICS, Protocol, find_protocol
 from fairweather.evaluation.sets import Restore, SetScores, restored, rounded, score_set
 from fairweather.evaluation.sheet import contact_sheet
-from fairweather.images import atomic
+from fairweather.files import atomic
+from fairweather.outputs import make_folder
 from fairweather.pairs import Pair, find_sets
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def evaluate(
         raise BadSettings("sheet: pages need a folder to be written to; give one (--out)")
     rule = find_protocol(protocol) if isinstance(protocol, str) else protocol
     sets = data if isinstance(data, Mapping) else find_sets(data)
-    folder = None if out is None else made_folder(Path(out))
+    photos = [photo for pairs in sets.values() for pair in pairs for photo in (pair.degraded, pair.clear)]
+    folder = None if out is None else made_folder(Path(out), photos)
     results = []
     for name, pairs in sets.items():
         tell = None if progress is None else _named(progress, name)
@@ -162,12 +164,14 @@ def _named(progress: Callable[[str, Pair], None], name: str) -> Callable[[Pair],
     return lambda pair: progress(name, pair)
 
 
-def made_folder(folder: Path) -> Path:
-    """The folder, made where it is missing. Raises BadFolder where it cannot be made or written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadFolder(f"{folder} cannot be made ({error.strerror}); give a folder that can be written") from error
+def made_folder(folder: Path, inputs: Iterable[Path] = ()) -> Path:
+    """The folder, made where it is missing. Raises BadFolder where it cannot be made or written, and where inputs lie
+    in it: sheets of an earlier evaluation are removed there, and a photo may bear the name of one."""
+    place = os.path.realpath(folder)
+    for path in inputs:
+        if os.path.realpath(path.parent) == place:
+            raise BadFolder(f"{folder} holds the input {path}; choose another folder with --out")
+    make_folder(folder, "--out")
     if not os.access(folder, os.W_OK):
         raise BadFolder(f"{folder} cannot be written; give a folder that can")
     return folder

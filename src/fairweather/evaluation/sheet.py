@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fairweather.evaluation.metrics import eight_bit
 from fairweather.evaluation.sets import PhotoScore, Produce, SetScores, load_pair
-from fairweather.images import atomic
+from fairweather.files import atomic
 
 CELL = 480
 """Longest side of a picture on the sheet, in pixels."""

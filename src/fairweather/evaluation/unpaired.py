@@ -15,7 +15,8 @@ from fairweather.evaluation.pages import Count, checked_count
 from fairweather.evaluation.report import made_folder
 from fairweather.evaluation.sheet import cell, paste_up, row, short
 from fairweather.evaluation.unreferenced import Change, change
-from fairweather.images import atomic, read, to_float
+from fairweather.files import atomic
+from fairweather.images import read, to_float
 from fairweather.pairs import pictures
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def evaluate_unpaired(
     most, paths = checked_count(sheet), pictures(folder)
     if not paths:
         raise BadFolder(f"{folder} holds no pictures; give a folder of photos")
-    place = None if out is None else made_folder(Path(out))
+    place = None if out is None else made_folder(Path(out), paths)
     data = Path(folder).resolve().name
     result, rows = Unpaired(data, {}), list[tuple[str, Image.Image, Image.Image]]()
     for path in paths:
@@ -107,7 +108,10 @@ def evaluate_unpaired(
 
 def write_changes(path: Path, result: Unpaired) -> None:
     """One line a photo: its name and its `Change`; then the photos that failed, with the reason."""
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with (
+        atomic(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, ["photo", *Change.__dataclass_fields__, "failed"], restval="")
         writer.writeheader()
         for name, one in result.photos.items():

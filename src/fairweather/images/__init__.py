@@ -7,17 +7,10 @@ lists the choices. EXIF orientation is applied on reading and reset. Written fil
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import platform
-import re
-import secrets
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fairweather.errors import BadFolder, BadImage, FairweatherError
+from fairweather.errors import BadImage, FairweatherError
+from fairweather.files import atomic
 from fairweather.images.decoding import SizeError, decode, sniff
 from fairweather.images.encoding import encode
 from fairweather.images.formats import ALPHA, DEEP, FORMATS, GREY, INK, Kind, Stored
@@ -36,21 +30,6 @@ MAX_PIXELS = 200_000_000
 
 SUFFIXES: frozenset[str] = frozenset(FORMATS)
 """Lower-case suffixes of the pictures that are read and written."""
-
-_CANNOT_WRITE = {
-    errno.ENOSPC: "the disk is full; make room or choose another folder (-o)",
-    errno.EDQUOT: "the disk quota is used up; make room or choose another folder (-o)",
-    errno.EFBIG: "the file is larger than is allowed here; choose another folder (-o)",
-    errno.EROFS: "the file system is read-only; choose another folder (-o)",
-    errno.EIO: "the disk reports an error; choose another folder (-o)",
-    errno.EACCES: "writing there is not permitted; choose another folder (-o)",
-    errno.EPERM: "writing there is not permitted; choose another folder (-o)",
-    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
-}
-
-
-_TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{8}\.part(\.\w+)?")
-_DAY = 24 * 3600
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,78 +164,6 @@ def write(path: str | os.PathLike[str], photo: Photo | NDArray[Any]) -> None:
         ) from error
     with atomic(path) as temporary:
         temporary.write_bytes(data)
-
-
-@contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `path` (hidden, not there yet) to write to: renamed to `path` on success, removed on failure.
-
-    Raises BadFolder where the folder is missing or writing fails because of the disk or permissions.
-    """
-    path = Path(path)
-    if not os.path.isdir(path.parent):
-        raise BadFolder(f"{path}: there is no folder {path.parent} to write into; create it or choose another (-o)")
-    if os.path.isdir(path):
-        raise BadFolder(f"{path}: is a folder; choose another name for the file")
-    if not os.access(path.parent, os.W_OK):
-        raise BadFolder(f"{path}: cannot be written: {_CANNOT_WRITE[errno.EACCES]}")
-    temporary = path.with_name(f".{path.stem[:40]}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = _CANNOT_WRITE.get(error.errno or 0)
-        if error.filename is not None and str(error.filename) == str(temporary):  # whatever it is, it is about here
-            reason = reason or f"{error.strerror}; choose another folder (-o)"
-        elif error.filename is not None and error.errno in (errno.EACCES, errno.EPERM):
-            reason = None
-        if reason is None:
-            raise
-        raise BadFolder(f"{path}: cannot be written: {reason}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sweep(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove what `atomic` had to leave in a folder because its process was killed; gives what was removed.
-
-    A process that still runs keeps its own. One of another machine cannot be asked: its files go after a day.
-    """
-    removed = []
-    for path in Path(folder).glob(".*.part*"):
-        found = _TEMPORARY.fullmatch(path.name)
-        if found is None:
-            continue
-        try:
-            old = time.time() - path.stat().st_mtime > _DAY
-            if old or (found["machine"] == _here() and not _runs(int(found["process"]))):
-                path.unlink()
-                removed.append(path)
-        except OSError:  # somebody else was quicker, or it is not ours to remove
-            continue
-    return removed
-
-
-@cache
-def _here() -> str:
-    """This machine since its start, or this container: where a process's number is unique."""
-    told = platform.node()
-    for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        with suppress(OSError):
-            told += os.readlink(source) if source.endswith("pid") else Path(source).read_text()
-    return hashlib.sha256(told.encode()).hexdigest()[:6]
-
-
-def _runs(process: int) -> bool:
-    if os.name != "posix":  # asking is done by a signal, which would end it elsewhere
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def to_float(pixels: NDArray[Any]) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from fairweather import cards
 from fairweather.errors import FairweatherError, MissingExtra
-from fairweather.images import atomic
+from fairweather.files import atomic
 
 Engine = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Open = Callable[[str], Engine]

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from fairweather import errors
 from fairweather.errors import BadSettings, FairweatherError, MissingExtra
-from fairweather.images import MAX_PIXELS, sweep
+from fairweather.files import sweep
+from fairweather.images import MAX_PIXELS
 from fairweather.restoring import folder
 from fairweather.restoring.budget import Budget
 from fairweather.restoring.folder import Job, Report
@@ -119,6 +120,9 @@ def run(
     ]
     names = {job.source.absolute(): job.source for job in jobs}
     report.skipped = len(jobs) - len(todo)
+    places = {job.destination.parent for job in jobs}
+    for place in places:
+        sweep(place)
     if todo:
         ray, ours = _connected(address, workers)
         try:
@@ -129,7 +133,7 @@ def run(
         finally:
             if ours:
                 ray.shutdown()
-            for place in {job.destination.parent for job in todo}:
+            for place in places:
                 sweep(place)
     report.seconds = time.monotonic() - began
     return report

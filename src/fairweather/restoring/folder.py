@@ -24,8 +24,10 @@ from typing import Any, NamedTuple, TypeGuard
 from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
-from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, atomic, contents, read, sweep, write
+from fairweather.files import atomic, sweep
+from fairweather.images import MAX_PIXELS, SUFFIXES, Photo, contents, read, write
 from fairweather.images.formats import FORMATS
+from fairweather.outputs import check_place, make_folder
 from fairweather.restoring.budget import Budget
 from fairweather.restoring.stopping import check, heeding
 
@@ -117,7 +119,7 @@ def run(
     began, report = time.monotonic(), Report()
     todo = [job for job in jobs if overwrite or not job.destination.exists()]
     report.skipped = len(jobs) - len(todo)
-    for place in {job.destination.parent for job in todo}:
+    for place in {job.destination.parent for job in jobs}:
         sweep(place)
     with bar(report, len(todo), progress) as show:
         try:
@@ -221,7 +223,7 @@ def _count(job: Job, future: Future[_Done], report: Report, tell: Callable[[Job,
 
 
 def _save(destination: Path, photo: Photo) -> int:
-    _make(destination.parent)
+    make_folder(destination.parent)
     write(destination, photo)
     height, width = photo.pixels.shape[:2]
     return int(height * width)
@@ -232,17 +234,10 @@ def _copy(job: Job, max_pixels: int) -> int:
         _save(job.destination, read(job.source, max_pixels=max_pixels))
         return 0
     data, _ = contents(job.source)  # before a folder is made: what is no picture is not passed on as one
-    _make(job.destination.parent)
+    make_folder(job.destination.parent)
     with atomic(job.destination) as temporary:
         temporary.write_bytes(data)
     return 0
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadFolder(f"{folder}: cannot be made ({error.strerror}); choose another folder with -o") from error
 
 
 def _at_once() -> int:
@@ -350,6 +345,7 @@ def _checked(jobs: list[Job]) -> list[Job]:
     inputs = {_identity(job.source): job.source for job in jobs}
     takers: dict[str, Job] = {}
     for job in jobs:
+        check_place(job.destination)
         if job.destination.exists() and (source := inputs.get(_identity(job.destination))):
             raise BadFolder(
                 f"{job.destination} would be written over the input {source}; choose another folder with -o"

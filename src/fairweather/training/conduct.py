@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 import fairweather
+from fairweather import cards
 from fairweather.data.batched import Batched
 from fairweather.data.source import Dataset
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
-from fairweather.images import atomic
+from fairweather.files import atomic, sweep
+from fairweather.outputs import check_place, refuse_other_than_model, refuse_within
 from fairweather.recipes import RECIPES, Recipe
 from fairweather.training import launch
 from fairweather.training.allocator import MALLOC, tuned
@@ -31,7 +33,7 @@ from fairweather.training.run import Run
 from fairweather.training.settings import CADENCE, LENGTHS, Settings
 from fairweather.training.ship import commit, export_model, recipe_of
 from fairweather.training.start import Start, read_start
-from fairweather.training.state import seed_everything
+from fairweather.training.state import disk_errors, seed_everything
 
 log = logging.getLogger("fairweather")
 
@@ -44,8 +46,10 @@ def conduct(
         log.setLevel(logging.ERROR)
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # our own line says which precision it is
+    check_place(out, "--out")
     with launch.alike():
         settings, lengths, record, start = _settings(recipe, config, given, out, resume=resume)
+        check_out(out, settings, fresh=not resume)
         check_exporters(settings.run.parity)
         run = settings.run
         device = choose_device(run.device)
@@ -54,6 +58,8 @@ def conduct(
     with processes.together():
         dataset, batched, settings, engine = _prepare(settings, processes, dataset, lengths, record, start)
         if processes.main:
+            for place in (out, out / "state", out / "samples"):
+                sweep(place)
             begun = (record or {}).get("start") if start is None else start.training
             write_record(out, settings, engine, begun)
     if batched is not None:
@@ -74,7 +80,8 @@ def conduct(
     processes.finish()
     with processes.together():
         if processes.main:
-            export_model(engine, settings, dataset, step, out, batched)
+            with disk_errors(out, out / "model"):
+                export_model(engine, settings, dataset, step, out, batched)
     log.info("the model is in %s", out / "model")
     return Run(out)
 
@@ -155,6 +162,21 @@ def _prepare(
         _same_machine(record, settings)
         _compare_versions(record)
     return dataset, batched, settings, engine
+
+
+def check_out(out: Path, settings: Settings, *, fresh: bool) -> None:
+    """Raises BadFolder where what a run writes would replace what it reads, or a folder that is not its own."""
+    data = settings.data
+    photos = [place for place in (data.folder, data.degraded, data.clear) if place is not None]
+    if os.path.realpath(out) in map(os.path.realpath, photos):
+        raise BadFolder(f"{out} is the folder of the photos; choose another with --out")
+    for name in ("samples", "state"):
+        refuse_within(out / name, photos, "--out")
+    start = settings.run.start if fresh else None  # a run that goes on has read its start already
+    if start is not None and start not in cards.shipped():
+        photos += [place for place in (start, f"{start}/model") if os.path.isfile(os.path.join(place, cards.CARD))]
+    refuse_within(out / "model", photos, "--out")
+    refuse_other_than_model(out / "model", "--out")
 
 
 def check_crop(recipe: Recipe, crop: int, settings: Settings) -> None:

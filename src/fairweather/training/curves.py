@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
-from fairweather.images import atomic
+from fairweather.files import atomic
 from fairweather.training.report import read_stats
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]

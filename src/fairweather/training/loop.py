@@ -87,7 +87,8 @@ def fit(
 
     Batches are made by `batched` on its device where there is that, else by `dataset`, sample by sample.
     Several processes take their steps together; the main one decides by its clock, and writes all that is written.
-    Raises BadSettings on a NaN (the last checkpoint stays), KeyboardInterrupt on Ctrl-C after one more checkpoint.
+    Raises BadSettings on a NaN (the last checkpoint stays), BadFolder where the disk is full (the last checkpoint
+    stays), KeyboardInterrupt on Ctrl-C after one more checkpoint.
     """
     assert run.batch is not None
     processes = engine.processes
@@ -117,20 +118,19 @@ def fit(
     cadence, photos, held = Cadence(run, clock), Photos(2 * crop), chosen_pairs(dataset)
     if saved is None:
         save()
-    with (
-        Report(
-            folder,
-            step=clock.step,
-            steps=clock.steps,
-            minutes=run.minutes,
-            every=run.log_steps,
-            tensorboard=run.tensorboard,
-            epochs=epochs.Epochs(length=len(dataset), batch=batch),
-        )
-        if processes.main
-        else nullcontext() as report,
-        interruptible() as interrupted,
-    ):
+    report = None
+    if processes.main:
+        with state.disk_errors(folder, folder / "stats.jsonl"):
+            report = Report(
+                folder,
+                step=clock.step,
+                steps=clock.steps,
+                minutes=run.minutes,
+                every=run.log_steps,
+                tensorboard=run.tensorboard,
+                epochs=epochs.Epochs(length=len(dataset), batch=batch),
+            )
+    with report or nullcontext(), interruptible() as interrupted:
         while clock.progress < 1:
             try:
                 terms = engine.step(next(batches), clock.progress)
@@ -149,9 +149,11 @@ def fit(
             if report is not None:
                 if measure:
                     values |= validate(engine, held, photos)
-                report.step(clock.step, clock.seconds, values, batch)
+                with state.disk_errors(folder, report.stats):
+                    report.step(clock.step, clock.seconds, values, batch)
                 for name in sheets:
-                    draw_sheet(engine, dataset, run.seed, folder / "samples" / name, paired=paired)
+                    with state.disk_errors(folder, sheet := folder / "samples" / name):
+                        draw_sheet(engine, dataset, run.seed, sheet, paired=paired)
             if measure or sheets:
                 processes.wait()
             if cadence.due(clock) or last or stop:

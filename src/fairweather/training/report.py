@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from fairweather.files import atomic
 from fairweather.training.epochs import Epochs
 
 log = logging.getLogger("fairweather")
@@ -40,9 +41,8 @@ def truncate_stats(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def _rewrite(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 class Report:
@@ -128,12 +128,13 @@ class Report:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
-        self._epochs_file.close()
         if self._bar is not None:
             self._bar.stop()
-        if self._board is not None:
-            self._board.close()
+        for file in (self._file, self._epochs_file, self._board):
+            # A full disk fails again here, on what the failed write left in the buffer: the first error is the one.
+            with suppress(OSError) if error is not None else nullcontext():
+                if file is not None:
+                    file.close()
 
 
 def _joined_values(values: Values) -> str:

@@ -16,6 +16,7 @@ from fairweather.data.photos import Photos, Pixels
 from fairweather.data.source import Dataset
 from fairweather.data.synthetic import HazedPair
 from fairweather.generators import padded
+from fairweather.outputs import make_folder
 from fairweather.pairs import Pair
 from fairweather.training.engine import Engine
 from fairweather.training.feed import Samples
@@ -49,7 +50,7 @@ def draw_sheet(engine: Engine, samples: Samples, seed: int, path: Path, *, paire
     if paired:
         columns.append(torch.stack([sample["clear"] for sample in chosen]))
     sheet = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "--out")
     images.write(path, images.from_float(sheet.permute(1, 2, 0).numpy(), np.uint8))
 
 

@@ -19,7 +19,9 @@ from fairweather import cards
 from fairweather.data.batched import Batched
 from fairweather.data.source import Dataset
 from fairweather.errors import BadFolder, BadSettings, FairweatherError
+from fairweather.files import recover
 from fairweather.generators import GENERATORS
+from fairweather.outputs import refuse_within
 from fairweather.recipes import RECIPES, Recipe
 from fairweather.training import state
 from fairweather.training.datasets import open_data
@@ -102,6 +104,7 @@ def export_run(
     from fairweather.deploy.export import reexport
 
     run = Path(run)
+    refuse_within(out, [run])
     record, shipped = read_record(run), run / "model"
     try:
         saved = state.load(run / "state")
@@ -152,6 +155,7 @@ def export_run(
 def has_ended(run: Path, step: int | None) -> bool:
     """Whether RUN/model is there and of the checkpoint after `step` (None: there is none): else it was gone on with."""
     model = run / "model"
+    recover(model)
     if not (model / cards.CARD).is_file():
         return False
     return step is None or cards.read_card(model, verify=False).training.get("steps") == step

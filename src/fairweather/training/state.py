@@ -6,6 +6,8 @@ import logging
 import os
 import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +15,8 @@ import numpy as np
 import torch
 
 from fairweather.errors import BadFolder, BadSettings
-from fairweather.images import atomic
+from fairweather.files import DISK, atomic
+from fairweather.outputs import make_folder
 
 log = logging.getLogger("fairweather")
 
@@ -32,7 +35,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
     Raises BadFolder where it cannot; what is there then stays as it is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "--out")
     path = folder / NAME
     try:
         with atomic(path) as temporary, open(temporary, "wb") as file:
@@ -50,10 +53,39 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         # torch's own zip writer reports a full disk as a RuntimeError, raised while the true reason was on its way
         hidden = isinstance(error, RuntimeError) and isinstance(error.__context__, OSError)
         reason = error.__context__ if hidden else error
-        raise BadFolder(
-            f"{path}: the checkpoint could not be written ({getattr(reason, 'strerror', None) or reason}); the one "
-            "before it is kept: make room or see to the folder, then go on with --resume"
-        ) from error
+        while isinstance(reason, BadFolder) and isinstance(reason.__cause__, OSError):
+            reason = reason.__cause__
+        why = getattr(reason, "strerror", None) or reason
+        raise BadFolder(f"{path}: the checkpoint cannot be written ({why}); {remedy(folder)}") from error
+
+
+def remedy(folder: Path) -> str:
+    """What to do after a failed write: which checkpoint is kept, and how to continue from it."""
+    for name in (NAME, BEFORE):
+        if damage(path := folder / name) is None:
+            step = "" if isinstance(state := _read(path), str) else f" (step {state.get('step')})"
+            return f"{path}{step} is the last good one: free space, then continue with --resume"
+    return f"{folder} holds no checkpoint: free space, then start the run again in another folder (--out)"
+
+
+@contextmanager
+def disk_errors(run: Path, target: Path) -> Iterator[None]:
+    """Turn a failed write of a run's file into one line that names the file, the last good checkpoint and the remedy.
+
+    Args:
+        run: the run folder.
+        target: the file or folder that is written, for errors that do not name one.
+
+    Raises:
+        BadFolder: the disk is full or does not work.
+    """
+    try:
+        yield
+    except (OSError, BadFolder) as error:
+        cause = error.__cause__ if isinstance(error, BadFolder) else error
+        if not isinstance(cause, OSError) or cause.errno not in DISK:
+            raise
+        raise BadFolder(f"{target}: cannot be written: {DISK[cause.errno]}; {remedy(run / 'state')}") from error
 
 
 def load(folder: Path) -> dict[str, Any]:

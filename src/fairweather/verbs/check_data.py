@@ -41,8 +41,15 @@ def check_data(
         json: a file to write all findings to.
     """
     from fairweather.data.audit import audit
-    from fairweather.images import atomic
+    from fairweather.files import atomic
+    from fairweather.outputs import check_place, refuse_inputs
+    from fairweather.pairs import pictures
 
+    if json is not None:
+        check_place(json, "--json")
+        if json.exists():
+            photos = [photo for one in (folder, against) if one is not None for photo in pictures(one)]
+            refuse_inputs([json], photos, "--json")
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("photos", total=None)

@@ -37,8 +37,10 @@ def export(
         half: weights rounded to float16, which halves their file; of a model, as it is by default.
     """
     from fairweather import cards, images
+    from fairweather.outputs import refuse_within
     from fairweather.pairs import pictures
 
+    refuse_within(out, () if photos is None else (photos,))
     seen = [] if photos is None else [images.read(path).pixels for path in pictures(photos)[:3]]
     if model not in cards.shipped() and (Path(model) / "run.json").is_file():
         from fairweather.training.ship import export_run

@@ -115,7 +115,8 @@ def summary(report: Report, count: int, jobs: Sequence[Job]) -> str:
     pace = (
         f" ({report.frames} frames, {report.frames / max(report.seconds, 1e-3):.1f} a second)" if report.frames else ""
     )
-    first = f"{report.done - report.unchanged} of {count} films restored in {report.seconds:.1f} s{pace}"
+    cut = f", {len(report.cut)} of them in part," if report.cut else ""
+    first = f"{report.done - report.unchanged} of {count} films restored{cut} in {report.seconds:.1f} s{pace}"
     return counted(first, report, jobs[0].destination if len(jobs) == 1 else None)
 
 

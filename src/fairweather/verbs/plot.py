@@ -30,8 +30,12 @@ def plot(
     if not runs:
         print("fairweather plot: name a run folder, or several (see --help)", file=sys.stderr)
         return 2
+    from fairweather.outputs import check_place, refuse_inputs
     from fairweather.training.curves import draw_curves, read_curves
 
-    path = draw_curves([read_curves(run) for run in runs], out or runs[0] / "losses.png")
+    path = out or runs[0] / "losses.png"
+    check_place(path)
+    refuse_inputs([path], [run / name for run in runs for name in ("stats.jsonl", "run.json")])
+    draw_curves([read_curves(run) for run in runs], path)
     print(f"the curves are in {path}")
     return 0

@@ -95,9 +95,12 @@ def restore(
         return 2
     from fairweather import cards
     from fairweather.errors import BadSettings
+    from fairweather.outputs import check_place, refuse_inputs
     from fairweather.restoring import folder  # here: it brings OpenCV, and --help should not wait for it
     from fairweather.restoring.budget import parse
 
+    if out is not None:
+        check_place(out)
     if not 0 <= strength <= 1:  # before anything is opened; NaN is refused too
         raise BadSettings(f"--strength must be from 0 (untouched) to 1, not {strength:g}")
     if model is not None and weather is not None:
@@ -123,6 +126,8 @@ def restore(
     clips = films.plan(moving, out)
     jobs, found = split(folder.plan(still, out, also=films.SUFFIXES)) if still else ([], [])
     clips += found
+    films.check(clips, [job.source for job in jobs], overwrite=overwrite)
+    refuse_inputs([job.destination for job in jobs], [job.source for job in clips])
     done = f"given {card.weather}" if card is not None and degrades else "restored"
     strength_of_run = 0 if model is None and weather == "none" else strength
     make = partial(_work, model, weather or "auto", strength, guard, engine, precision, size)
@@ -162,8 +167,10 @@ def restore(
         made = restore_films(clips, how, options, _tell)
         for _, message in made.failed:
             print(f"not restored: {message}", file=sys.stderr)
+        for _, message in made.cut:
+            print(f"restored in part: {message}; get a whole copy", file=sys.stderr)
         tell(summary(made, len(clips), clips))
-        failed += len(made.failed)
+        failed += len(made.failed) + len(made.cut)
         if made.stopped:
             print(f"fairweather: {made.stopped}", file=sys.stderr)
             return 130

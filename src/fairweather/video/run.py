@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
-from fairweather.images import atomic, sweep
+from fairweather.files import atomic, keep, sweep, temporary
+from fairweather.images import SUFFIXES as PICTURES
+from fairweather.outputs import check_place, make_folder, refuse_inputs
 from fairweather.restoring.recognise import Weather
-from fairweather.video import clip
+from fairweather.video import clip, frame_output
 from fairweather.video.formats import CONTAINERS, container_of, encoding
 from fairweather.video.frames import Frame, Source
 from fairweather.video.sink import ClipSink, FolderSink, Sink
-from fairweather.video.source import is_live, open_source
+from fairweather.video.source import Clip, is_live, open_source
 
 DEFAULT_OUT = "restored"
 SUFFIXES = frozenset(CONTAINERS) - {".webp"}
@@ -67,6 +69,8 @@ class Report:
     frames: int = 0
     seconds: float = 0.0
     failed: list[tuple[str, str]] = field(default_factory=list)
+    cut: list[tuple[str, str]] = field(default_factory=list)
+    """Each video of which a part is missing, with a message; what there is of it is restored, and counts as done."""
     stopped: str | None = None
     """What to say where Ctrl-C ended the run."""
 
@@ -77,7 +81,9 @@ def plan(inputs: Sequence[str], out: Path | None) -> list[Job]:
     takers: dict[str, str] = {}
     for job in jobs:
         if other := takers.get(job.destination):
-            raise BadFolder(f"{other} and {job.source} would both become {job.destination}; give a folder with -o")
+            raise BadFolder(
+                f"{other} and {job.source} would both become {job.destination}; choose another folder with -o"
+            )
         takers[job.destination] = job.source
     return jobs
 
@@ -110,14 +116,18 @@ def run(
     and is copied) and a line to be told about it.
 
     One film that fails is reported, and the others are done. Files are complete or not there; where Ctrl-C ends one,
-    what is done of it is kept as a whole file beside the name that it was to have (`clear.part.mp4`); a live source's,
-    which has no other end, under the name itself.
+    what is done of it is kept as a whole file next to the result's name (`clear.part.mp4`, or `clear.part-2.mp4` where
+    that is taken); a live source's, which has no other end, under the name itself.
     """
     began, report = time.monotonic(), Report()
+    check(jobs, overwrite=options.overwrite)
+    targets = [Path(job.destination) for job in jobs if job.destination != "-"]
+    for place in {*targets, *(target.parent for target in targets)}:  # a file or a folder of frames
+        sweep(place)
     for job in jobs:
         if report.stopped:
             break
-        if _there(job.destination) and not options.overwrite:
+        if _there(job) and not options.overwrite:
             report.skipped += 1
             continue
         try:
@@ -138,7 +148,6 @@ def _one(
     tell: Callable[[str], None],
     progress: bool,
 ) -> None:
-    _check(job)
     source = open_source(job.source, rate=options.rate)
     with ExitStack() as closing:
         closing.callback(source.close)
@@ -148,24 +157,21 @@ def _one(
         whole = not options.start and options.end is None and options.view is None and options.codec is None
         if restore is None and whole and _same_kind(job):
             _copy(job)
+            _note_cut(job, source, options, report, job.destination)
             report.done, report.unchanged = report.done + 1, report.unchanged + 1
             return
-        target = Path(job.destination)
-        pattern = "%" in target.name
-        folder = pattern or (Path(job.source).is_dir() and target.suffix.lower() not in CONTAINERS)
+        target, folder = Path(job.destination), _is_frames(job)
         if options.start and hasattr(source, "seek"):
             source.seek(options.start)
-        partial = target.with_name(f"{target.stem}.part{target.suffix}")
+        path: str | Path = "-"
         if folder:
-            sink: Sink = FolderSink(target, source)
+            sink: Sink = FolderSink(target, source, overwrite=options.overwrite)
         else:
             container = container_of(job.destination)
             made = encoding(source.track, container, options.codec, options.quality)
-            path: str | Path = "-"
             if job.destination != "-":
-                target.parent.mkdir(parents=True, exist_ok=True)
-                sweep(target.parent)
-                path = closing.enter_context(atomic(partial))
+                make_folder(target.parent)
+                path = closing.enter_context(temporary(target))
             sink = ClipSink(path, container, source, made, size=_size(source, options.view), start=options.start)
         with _bar(source, options, progress) as show:
             done = clip.run(
@@ -179,14 +185,17 @@ def _one(
             )
         if not done.frames:
             raise BadImage(f"{job.source}: there is no frame in the part asked for (--start, --end)")
-    report.frames += done.frames
-    if folder or job.destination == "-":
+        if not done.stopped:
+            _note_cut(job, source, options, report, job.destination)
         place = job.destination
-    else:
-        ends_so = source.live or not done.stopped
-        place = str(target if ends_so else partial)
-        if ends_so:
-            os.replace(partial, target)
+        if isinstance(path, Path):
+            if source.live or not done.stopped:
+                os.replace(path, target)
+            else:
+                place = str(keep(path, target.with_name(f"{target.stem}.part{target.suffix}")))
+    report.frames += done.frames
+    if isinstance(sink, FolderSink) and (source.live or not done.stopped):
+        sink.finish()
     if done.stopped and not source.live:
         report.stopped = f"stopped after {done.shown:.1f} s of {job.source}: that much is in {place}"
         return
@@ -236,20 +245,84 @@ class _Unchanged:
         return lambda: frame
 
 
-def _check(job: Job) -> None:
-    source, target = Path(job.source), Path(job.destination)
-    if source.exists() and target.exists() and source.samefile(target):
-        raise BadFolder(f"{target} would be written over the input {source}; choose another name with -o")
+def check(jobs: Sequence[Job], others: Iterable[Path] = (), *, overwrite: bool = False) -> None:
+    """Check, before any work, that no output is an input, that no two are one, and that frames replace no file.
+
+    Args:
+        jobs: the videos.
+        others: the photos of the same run, which are inputs too.
+        overwrite: whether files that are no input may be replaced.
+
+    Raises:
+        BadFolder: one of these does not hold; BadSettings: a pattern that does not number the frames.
+    """
+    inputs = [*others, *(file for job in jobs for file in _inputs(job))]
+    folders = {os.path.realpath(job.source): job.source for job in jobs if os.path.isdir(job.source)}
+    takers: dict[str, Job] = {}
+    for job in jobs:
+        if job.destination == "-":
+            continue
+        target = Path(job.destination)
+        frames = _is_frames(job)
+        if frames:
+            frame_output.check_pattern(target)
+        check_place(target)
+        other = takers.setdefault(os.path.realpath(target), job)
+        if other is not job:
+            raise BadFolder(
+                f"{other.source} and {job.source} would both become {job.destination}; choose another folder with -o"
+            )
+        if not frames:
+            refuse_inputs([target], inputs)
+            continue
+        if given := folders.get(os.path.realpath(frame_output.folder_of(target))):
+            raise BadFolder(f"{target} would be written into the input folder {given}; choose another with -o")
+        found = frame_output.existing(target, _names(job))
+        refuse_inputs(found, inputs)
+        ours = frame_output.listed(target)
+        taken = found if ours is None else [file for file in found if file.name not in ours]
+        if taken and not overwrite and not _there(job):
+            raise BadFolder(
+                f"{taken[0]} is there already, and {target} would replace it: choose another folder with -o, "
+                "or --overwrite"
+            )
 
 
-def _there(destination: str) -> bool:
-    target = Path(destination)
+def _inputs(job: Job) -> list[Path]:
+    """The files that are read for a video."""
+    if not os.path.isdir(job.source):
+        return [Path(job.source)]
+    return [file for file in Path(job.source).iterdir() if file.suffix.lower() in PICTURES]
+
+
+def _is_frames(job: Job) -> bool:
+    """Whether the result is a folder of pictures."""
+    target = Path(job.destination)
+    return "%" in target.name or (os.path.isdir(job.source) and target.suffix.lower() not in CONTAINERS)
+
+
+def _names(job: Job) -> list[str] | None:
+    return [file.name for file in _inputs(job)] if os.path.isdir(job.source) else None
+
+
+def _there(job: Job) -> bool:
+    """Whether the result exists, all of it."""
+    target = Path(job.destination)
+    if not _is_frames(job):
+        return job.destination != "-" and os.path.exists(target) and not os.path.isdir(target)
+    if frame_output.listed(target) is not None:
+        return False
     if "%" in target.name:
-        try:
-            return (target.parent / (target.name % 1)).exists()
-        except (TypeError, ValueError):
-            return False
-    return destination != "-" and target.exists() and not target.is_dir()
+        return os.path.exists(target.parent / (target.name % 1))
+    names = _names(job) or []
+    return bool(names) and all(os.path.exists(target / name) for name in names)
+
+
+def _note_cut(job: Job, source: Source, options: Options, report: Report, place: str) -> None:
+    """Report a video of which a part is missing."""
+    if isinstance(source, Clip) and (missing := source.missing(options.end)):
+        end = "" if place == "-" else f"; they are in {place}"
+        report.cut.append((job.source, f"{job.source}: the video is cut short or damaged: {missing}{end}"))
 
 
 def _same_kind(job: Job) -> bool:
@@ -259,7 +332,7 @@ def _same_kind(job: Job) -> bool:
 
 def _copy(job: Job) -> None:
     target = Path(job.destination)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with atomic(target) as temporary:
         shutil.copyfile(job.source, temporary)
 

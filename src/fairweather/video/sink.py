@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fairweather.errors import BadFolder, BadImage
 from fairweather.images import Photo, write
 from fairweather.video.formats import SCALING, Encoding
+from fairweather.video.frame_output import FrameOutput
 from fairweather.video.frames import Frame, Source
 from fairweather.video.pictures import FrameFolder
 from fairweather.video.source import Clip
@@ -220,19 +221,11 @@ class _Palette:
 class FolderSink:
     """Pictures in a folder: with the names and kinds of a folder of frames, or numbered by a pattern (%05d)."""
 
-    def __init__(self, target: Path, source: Source) -> None:
+    def __init__(self, target: Path, source: Source, *, overwrite: bool = False) -> None:
         self._names = [file.name for file in source.files] if isinstance(source, FrameFolder) else None
         self._pattern = None if self._names is not None and "%" not in target.name else target.name
-        self._folder = target if self._pattern is None else target.parent
-        if self._pattern is not None:
-            try:
-                self._pattern % 1
-            except (TypeError, ValueError) as error:
-                raise BadFolder(f"{target}: needs one number in its name, as in frames/%05d.png") from error
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadFolder(f"{self._folder}: cannot be made ({error.strerror}); choose another with -o") from error
+        self._output = FrameOutput(target, overwrite=overwrite)
+        self._folder = self._output.folder
         self._number = 0
 
     def put(self, frame: Frame) -> None:
@@ -245,6 +238,7 @@ class FolderSink:
         photo = Photo(frame.pixels, frame.alpha)
         if frame.photo is not None and frame.photo.pixels.shape == frame.pixels.shape:
             photo = frame.photo.replaced(frame.pixels)
+        self._output.claim(name)
         try:
             write(self._folder / name, photo)
         except BadImage as error:
@@ -253,5 +247,9 @@ class FolderSink:
     def copy(self, packet: Packet) -> None:
         pass
 
+    def finish(self) -> None:
+        """All frames are written: from now on they count as done."""
+        self._output.finish()
+
     def close(self) -> None:
-        pass
+        self._output.close()

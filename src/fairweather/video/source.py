@@ -19,6 +19,7 @@ from fairweather.restoring import stopping
 from fairweather.video.formats import CONTAINERS, SCALING, Track
 from fairweather.video.frames import Frame, Source
 from fairweather.video.pictures import AnimatedWebP, FrameFolder
+from fairweather.video.truncation import announced_size
 
 if TYPE_CHECKING:
     from av import Packet
@@ -101,6 +102,7 @@ class Clip:
         self.stream.codec_context.options = {"max_pixels": str(max_pixels)}  # what is said and what comes may differ
         self._packets: Iterator[Packet] = self._container.demux()
         self._before: list[Packet] = []
+        self._ended, self._lost, self._until = False, 0, 0.0
         try:
             self._decoded = self._decode()
             self._first = next(self._decoded, None)
@@ -184,12 +186,41 @@ class Clip:
     def close(self) -> None:
         self._container.close()
 
+    def missing(self, end: float | None = None) -> str | None:
+        """What the file announces and does not hold, as "15 of 60 frames are there"; None for a whole one.
+
+        Args:
+            end: seconds of the part that is asked for; what is missing behind it does not count.
+
+        Before `items` has come to the end, only what the container alone tells is known.
+        """
+        if self.live or self.name == "standard input":
+            return None
+        size = Path(self.name).stat().st_size
+        # The sample table of an MP4 is exact: each frame, and where in the file its bytes are.
+        table = self.stream.index_entries if self.stream.frames else ()
+        lost = sum(entry.pos + entry.size > size for entry in table)
+        wanted = end is None or (self._ended and self._until < end)
+        if lost and wanted:
+            return f"{len(table) - lost} of {len(table)} frames are there"
+        announced = announced_size(self.name) if not lost and not self._exact(table) else None
+        if announced is not None and announced > size and wanted:
+            length = (self._container.duration or 0) / 1e6
+            if self._ended and 0 < self._until < length:
+                return f"{self._until:.1f} of {length:.1f} s are there"
+            return f"{size:,} of {announced:,} bytes are there"
+        return f"all but {self._lost} damaged frames are there" if self._lost else None
+
+    def _exact(self, table: Any) -> bool:
+        """Whether the table lists every frame, as that of an MP4 does; AVI's is made up from what is there."""
+        return "mp4" in self._container.format.name and 0 < self.stream.frames <= len(table)
+
     def _decode(self) -> Iterator[Any]:
         """The decoded frames; packets of other streams that come on the way are put into `_before`."""
         import av
 
         damaged, begun, context = 0, False, self.stream.codec_context
-        for packet in self._packets:
+        for packet in self._demuxed():
             stopping.check()  # there may be millions of packets, and no frame
             if packet.stream.index != self.stream.index:  # stream_index is 0 in packets that end a stream
                 if packet.dts is not None or packet.pts is not None:
@@ -206,8 +237,13 @@ class Clip:
                         f"{self.name}: its frames become much larger on the way; convert it to frames of one size"
                     ) from error
                 damaged += 1  # a lost packet of a stream is no reason to lose the rest
+                self._lost += begun
                 if damaged > 100 or isinstance(error, av.error.ArgumentError):
                     raise
+
+    def _demuxed(self) -> Iterator[Packet]:
+        yield from self._packets
+        self._ended = True
 
     def _count(self, packet: Packet) -> None:
         """Raises BadImage where a stranger's file turns into far more than it is."""
@@ -235,6 +271,7 @@ class Clip:
             turns = round(self.track.rotation / 90)
             pixels = np.ascontiguousarray(np.rot90(pixels, turns))
         time, duration = clock(decoded.pts, decoded.duration)
+        self._until = float((time + duration - (self.stream.start_time or 0)) * self.track.time_base)
         return Frame(pixels, time, duration, alpha)
 
     def _track(self, first: Any) -> Track:
