@@ -185,3 +185,146 @@ def test_a_blue_airlight_is_drawn_for_its_share_of_pictures() -> None:
     assert 0.4 < (blue > 0).float().mean() < 0.6
     assert 0.25 < blue.max() <= 0.3
     assert blue.min() == 0
+
+
+STILL = HazeSettings(density=(1.0, 1.0), airlight=(0.8, 0.8), tint=0.0, patchy=0.0, linear=0.0, noise=0.0)
+
+
+def test_the_haze_of_older_settings_is_what_it_was(clear: torch.Tensor) -> None:
+    """Shipped models were trained on it: a new setting may draw only where it is on."""
+    hazy, _ = physics.haze(clear, drawn(11), HazeSettings(blue=0.5, clear=0.1, patchy=0.9))
+    assert hazy.mean((1, 2, 3)).tolist() == pytest.approx([0.73108, 0.55300, 0.86160], abs=2e-4)
+    hazy, _ = physics.rehaze(clear, torch.full((3, 1, 72, 96), 0.4), drawn(11), HazeSettings(patchy=0.9))
+    assert hazy.mean((1, 2, 3)).tolist() == pytest.approx([0.59428, 0.75415, 0.77047], abs=2e-4)
+
+
+def test_idle_settings_leave_the_haze_as_it_is(clear: torch.Tensor) -> None:
+    plain, _ = physics.haze(clear, drawn(2), STILL, torch.rand(3, 1, 72, 96, generator=drawn()))
+    darkened = {"dark": 1.0, "gamma": (1.0, 1.0), "night": 1e-12, "grain": 1e-12}
+    settings = replace(STILL, **darkened, warm=(-1e-9, 1e-9), bend=(1.0, 1.0 + 1e-9))
+    idle, record = physics.haze(clear, drawn(2), settings, torch.rand(3, 1, 72, 96, generator=drawn()))
+    assert torch.allclose(plain, idle, atol=1e-5)
+    assert torch.equal(record["clear"], clear)
+
+
+def test_transmission_falls_with_depth_down_to_the_airlight(clear: torch.Tensor) -> None:
+    depth = torch.linspace(0, 1, 96).expand(3, 1, 72, 96)
+    settings = replace(STILL, density=(8.0, 8.0), near=(0.1, 0.1), bend=(0.5, 2.0))
+    hazy, record = physics.haze(clear, drawn(), settings, depth)
+    t = record["transmission"]
+    assert (t.diff(dim=3) <= 0).all()
+    assert t[..., 0] == pytest.approx(torch.full((3, 1, 72), 0.449), abs=0.001)  # exp(-0.8): the nearest at 0.1
+    far = t == physics.MIN_TRANSMISSION
+    assert far[..., -1].all()
+    assert (hazy - 0.8).abs()[far.expand_as(hazy)].max() <= physics.MIN_TRANSMISSION
+    assert torch.equal(record["clear"], clear)
+
+
+def test_even_density_is_uniform() -> None:
+    clear, depth = torch.full((2000, 3, 1, 1), 0.2), torch.ones(2000, 1, 1, 1)
+    for even, mean in ((True, 1.2), (False, 1.2 / torch.tensor(3.0).log().item())):
+        _, record = physics.haze(clear, drawn(), replace(STILL, density=(0.6, 1.8), even=even), depth)
+        beta = -record["transmission"].log()
+        assert beta.mean() == pytest.approx(mean, abs=0.02)
+        assert beta.min() >= 0.599
+        assert beta.max() <= 1.801
+
+
+def test_a_dark_scene_keeps_its_bright_truth() -> None:
+    clear = torch.full((64, 3, 4, 4), 0.5)
+    settings = replace(STILL, dark=0.5, gamma=(2.0, 2.0))
+    hazy, record = physics.haze(clear, drawn(), settings, torch.zeros(64, 1, 4, 4))
+    shares = hazy[:, 0, 0, 0]
+    assert set(shares.tolist()) == {0.5, 0.25}
+    assert 16 < int((shares == 0.25).sum()) < 48
+    assert torch.equal(record["clear"], clear)
+
+
+def test_warm_air_is_dust_and_dyes_the_scene() -> None:
+    clear = torch.full((8, 3, 4, 4), 0.6)
+    dust = replace(STILL, airlight=(0.84, 0.84), warm=(1.0, 1.0))
+    _, record = physics.haze(clear, drawn(), dust)
+    assert record["airlight"][0].tolist() == pytest.approx([0.84, 0.62, 0.34], abs=0.002)
+    dyed, _ = physics.haze(clear, drawn(), replace(dust, cast=(1.0, 1.0)), torch.zeros(8, 1, 4, 4))
+    assert dyed[0, :, 0, 0].tolist() == pytest.approx([0.6, 0.6 * 0.738, 0.6 * 0.405], abs=1e-3)
+    _, record = physics.haze(clear, drawn(), replace(dust, warm=(-0.5, -0.5)))
+    red, _, blue = record["airlight"][0].tolist()
+    assert red < blue == pytest.approx(0.84)
+
+
+def test_noise_under_the_haze_fades_with_it() -> None:
+    clear, depth = torch.full((4, 3, 32, 64), 0.5), torch.zeros(4, 1, 32, 64)
+    depth[..., 32:] = 1
+    hazy, _ = physics.haze(clear, drawn(), replace(STILL, density=(2.0, 2.0), grain=1.0), depth)
+    near, far = hazy[..., :32].std((1, 2, 3)), hazy[..., 32:].std((1, 2, 3))
+    assert (near > 1.5 / 255).all()
+    assert far / near == pytest.approx(torch.full((4,), 0.135), abs=0.02)
+
+
+def test_patches_reach_from_clear_to_dense() -> None:
+    clear, flat = torch.full((16, 3, 32, 32), 0.3), torch.ones(16, 1, 32, 32)
+    _, record = physics.haze(clear, drawn(), replace(STILL, patchy=1.0, patches=(0.0, 3.0)), flat)
+    t = record["transmission"]
+    assert t.amax((1, 2, 3)) == pytest.approx(torch.ones(16), abs=1e-5)
+    assert t.amin((1, 2, 3)) == pytest.approx(torch.full((16,), 0.0498), abs=1e-4)
+
+
+def test_glow_keeps_the_light_and_falls_off_from_the_lamp() -> None:
+    lamp = torch.zeros(2, 3, 65, 97)
+    lamp[:, :, 32, 48] = 5.0
+    spread, shape = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1), torch.tensor([1.0, 0.6]).view(2, 1, 1, 1)
+    seen = physics.glow(lamp, spread, shape)
+    assert (seen.sum((2, 3)) <= 5.0 + 1e-3).all()
+    assert (seen.sum((2, 3)) > 4.0).all()
+    row = seen[:, 0, 32, 48:]
+    assert (row.diff(dim=1) <= 1e-6).all()
+    assert seen[:, 0, 32, 48 + 9] == pytest.approx(seen[:, 0, 32, 48 - 9], rel=1e-3)
+    # light that leaves on the right does not come in on the left
+    edge = torch.zeros(1, 3, 33, 33)
+    edge[..., 16, 32] = 1.0
+    assert physics.glow(edge, torch.full((1, 1, 1, 1), 2.0), torch.ones(1, 1, 1, 1))[..., 0].max() < 1e-4
+
+
+def test_lamps_glow_in_the_fog_of_a_dark_night(clear: torch.Tensor) -> None:
+    batch = clear.repeat(4, 1, 1, 1)
+    night = replace(STILL, night=1.0, airlight=(0.1, 0.1), density=(1.5, 1.5))
+    _, record = physics.haze(batch, drawn(3), night)
+    truth = record["clear"]
+    assert (truth.mean((1, 2, 3)) < 0.6 * batch.mean((1, 2, 3))).all()
+    assert 0 <= truth.min() <= truth.max() <= 1
+    light, lamps = physics.nightfall(batch, torch.ones(12, 1, 72, 96), drawn(3))
+    lit = lamps.amax(1, keepdim=True) > 0.5
+    assert (lit.sum((1, 2, 3)) > 0).all()
+    assert lit.float().mean() < 0.1
+    assert (lamps[lit.expand_as(lamps)].mean() > 5 * light.mean()).item()
+    # around a lamp the fog is brighter than away from it
+    dim = torch.full((1, 3, 65, 65), 0.02)
+    one, t = torch.zeros_like(dim), torch.full((1, 1, 65, 65), 0.3)
+    one[..., 32, 32] = 30.0
+    seen = physics.night_haze(dim, one, t, torch.full((1, 3), 0.1), drawn())
+    dark = physics.night_haze(dim, torch.zeros_like(dim), t, torch.full((1, 3), 0.1), drawn())
+    assert seen[0, 0, 32, 36] > seen[0, 0, 32, 60] > dark[0, 0, 32, 60] - 1e-4
+    assert seen[0, 0, 32, 32] > seen[0, 0, 32, 36]
+
+
+def test_a_night_without_haze_is_its_own_truth(clear: torch.Tensor) -> None:
+    t, airlight = torch.ones(3, 1, 72, 96), torch.full((3, 3), 0.2)
+    light, lamps = physics.nightfall(clear, t, drawn(1))
+    seen = physics.night_haze(light, lamps, t, airlight, drawn(2))
+    assert torch.allclose(seen, physics.to_srgb((light + lamps).clamp(0, 1)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"near": (0.2, 1.2)}, "haze.near ends at 1.2"),
+        ({"bend": (0.0, 1.0)}, "haze.bend starts at 0"),
+        ({"warm": (0.5, 0.1)}, "haze.warm is 0.5 to 0.1"),
+        ({"gamma": (3.0, 1.5)}, "haze.gamma is 3.0 to 1.5"),
+        ({"patches": (-0.1, 1.5)}, "haze.patches is -0.1"),
+        ({"night": 2.0}, "haze.night is 2.0"),
+    ],
+)
+def test_ranges_of_real_haze_name_themselves(setting: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadSettings, match=words):
+        HazeSettings(**setting)

@@ -67,6 +67,8 @@ class Options:
     """Side of the training crops in pixels."""
     hold_back: Number = None
     """Share of the scenes kept out of training, to measure by."""
+    depths: Folder = None
+    """Folder of estimated depth maps that the synthetic haze of a config's sources follows."""
     seed: Count = None
     """Decides weights, order and every random draw; 0 by default."""
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"] | None, tyro.conf.arg(help_behavior_hint="")] = None

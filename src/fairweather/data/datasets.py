@@ -9,7 +9,7 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -113,6 +113,9 @@ class VisitedItems:
 
 PhotoPixels = NDArray[np.uint8]
 Size = tuple[int, int]
+Values = NDArray[np.uint8] | NDArray[np.uint16]
+"""H x W, a depth map as its file has it."""
+V = TypeVar("V", NDArray[np.uint8], NDArray[np.uint8] | NDArray[np.uint16])
 
 RESIDE_BORDER = 10
 """RESIDE's indoor clear photos keep a border of 10 px that its hazy ones have lost (640 x 480 and 620 x 460)."""
@@ -131,6 +134,7 @@ class PhotoCache:
         self.memory = memory
         self.used = 0
         self._kept: dict[tuple[Path, Size | None], PhotoPixels] = {}
+        self._maps: dict[Path, Values] = {}
         self._sizes: dict[Path, Size] = {}
         self._lock = Lock()
 
@@ -142,7 +146,7 @@ class PhotoCache:
         self.__dict__.update(state)
         self._lock = Lock()
 
-    def check(self, photos: Iterable[Path], pairs: Iterable[tuple[Path, Path]] = ()) -> None:
+    def check(self, photos: Iterable[Path], pairs: Iterable[tuple[Path, Path]] = (), maps: Iterable[Path] = ()) -> None:
         """Decode everything once, and name every file that is broken and every pair whose sizes differ.
 
         Raises BadImage or BadFolder; the message names all of them (the first twenty), not the first alone.
@@ -151,6 +155,7 @@ class PhotoCache:
         couples = list(dict.fromkeys(pairs))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             broken = list(pool.map(self._trial, singles)) + list(pool.map(self._trial_pair, couples))
+            broken += list(pool.map(self._trial_map, dict.fromkeys(maps)))
         faults = list(dict.fromkeys(fault for fault in broken if fault))
         if faults:
             more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
@@ -172,6 +177,28 @@ class PhotoCache:
         except BadFolder as error:
             return str(error)
         return ""
+
+    def _trial_map(self, path: Path) -> str:
+        try:
+            self.map(path)
+        except BadImage as error:
+            return f"\0{error}"
+        return ""
+
+    def map(self, path: Path) -> Values:
+        """A depth map, H x W of its own 8 or 16 bits, reduced as photos are; not to be written to."""
+        with self._lock:
+            kept = self._maps.get(path)
+        if kept is not None:
+            return kept
+        values = np.ascontiguousarray(images.read(path).pixels[..., 0])
+        values = reduce_photo(values, self.short_side)
+        values.flags.writeable = False
+        with self._lock:
+            if path not in self._maps and self.used + values.nbytes <= self.memory:
+                self._maps[path] = values
+                self.used += values.nbytes
+        return values
 
     def get(self, path: Path) -> PhotoPixels:
         """H x W x 3 uint8, not to be written to."""
@@ -213,14 +240,14 @@ def to_eight_bits(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> PhotoPixels
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def reduce_photo(pixels: PhotoPixels, short_side: int | None) -> PhotoPixels:
-    """Reduced by area so that the short side is at most `short_side`; never enlarged."""
+def reduce_photo(pixels: V, short_side: int | None) -> V:
+    """Photos or maps reduced by area so that the short side is at most `short_side`; never enlarged."""
     height, width = pixels.shape[:2]
     if short_side is None or min(height, width) <= short_side:
         return pixels
     factor = short_side / min(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return cast(V, np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=pixels.dtype))
 
 
 def _without_border(pixels: PhotoPixels, size: Size, path: Path) -> PhotoPixels:

@@ -241,7 +241,7 @@ class GPUBatches:
                 photos = [one.degraded[draw.item] for draw in some]
                 made = self._toned(batch_crops(photos, [draw.box for draw in some], crop), some)
             else:
-                made = self._weather(one, kind, clear[rows], some, generator)
+                made, clear[rows] = self._weather(one, kind, clear[rows], some, generator)
             degraded[rows] = made
         return {"degraded": self._spoilt(degraded, draws, generator), "clear": clear}
 
@@ -280,22 +280,23 @@ class GPUBatches:
 
     def _weather(
         self, one: DevicePhotos, kind: int, clear: Tensor, draws: Sequence[BatchDraw], generator: Generator
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """The degraded pictures and the clear ones, which at night differ from the given ones."""
         source = one.source
         assert isinstance(source, (Hazy, Rehazed, Rainy))
         if isinstance(source, Rainy):
             layers = one.banks[kind] if one.banks else None
-            return rain(clear, generator, source.settings, layers=layers)[0]
+            return rain(clear, generator, source.settings, layers=layers)[0], clear
         crop = self.mixture.settings.augment.crop
         if one.fog:
             lent = [draw.fog for draw in draws if draw.fog is not None]
             swaths = batch_crops([one.fog[item] for item, _ in lent], [box for _, box in lent], crop, smooth=False)
-            return rehaze(clear, swaths, generator, source.settings)[0]
+            return _both(rehaze(clear, swaths, generator, source.settings))
         planes = [one.maps[draw.item] for draw in draws] if draws[0].item in one.maps else []
         maps = batch_crops(planes, [draw.box for draw in draws], crop, smooth=False) if planes else None
         if maps is not None and isinstance(source, Rehazed):
-            return rehaze(clear, maps, generator, source.settings)[0]
-        return haze(clear, generator, source.settings, maps)[0]
+            return _both(rehaze(clear, maps, generator, source.settings))
+        return _both(haze(clear, generator, source.settings, maps))
 
     def _toned(self, pictures: Tensor, draws: Sequence[BatchDraw]) -> Tensor:
         """Pictures of 0 to 255 in [0,1], their tone changed where it is drawn."""
@@ -334,7 +335,7 @@ class GPUBatches:
         maps, banks, fog = {}, [], []
         if isinstance(source, Hazy):
             fog = self._measured(source.fog) if source.fog is not None else []
-            known = {item: source.depths.get(path) for item, path in enumerate(source.paths)}
+            known = {item: source.depth(path) for item, path in enumerate(source.paths)}
             maps = {item: self._map(depth) for item, depth in known.items() if depth is not None}
         if isinstance(source, Rainy):
             sizes = sorted({layer.shape for layer in source.bank})
@@ -368,3 +369,7 @@ class GPUBatches:
                 f"{self.device}; raise that, lower data.short_side, or set data.on_device = false"
             )
         return torch.from_numpy(values).to(self.device)
+
+
+def _both(made: tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    return made[0], made[1]["clear"]

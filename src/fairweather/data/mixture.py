@@ -25,14 +25,25 @@ from fairweather.data.datasets import (
     split_holdout,
     stored_short_side,
 )
-from fairweather.data.synthetic import DISPARITY, ClearPhotos, Hazy, Rainy, Rehazed
+from fairweather.data.synthetic import (
+    DISPARITY,
+    RGBD,
+    ClearPhotos,
+    Hazy,
+    Rainy,
+    Rehazed,
+    block_of_photo,
+    depths_of,
+    matching,
+    rgbd_in,
+)
 from fairweather.data.video_clips import MovingCamera
 from fairweather.errors import BadFolder, BadSettings, UnknownName
 from fairweather.pairs import Pair, find_sets
 from fairweather.weather.haze import HazeSettings
 from fairweather.weather.rain import RainSettings
 
-SOURCE_KINDS = ("pairs", "rehazed", "synthetic", "clear")
+SOURCE_KINDS = ("pairs", "rehazed", "synthetic", "rgbd", "clear")
 
 
 @dataclass(frozen=True)
@@ -41,9 +52,13 @@ class SourceSettings:
 
     kind: str
     """`pairs`: folders of pairs. `rehazed`: pairs whose own transmission is used again at another density. `synthetic`:
-    weather over clear photos. `clear`: clear photos on both sides."""
+    weather over clear photos. `rgbd`: haze over the photos of a folder with clear/ and depth/, along that depth; unless
+    `haze` is given, by the recipe of RESIDE's indoor training set. `clear`: clear photos on both sides."""
     path: str
     """The folder, relative to the data folder."""
+    match: tuple[str, ...] = ()
+    """Of clear photos: use only those whose file name matches one of these patterns (`div2k_*`); all where empty. Which
+    scenes are held back does not depend on it."""
     weight: float = 1.0
     """How often it is drawn, relative to the others."""
     weather: str = "haze"
@@ -53,6 +68,12 @@ class SourceSettings:
     fog: str | None = None
     """For synthetic haze: a folder of pairs of real fog, relative to the data folder, whose transmissions are laid over
     the photos."""
+    depths: str | None = None
+    """For synthetic haze: a folder of estimated depth maps, absolute or relative to the data folder; the mixture's own
+    `depths` where not given."""
+    validate: str | None = None
+    """For synthetic haze: validate on the photos that are held back, under a haze that stays the same, by this name. An
+    `rgbd` source does so anyway."""
     haze: HazeSettings = field(default_factory=HazeSettings)
     """Ranges of the haze of this source."""
     rain: RainSettings = field(default_factory=RainSettings)
@@ -72,6 +93,13 @@ class SourceSettings:
             raise UnknownName("weather", self.weather, ("haze", "rain"))
         if "crop" in self.augment:
             raise BadSettings(f"the source {self.path} has a crop of its own: batches need one, data.augment.crop")
+        hazed = self.kind == "synthetic" and self.weather == "haze" and self.fog is None
+        if self.depths is not None and not hazed:
+            raise BadSettings(f"the source {self.path} has depths, which only synthetic haze uses: remove depths")
+        if self.validate is not None and not (hazed or self.kind == "rgbd"):
+            raise BadSettings(f"the source {self.path} has validate, which only synthetic haze uses: remove validate")
+        if self.match and self.kind in ("pairs", "rehazed"):
+            raise BadSettings(f"the source {self.path} has match, which only clear photos use: remove match")
         if self.speed < 0:
             raise BadSettings(f"the source {self.path} has speed {self.speed}: give 0 (a camera that stands) or more")
         if not self.weight > 0:
@@ -94,6 +122,9 @@ class MixtureSettings:
     """The most memory for decoded photos; what does not fit is decoded again each time."""
     short_side: int | None = None
     """Photos are kept reduced to this short side; twice the crop where not given."""
+    depths: str | None = None
+    """A folder of estimated depth maps for synthetic haze, absolute or relative to the data folder: 16-bit PNG, 0 near
+    to 65535 far, of any size; for clear/a.jpg it is clear/a.jpg.png. Photos without one get an invented depth."""
     augment: Augment = field(default_factory=Augment)
     """Crops, flips, tone, noise and JPEG."""
 
@@ -139,12 +170,14 @@ class Mixture:
         held: dict[str, list[Pair]] = {}
         for settings, source in zip(self.settings.sources, self.sources, strict=True):
             if source.held:
-                held[f"{settings.kind}:{settings.path}"] = source.held
+                held[settings.validate or f"{settings.kind}:{settings.path}"] = source.held
         return held
 
 
 def open_source(one: SourceSettings, root: Path, photos: PhotoCache, settings: MixtureSettings) -> Source:
     """The source that one table describes."""
+    if settings.frames is not None and one.haze.night > 0:
+        raise BadSettings(f"the source {one.path} has haze.night, which clips do not support: remove one of the two")
     if settings.frames is None:
         return _photos_of(one, root, photos, settings)
     return MovingCamera(_photos_of(one, root, photos, settings), settings.frames, speed=one.speed, moving=one.moving)
@@ -162,11 +195,17 @@ def _photos_of(
     if one.kind == "rehazed":
         return Rehazed(all_pairs(path), photos, augment, hold_back, one.haze)
     if one.kind == "clear":
-        return ClearPhotos(photos_in(path), photos, augment, hold_back)
+        return ClearPhotos(photos_in(path), photos, augment, hold_back, one.match)
+    if one.kind == "rgbd":
+        haze = None if one.haze == HazeSettings() else one.haze
+        return RGBD(*rgbd_in(path), photos, augment, hold_back, haze, match=one.match)
     if one.weather == "haze":
-        return Hazy(photos_in(path), photos, augment, hold_back, one.haze, _shared_photos(root, one.fog, hold_back))
+        fog, paths, folder = _shared_photos(root, one.fog, hold_back), photos_in(path), one.depths or settings.depths
+        depths = depths_of(paths, root, root / folder, required=one.depths is not None) if folder and not fog else {}
+        validated = one.validate is not None
+        return Hazy(paths, photos, augment, hold_back, one.haze, fog, depths, validated=validated, match=one.match)
     streaks = _shared_photos(root, one.streaks, hold_back)
-    return Rainy(photos_in(path), photos, augment, hold_back, one.rain, streaks)
+    return Rainy(photos_in(path), photos, augment, hold_back, one.rain, streaks, match=one.match)
 
 
 def _shared_photos(root: Path, path: str | None, hold_back: float) -> list[Pair]:
@@ -243,17 +282,27 @@ def divide_holdout(sources: Sequence[Mapping[str, Any]], root: str | Path, hold_
             seen, kept = split_holdout(all_pairs(path), scene_of_pair, hold_back)
             trained |= {photo for pair in seen for photo in (pair.degraded, pair.clear)}
             held |= _by_set(path, name, {pair.degraded for pair in kept})
+        elif source["kind"] == "rgbd":
+            used, left = split_holdout(photos_in(path / "clear"), block_of_photo, hold_back)
+            used, left = (matching(some, source.get("match", ())) for some in (used, left))
+            trained |= set(used)
+            held[f"{name}/clear{CLEAR_SUFFIX}"] = [Pair(photo, photo, photo.stem) for photo in left]
         else:
             photos = photos_in(path)
             if source["kind"] == "synthetic":
                 photos = [photo for photo in photos if not photo.stem.endswith(DISPARITY)]
             used, left = split_holdout(photos, scene_of_photo, hold_back)
+            used, left = (matching(some, source.get("match", ())) for some in (used, left))
             trained |= set(used)
             for lent in (source.get("fog"), source.get("streaks")):
                 if lent:  # pairs whose weather is laid over these photos
                     seen, _ = split_holdout(all_pairs(root / lent), scene_of_pair, hold_back)
                     trained |= {photo for pair in seen for photo in (pair.degraded, pair.clear)}
-            held[name + CLEAR_SUFFIX] = [Pair(photo, photo, photo.stem) for photo in left]
+            # sources of one folder that differ in `match` add to one set
+            known = {pair.clear for pair in held.get(name + CLEAR_SUFFIX, ())}
+            held.setdefault(name + CLEAR_SUFFIX, []).extend(
+                Pair(one, one, one.stem) for one in left if one not in known
+            )
     return HoldoutDivision(frozenset(trained), {name: pairs for name, pairs in held.items() if pairs})
 
 

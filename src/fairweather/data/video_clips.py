@@ -20,7 +20,7 @@ from fairweather.data.datasets import PairDataset, Sample, to_tensor, torch_gene
 from fairweather.data.synthetic import ClearPhotos, Hazy, Map, Rainy, Rehazed
 from fairweather.errors import BadFolder, BadImage, BadSettings
 from fairweather.pairs import Pair
-from fairweather.weather.haze import BLUE, MIN_TRANSMISSION, HazeSettings, compose, fractal_noise, invented_depth
+from fairweather.weather.haze import BLUE, DUST, MIN_TRANSMISSION, HazeSettings, compose, fractal_noise, invented_depth
 from fairweather.weather.rain import RainSettings, added, falling_streaks, screened
 
 Array = NDArray[Any]
@@ -153,8 +153,8 @@ DEPTH_SIDE = 256
 class ClipHaze:
     """Haze over the frames of one clip: a call with the frame's number; all that stays or drifts is drawn at the start.
 
-    It is weather/haze.py's scattering model, with the same settings: transmission exp(-density_t patches_t distance),
-    airlight A_t, sensor noise that is another in each frame.
+    It is weather/haze.py's scattering model, with the same settings except `night` and `grain`, which it ignores:
+    transmission exp(-density_t patches_t distance), airlight A_t, sensor noise that is another in each frame.
     """
 
     def __init__(
@@ -162,12 +162,27 @@ class ClipHaze:
     ) -> None:
         """density: drawn log-uniformly from this range rather than the settings' own."""
         low, high = settings.density if density is None else density
-        self.density = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        even = settings.even and density is None
+        self.density = float(rng.uniform(low, high) if even else np.exp(rng.uniform(np.log(low), np.log(high))))
         blue = float(rng.random() < settings.blue) * rng.uniform(0, 1) * np.array(BLUE)
         self.airlight = rng.uniform(*settings.airlight) + rng.uniform(-1, 1, 3) * settings.tint + blue
         self.linear = bool(rng.random() < settings.linear)
         self.clear = bool(rng.random() < settings.clear)
         self.noise = 0.0 if self.clear else float(rng.uniform(0, settings.noise))
+        # settings that are off draw nothing, so that a seed makes the same clip as before they were there
+        bends = settings.bend != (1.0, 1.0)
+        self.bend = float(np.exp(rng.uniform(*np.log(settings.bend)))) if bends else 1.0
+        self.near = float(rng.uniform(*settings.near)) if settings.near[1] > 0 else 0.0
+        if density is not None:  # a measured optical distance is no depth map
+            self.bend, self.near = 1.0, 0.0
+        if settings.warm != (0.0, 0.0):
+            hue = np.array(DUST) ** rng.uniform(*settings.warm)
+            self.airlight = self.airlight * hue / hue.max()
+        darkened = settings.dark > 0 and rng.random() < settings.dark
+        self.power = float(rng.uniform(*settings.gamma)) if darkened and not self.clear else 1.0
+        cast = float(rng.uniform(*settings.cast)) if settings.cast[1] > 0 else 0.0
+        self.cast = ((self.airlight / self.airlight.max()).clip(0.001, 1) ** cast).astype(np.float32)
+        self.thin, self.dense = settings.patches
         self.thicker, self.brighter = draw_drift(DRIFT, 120, rng), draw_drift(0.015, 150, rng)
         self.patches: Camera | None = None
         patchy = bool(rng.random() < settings.patchy)
@@ -182,13 +197,16 @@ class ClipHaze:
         """Frame number `frame` in haze: H x W x 3 in [0, 1], and H x W of optical distance at density 1."""
         if self.clear:
             return clear.copy()
-        depth = distance * np.float32(self.density * np.exp(self.thicker.at(frame)))
+        depth = self.near + (1 - self.near) * distance.clip(0) ** self.bend
+        depth = (depth * (self.density * np.exp(self.thicker.at(frame)))).astype(np.float32)
         if self.patches is not None:
             patch = self.patches.look(self.field, frame).clip(0, 1)
-            depth = depth * (0.2 + 1.6 * cv2.resize(patch, depth.shape[::-1], interpolation=cv2.INTER_CUBIC))
+            patch = cv2.resize(patch, depth.shape[::-1], interpolation=cv2.INTER_CUBIC)
+            depth = depth * (self.thin + (self.dense - self.thin) * patch)
         light = (self.airlight + self.brighter.at(frame)).clip(0, 1).astype(np.float32)
         transmission = np.exp(-depth).clip(MIN_TRANSMISSION, 1).astype(np.float32)
-        hazy = compose(_tensor(clear), _tensor(transmission), torch.from_numpy(light)[None], linear=self.linear)
+        scene = (clear**self.power * self.cast).astype(np.float32)
+        hazy = compose(_tensor(scene), _tensor(transmission), torch.from_numpy(light)[None], linear=self.linear)
         picture: Picture = np.ascontiguousarray(hazy[0].permute(1, 2, 0).numpy())
         picture += self._grain.normal(0, self.noise, picture.shape).astype(np.float32)
         return picture.clip(0, 1)
@@ -415,7 +433,7 @@ class MovingCamera:
             swaths = _distance(source.fog.transmission(int(rng.integers(source.fog.items))))
             fog: Picture = cv2.resize(swaths, size, interpolation=cv2.INTER_LINEAR)
             return fog
-        known = source.depths.get(source.paths[item]) if isinstance(source, Hazy) and not films else None
+        known = source.depth(source.paths[item]) if isinstance(source, Hazy) and not films else None
         if known is not None:
             return known.astype(np.float32) / np.float32(65535)
         if isinstance(source, (Hazy, Rainy)):

@@ -37,6 +37,7 @@ def train(
     batch: int | None = None,
     crop: int | None = None,
     hold_back: float | None = None,
+    depths: str | Path | None = None,
     seed: int | None = None,
     precision: Precision | None = None,
     device: Device | None = None,
@@ -59,6 +60,7 @@ def train(
 
     `data` is a folder of pairs, or where the paths of a mixture begin, or a dataset of your own; `degraded` and
     `clear` are two folders of unpaired photos. `settings` are the recipe's, `generator_arguments` the generator's.
+    `depths`: a folder of estimated depth maps for the synthetic haze of a mixture.
     Everything that is not given comes from the TOML file `config`, then from defaults. `start`: a run, a model folder
     or a shipped model's name whose weights the network begins with. `resume` goes on with the run in `out`: exactly,
     where its length is in steps or epochs. With `devices` above 1 this program is started as many
@@ -105,6 +107,7 @@ def train(
         "crop": crop,
         "on_device": on_device,
         "hold_back": hold_back,
+        "depths": None if depths is None else Path(depths).resolve(),
     }
     photos = {key: str(value) if isinstance(value, Path) else value for key, value in photos.items()}
     given = {

@@ -137,6 +137,8 @@ class DataConfig:
     """Of a mixture, for a recipe that learns from clips: each sample is so many frames, by a camera that moves."""
     short_side: int | None = None
     """Of a mixture: photos are kept reduced to this short side."""
+    depths: str | None = None
+    """Of a mixture: folder of estimated depth maps for synthetic haze, absolute or relative to `folder`."""
     most_pixels: int | None = None
     """Of a network that gives a picture, for its card: it sees photos of more pixels reduced to about so many, and what
     it changes is enlarged. For weather whose size in pixels is learned, as that of streaks; no part in training."""

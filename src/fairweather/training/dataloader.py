@@ -196,6 +196,8 @@ def check_headers(data: DataConfig, recipe: type[Recipe], crop: int, quiet: bool
             path = Path(data.folder or "") / source.path
             if source.kind in ("pairs", "rehazed"):
                 pairs += all_pairs(path)
+            elif source.kind == "rgbd":
+                photos += photos_in(path / "clear")
             else:
                 photos += photos_in(path)
     elif data.folder:
@@ -213,6 +215,8 @@ def check_choice(data: DataConfig, recipe: type[Recipe], name: str) -> None:
     """Raises BadSettings where the table names no data, too much, or what the recipe cannot learn from."""
     if data.on_device and not data.sources:
         raise BadSettings("data.on_device is for mixtures: list data.sources, or take it out")
+    if data.depths is not None and not data.sources:
+        raise BadSettings("data.depths is for mixtures: list data.sources, or remove depths (--depths)")
     if data.frames is not None and data.frames < 1:
         raise BadSettings(f"data.frames is {data.frames}: a clip has at least 1")
     if recipe.filmed and not (data.sources and data.frames):
@@ -249,7 +253,7 @@ def open_data(data: DataConfig, recipe: type[Recipe], name: str, crop: int) -> D
     if data.sources:
         assert data.folder is not None
         mixed: dict[str, Any] = {"sources": data.sources, "augment": table, "hold_back": data.hold_back}
-        kept = ("samples", "short_side", "memory_gib", "frames")
+        kept = ("samples", "short_side", "memory_gib", "frames", "depths")
         optional = {key: getattr(data, key) for key in kept}
         mixed |= {key: value for key, value in optional.items() if value is not None}
         return Mixture(MixtureSettings.from_table(mixed), data.folder)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fairweather import images
-from fairweather.data.datasets import Dataset, PhotoCache
+from fairweather.data.datasets import Dataset, PhotoCache, PhotoPixels
+from fairweather.data.synthetic import HazedPair
 from fairweather.files import make_folder
 from fairweather.generators import padded
 from fairweather.pairs import Pair
@@ -82,8 +83,12 @@ def validate(engine: TrainingEngine, pairs: dict[str, list[Pair]], photos: Photo
     """
     values = {}
     for name, some in pairs.items():
-        values[f"validation/{name}"] = fmean(_psnr(engine, *photos.pair(pair.degraded, pair.clear)) for pair in some)
+        values[f"validation/{name}"] = fmean(_psnr(engine, *_sides(pair, photos)) for pair in some)
     return values | ({"validation": fmean(values.values())} if values else {})
+
+
+def _sides(pair: Pair, photos: PhotoCache) -> tuple[PhotoPixels, PhotoPixels]:
+    return pair.sides() if isinstance(pair, HazedPair) else photos.pair(pair.degraded, pair.clear)
 
 
 def _psnr(engine: TrainingEngine, degraded: np.ndarray, clear: np.ndarray) -> float:

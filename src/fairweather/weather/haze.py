@@ -17,6 +17,17 @@ from fairweather.errors import BadSettings
 
 MIN_TRANSMISSION = 0.02
 BLUE = (-0.15, -0.024, 0.15)
+DUST = (1.0, 0.738, 0.405)
+"""Hue of the airlight in a dust storm, relative to its red: A = (0.84, 0.62, 0.34)."""
+NOISE_LEVELS = (2 / 255, 25 / 255)
+"""Standard deviations of the sensor noise under the haze (RIDCP)."""
+GAMMA = (1.5, 3.0)
+"""Exponents that darken a scene before the haze (RIDCP)."""
+LAMPS = ((1.0, 0.62, 0.25), (1.0, 0.9, 0.75), (0.86, 0.94, 1.0), (1.0, 0.12, 0.06), (0.25, 1.0, 0.55))
+"""Colours of lamps in linear light: sodium (about 2000 K), warm white, cold white, tail and signal lamps."""
+LAMP_SHARES = (0.34, 0.34, 0.18, 0.12, 0.02)
+MOST_LAMPS = 10
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -24,8 +35,9 @@ class HazeSettings:
     """The ranges that `haze` and `rehaze` draw from, each uniformly unless said otherwise."""
 
     density: tuple[float, float] = (0.3, 3.5)
-    """Optical depth beta d at the far end of the scene, drawn log-uniformly. RIDCP (Wu et al., CVPR 2023, sec. 3.1)
-    has beta in [0.3, 1.5] over depths of a few units; RESIDE (Li et al., TIP 2019) reaches t of about 0.03."""
+    """Optical depth beta d at the far end of the scene, drawn log-uniformly (uniformly with `even`). RIDCP (Wu et al.,
+    CVPR 2023, sec. 3.1) has 0.6 to 3: exp(-2 beta d), beta in [0.3, 1.5]; RESIDE (Li et al., TIP 2019) reaches t of
+    about 0.03."""
     airlight: tuple[float, float] = (0.6, 1.0)
     """Brightness of the airlight A. RESIDE: [0.7, 1.0] indoors, [0.8, 1.0] outdoors; RIDCP goes darker, for dusk."""
     tint: float = 0.04
@@ -43,17 +55,48 @@ class HazeSettings:
     clear: float = 0.0
     """Share of pictures left clear, so that a network learns to leave clear photos alone (D4, Yang et al., CVPR 2022,
     argues for densities down to none)."""
+    near: Range = (0.0, 0.0)
+    """Distance of the nearest point as a share of the farthest: haze stands before the foreground, too."""
+    bend: Range = (1.0, 1.0)
+    """Depths are raised to a power, drawn log-uniformly: an estimated or invented depth map is known up to a curve, and
+    above 1 the foreground is clearer and the distance denser, as it is along a road."""
+    even: bool = False
+    """Draw the density uniformly, as RESIDE does."""
+    patches: Range = (0.2, 1.8)
+    """Factors on beta in the thinnest and in the densest part of patchy haze. Smoke: from 0 up."""
+    dark: float = 0.0
+    """Share of pictures whose scene is darkened before the haze, by powers from `gamma`, while the clear side stays
+    bright. RIDCP: 0.5."""
+    gamma: Range = GAMMA
+    """Powers that darken a scene. RIDCP: [1.5, 3.0]."""
+    grain: float = 0.0
+    """Share of pictures with sensor noise under the haze, of 2 to 25 levels of 255. RIDCP: 0.5."""
+    warm: Range = (0.0, 0.0)
+    """Warmth w of the airlight: its colour is multiplied by DUST ** w. Measured on 205 real photos (the median of the
+    haziest 1 % of pixels): 90 % have w in [-0.13, 0.18], smog reaches 0.4, sand and dust 0.6 to 1.3. Below 0 it is
+    bluish."""
+    cast: Range = (0.0, 0.0)
+    """How much of the airlight's hue the light that falls onto the scene has taken on: the scene is multiplied by
+    (A / max A) ** cast. Dust and smog dye the whole picture; the clear side is the scene under white light."""
+    night: float = 0.0
+    """Share of pictures at night, with glowing lamps (see `nightfall` and `glow`). Their clear side is dark, too."""
 
     def __post_init__(self) -> None:
-        for name in ("density", "airlight"):
+        for name in ("density", "airlight", "near", "bend", "patches", "gamma", "cast"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise BadSettings(f"haze.{name} is {low} to {high}: a range goes up from 0 or more")
+        if self.warm[0] > self.warm[1]:
+            raise BadSettings(f"haze.warm is {self.warm[0]} to {self.warm[1]}: a range goes up")
+        if self.near[1] > 1:
+            raise BadSettings(f"haze.near ends at {self.near[1]}: the nearest point is no farther than the farthest, 1")
         if self.density[0] == 0:  # its logarithm is drawn
             raise BadSettings("haze.density starts at 0: it must be above; haze.clear leaves pictures clear")
+        if self.bend[0] == 0:
+            raise BadSettings("haze.bend starts at 0: a power is above 0")
         if self.airlight[1] > 1 or self.noise < 0:
             raise BadSettings("haze.airlight ends at 1, and haze.noise is at least 0")
-        for name in ("blue", "patchy", "linear", "clear", "tint"):
+        for name in ("blue", "patchy", "linear", "clear", "tint", "dark", "grain", "night"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadSettings(f"haze.{name} is {getattr(self, name)}: a share lies in [0, 1]")
 
@@ -85,14 +128,22 @@ def haze(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Haze N clear pictures, each with its own draw of depth (unless given, in [0, 1]), density and airlight.
 
-    Returns the hazy pictures (N x 3 x H x W in [0, 1]) and what made them: `transmission`, `airlight`.
+    Returns the hazy pictures (N x 3 x H x W in [0, 1]) and what made them: `transmission`, `airlight`, and `clear`, the
+    pictures without the haze (the given ones, but for those at night).
     """
     settings = settings or HazeSettings()
     count, _, height, width = clear.shape
     if depth is None:
         depth = invented_depth(count, height, width, generator, guide=clear)
-    low, high = (torch.tensor(v).log().item() for v in settings.density)
-    beta = _uniform(count, low, high, generator, clear).exp()
+    if settings.bend != (1.0, 1.0):
+        depth = depth ** _log_uniform(count, settings.bend, generator, clear)
+    if settings.near[1] > 0:
+        near = _uniform(count, *settings.near, generator, clear)
+        depth = near + (1 - near) * depth
+    if settings.even:
+        beta = _uniform(count, *settings.density, generator, clear)
+    else:
+        beta = _log_uniform(count, settings.density, generator, clear)
     return _finish(clear, (-beta * depth).exp(), generator, settings)
 
 
@@ -112,28 +163,128 @@ def rehaze(
 def _finish(
     clear: Tensor, transmission: Tensor, generator: Generator, settings: HazeSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    # settings that are off draw nothing, so that a seed makes the same picture as before they were there
     count, _, height, width = clear.shape
     patchy = _happens(count, settings.patchy, generator, clear)
     if patchy.any():
-        patches = fractal_noise(count, height, width, generator, octaves=3, like=clear)
-        transmission = torch.where(patchy, transmission ** (0.2 + 1.6 * patches), transmission)
+        field = fractal_noise(count, height, width, generator, octaves=3, like=clear)
+        thin, dense = settings.patches
+        transmission = torch.where(patchy, transmission ** (thin + (dense - thin) * field), transmission)
     left_clear = _happens(count, settings.clear, generator, clear)
     transmission = torch.where(left_clear, torch.ones_like(transmission), transmission.clamp(MIN_TRANSMISSION, 1))
-    brightness = _uniform(count, *settings.airlight, generator, clear)[:, :, 0, 0]
-    tint = (torch.rand(count, 3, generator=generator, device=generator.device) * 2 - 1).to(clear) * settings.tint
-    if settings.blue > 0:
-        strength = _uniform(count, 0, 1, generator, clear) * _happens(count, settings.blue, generator, clear)
-        tint = tint + strength[:, :, 0, 0] * clear.new_tensor(BLUE)
-    airlight = (brightness + tint).clamp(0, 1)
+    airlight = _airlight(count, generator, settings, clear)
+    scene = _scene(clear, airlight, left_clear, generator, settings)
     linear = _happens(count, settings.linear, generator, clear)
-    hazy = compose(clear, transmission, airlight)
+    hazy = compose(scene, transmission, airlight)
     if linear.any():
-        hazy = torch.where(linear, compose(clear, transmission, airlight, linear=True), hazy)
+        hazy = torch.where(linear, compose(scene, transmission, airlight, linear=True), hazy)
+    if settings.night > 0:
+        dark = _happens(count, settings.night, generator, clear) & ~left_clear
+        lit, lamps = nightfall(clear, transmission, generator)
+        foggy = night_haze(lit, lamps, transmission, airlight, generator)
+        hazy = torch.where(dark, foggy, hazy)
+        clear = torch.where(dark, to_srgb((lit + lamps).clamp(0, 1)), clear)
     if settings.noise > 0:
         sigma = _uniform(count, 0, settings.noise, generator, clear)
         grain = torch.randn(hazy.shape, generator=generator, device=generator.device).to(clear)
         hazy = hazy + grain * torch.where(left_clear, torch.zeros_like(sigma), sigma)
-    return hazy.clamp(0, 1), {"transmission": transmission, "airlight": airlight}
+    return hazy.clamp(0, 1), {"transmission": transmission, "airlight": airlight, "clear": clear}
+
+
+def _airlight(count: int, generator: Generator, settings: HazeSettings, like: Tensor) -> Tensor:
+    brightness = _uniform(count, *settings.airlight, generator, like)[:, :, 0, 0]
+    tint = (torch.rand(count, 3, generator=generator, device=generator.device) * 2 - 1).to(like) * settings.tint
+    if settings.blue > 0:
+        strength = _uniform(count, 0, 1, generator, like) * _happens(count, settings.blue, generator, like)
+        tint = tint + strength[:, :, 0, 0] * like.new_tensor(BLUE)
+    if settings.warm != (0.0, 0.0):
+        warmth = _uniform(count, *settings.warm, generator, like)[:, :, 0, 0]
+        hue = like.new_tensor(DUST) ** warmth
+        brightness = brightness * hue / hue.amax(1, keepdim=True)
+    return (brightness + tint).clamp(0, 1)
+
+
+def _scene(clear: Tensor, airlight: Tensor, left_clear: Tensor, generator: Generator, settings: HazeSettings) -> Tensor:
+    """What light the scene gives off under the haze: darker, dyed or noisy, where the settings say so."""
+    count, scene = len(clear), clear
+    if settings.dark > 0:
+        power = _uniform(count, *settings.gamma, generator, clear)
+        power = torch.where(_happens(count, settings.dark, generator, clear), power, torch.ones_like(power))
+        scene = scene.clamp_min(0) ** power
+    if settings.cast[1] > 0:
+        hue = airlight / airlight.amax(1, keepdim=True).clamp_min(1e-3)
+        scene = scene * hue[:, :, None, None] ** _uniform(count, *settings.cast, generator, clear)
+    if settings.grain > 0:
+        sigma = _uniform(count, *NOISE_LEVELS, generator, clear) * _happens(count, settings.grain, generator, clear)
+        noise = torch.randn(clear.shape, generator=generator, device=generator.device).to(clear)
+        scene = (scene + sigma * noise).clamp(0, 1)
+    return torch.where(left_clear, clear, scene)
+
+
+def nightfall(clear: Tensor, transmission: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Pictures by day -> the same scenes at night: light of the scene, and light of its lamps, N x 3 x H x W each.
+
+    Both are linear light; a lamp is brighter than white, 1. The scene is lit by a bluish sky at 1 to 5 % of daylight
+    and by 2 to MOST_LAMPS lamps, each with a pool of light around it, which falls off with the square of the distance.
+    The sky and whatever is as far, by the transmission, is lit by no lamp.
+    """
+    count, _, height, width = clear.shape
+    side = min(height, width)
+    y = torch.arange(height, device=clear.device, dtype=clear.dtype).view(1, 1, height, 1)
+    x = torch.arange(width, device=clear.device, dtype=clear.dtype).view(1, 1, 1, width)
+    sky = _uniform(count, -4.6, -3.0, generator, clear).exp() * clear.new_tensor((0.8, 0.9, 1.1)).view(1, 3, 1, 1)
+    light, lamps = sky.expand_as(clear).clone(), torch.zeros_like(clear)
+    shown = _uniform(count, 2, MOST_LAMPS + 1, generator, clear).floor()
+    colours, edges = clear.new_tensor(LAMPS), clear.new_tensor(LAMP_SHARES).cumsum(0)
+    for lamp in range(MOST_LAMPS):
+        at_x, at_y, size, power, reach, kind = (_uniform(count, 0, 1, generator, clear) for _ in range(6))
+        drawn = torch.searchsorted(edges, kind.flatten()).clamp_max(len(LAMPS) - 1)
+        colour = colours[drawn][:, :, None, None] * (shown > lamp)
+        # lamps hang about the horizon, in the middle of most photos; far ones are small and faint
+        away = ((y - (0.15 + 0.6 * at_y) * height).square() + (x - at_x * width).square()).sqrt()
+        radius = side * (0.003 + 0.017 * size**3)
+        disc = (-(away / radius).square()).exp()
+        lamps = lamps + disc * colour * 2 * 150**power
+        pool = side * (0.05 + 0.25 * reach) * (0.3 + size)
+        light = light + colour * (0.03 + 0.3 * power) / (1 + (away / pool).square())
+    far = (1 - transmission / transmission.amax((2, 3), keepdim=True)) ** 4
+    light = light * (1 - far) + 0.5 * sky * far
+    return to_linear(clear) * light, lamps
+
+
+def night_haze(scene: Tensor, lamps: Tensor, transmission: Tensor, airlight: Tensor, generator: Generator) -> Tensor:
+    """Scene and lamps in linear light, seen through haze -> N x 3 x H x W in [0,1], sRGB.
+
+    The model of Li, Tan & Brown, "Nighttime Haze Removal with Glow and Multiple Light Colors", ICCV 2015, eq. 3: the
+    scattering model, plus the lamps' glow. What the medium takes from a lamp's way, 1 - t, glows around it.
+    """
+    count = len(scene)
+    spread = min(scene.shape[-2:]) * _uniform(count, -4.6, -2.3, generator, scene).exp()
+    shape = _uniform(count, 0.4, 0.8, generator, scene)
+    around = glow(lamps * (1 - transmission), spread, shape)
+    # the air is lit by the same lamps, those out of the picture included
+    hue = lamps.mean((2, 3)) + 1e-2
+    hue = (hue / hue.mean(1, keepdim=True)) ** 0.3
+    ambient = (to_linear(airlight) * hue)[:, :, None, None]
+    return to_srgb((ambient + (scene - ambient) * transmission + lamps * transmission + around).clamp(0, 1))
+
+
+def glow(light: Tensor, spread: Tensor, shape: Tensor) -> Tensor:
+    """Light spread by the atmospheric point spread function: N x 3 x H x W, the same sum less what leaves the picture.
+
+    Narasimhan & Nayar, "Shedding Light on the Weather", CVPR 2003, derive that function from multiple scattering;
+    Metari & Deschenes, ICCV 2007, approximate it by exp(-(r / spread) ^ shape). `spread` in pixels and `shape`, the
+    smaller the denser the medium, are N x 1 x 1 x 1.
+    """
+    height, width = light.shape[-2:]
+    rows, columns = 2 * height, 2 * width  # wide enough that no light comes in again on the other side
+    y, x = (_wrapped(size, light) for size in (rows, columns))
+    away = (y.square().view(1, 1, -1, 1) + x.square().view(1, 1, 1, -1)).sqrt()
+    kernel = (-((away / spread) ** shape)).exp()
+    kernel = kernel / kernel.sum((2, 3), keepdim=True)
+    spectrum = torch.fft.rfft2(light, s=(rows, columns)) * torch.fft.rfft2(kernel)
+    spread_out: Tensor = torch.fft.irfft2(spectrum, s=(rows, columns))[..., :height, :width]
+    return spread_out.clamp_min(0)
 
 
 def invented_depth(count: int, height: int, width: int, generator: Generator, guide: Tensor) -> Tensor:
@@ -221,9 +372,20 @@ def transmission_of_pair(hazy: Tensor, clear: Tensor, airlight: Tensor | None = 
     return t.clamp(MIN_TRANSMISSION, 1), airlight
 
 
+def _wrapped(size: int, like: Tensor) -> Tensor:
+    """0, 1, 2, ... 2, 1: distances from the first pixel of a row whose ends meet."""
+    along = torch.arange(size, device=like.device, dtype=like.dtype)
+    return torch.minimum(along, size - along)
+
+
 def _uniform(count: int, low: float, high: float, generator: Generator, like: Tensor) -> Tensor:
     draw = torch.rand(count, 1, 1, 1, generator=generator, device=generator.device).to(like)
     return low + (high - low) * draw
+
+
+def _log_uniform(count: int, limits: Range, generator: Generator, like: Tensor) -> Tensor:
+    low, high = (torch.tensor(limit).log().item() for limit in limits)
+    return _uniform(count, low, high, generator, like).exp()
 
 
 def _happens(count: int, share: float, generator: Generator, like: Tensor) -> Tensor:
