@@ -75,7 +75,7 @@ class Sides:
         norms = any(isinstance(part, torch.nn.InstanceNorm2d) for part in recipe.modules())
         self.loop = PLAIN[name](
             copy.deepcopy(recipe).to(self.engine.fabric.device),
-            {player: learning_rate(one, PROGRESS) for player, one in self.engine.players.items()},
+            {group: learning_rate(one, PROGRESS) for group, one in self.engine.optimizer_groups.items()},
             dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision],
             # With PyTorch's own instance norm that layout is the slower one on a CPU.
             channels_last=self.engine.channels_last and not (norms and self.engine.device == "cpu"),

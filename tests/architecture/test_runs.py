@@ -51,15 +51,15 @@ def test_a_run_takes_two_steps(path: Path) -> None:
     engine = TrainingEngine(recipe, precision=settings.run.precision)
     assert settings.run.batch
     assert settings.data.crop
-    side = min(settings.data.crop, max(64, int(recipe.shipped().multiple_of)))  # type: ignore[arg-type]
+    side = min(settings.data.crop, max(64, int(recipe.restorer_network().multiple_of)))  # type: ignore[arg-type]
     shape = (min(2, settings.run.batch), 3, side, side)
-    before = {name: [p.detach().clone() for p in player.parameters()] for name, player in engine.players.items()}
+    before = {name: [p.detach().clone() for p in group.parameters()] for name, group in engine.optimizer_groups.items()}
     for at in range(2):
         terms = engine.step(Batch(torch.rand(shape), torch.rand(shape)), at / 2)
         assert terms
         assert all(torch.isfinite(term) for term in terms.values())
-    for name, player in engine.players.items():
-        moved = [not torch.equal(a, b) for a, b in zip(before[name], player.parameters(), strict=True)]
+    for name, group in engine.optimizer_groups.items():
+        moved = [not torch.equal(a, b) for a, b in zip(before[name], group.parameters(), strict=True)]
         # A bias ahead of a norm has no gradient but rounding; everything else has.
         assert sum(moved) > 0.6 * len(moved), f"{path.name}: {name} hardly learns"
 

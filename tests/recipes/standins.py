@@ -33,18 +33,18 @@ class Teacher:
         self.recipe = recipe
         self.losses: dict[str, Tensor] = {}
         self.gradients: dict[str, list[float]] = {}
-        self.recalled: dict[str, tuple[Tensor, int]] = {}
+        self.from_history: dict[str, tuple[Tensor, int]] = {}
 
-    def __call__(self, player: str, loss: Tensor) -> None:
-        assert player in self.recipe.players()
-        parameters = list(self.recipe.players()[player].parameters())
+    def __call__(self, group: str, loss: Tensor) -> None:
+        assert group in self.recipe.optimizer_groups()
+        parameters = list(self.recipe.optimizer_groups()[group].parameters())
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        assert all(gradient is not None for gradient in gradients), f"{player} does not learn all that it owns"
-        self.losses[player] = loss.detach()
-        self.gradients[player] = [gradient.sum().item() for gradient in gradients]
+        assert all(gradient is not None for gradient in gradients), f"{group} does not learn all that it owns"
+        self.losses[group] = loss.detach()
+        self.gradients[group] = [gradient.sum().item() for gradient in gradients]
 
-    def recall(self, name: str, fakes: Tensor, size: int) -> Tensor:
-        self.recalled[name] = (fakes, size)
+    def sample_history(self, name: str, fakes: Tensor, size: int) -> Tensor:
+        self.from_history[name] = (fakes, size)
         return fakes.detach() * 0 + 0.25
 
 

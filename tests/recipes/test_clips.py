@@ -103,13 +103,13 @@ def test_the_memory_alone_learns_where_that_is_asked() -> None:
         return RecurrentMaps(size=32, widths=(4, 4, 4, 4), heads=2, states=2)
 
     recipe = SupervisedVideo(build, SupervisedVideoSettings(whole=False))
-    (player,) = recipe.players().values()
+    (group,) = recipe.optimizer_groups().values()
     own = {id(p) for p in recipe.restore.maps_module.memory.parameters()}
-    assert {id(p) for p in player.parameters()} == own
+    assert {id(p) for p in group.parameters()} == own
     truth = strips(side=32)
     recipe.step(Batch(strips(side=32, seed=1), truth), Teacher(recipe))
     with pytest.raises(BadSettings, match=r"recipe\.whole"):
-        SupervisedVideo(Dye, SupervisedVideoSettings(whole=False)).players()
+        SupervisedVideo(Dye, SupervisedVideoSettings(whole=False)).optimizer_groups()
 
 
 def test_a_clip_of_one_frame_has_no_change() -> None:
@@ -121,4 +121,4 @@ def test_a_clip_of_one_frame_has_no_change() -> None:
 def test_a_sheet_shows_the_clips() -> None:
     recipe = SupervisedVideo(Dye)
     strip = strips()
-    assert torch.equal(recipe.shown(recipe.restore, strip), strip + recipe.restore.amount)
+    assert torch.equal(recipe.preview(recipe.restore, strip), strip + recipe.restore.amount)

@@ -40,8 +40,8 @@ def test_the_cycle_crosses_domains(name: str) -> None:
         assert float(terms[term]) == pytest.approx(value, rel=1e-4), term
     with torch.no_grad():
         judged = {
-            "adversarial_clear": recipe.judge_clear(photos.degraded + 0.25),
-            "adversarial_degraded": recipe.judge_degraded(photos.clear - 0.5),
+            "adversarial_clear": recipe.discriminator_clear(photos.degraded + 0.25),
+            "adversarial_degraded": recipe.discriminator_degraded(photos.clear - 0.5),
         }
     for term, scores in judged.items():
         torch.testing.assert_close(terms[term], (scores - 1).square().mean())
@@ -50,17 +50,17 @@ def test_the_cycle_crosses_domains(name: str) -> None:
 @pytest.mark.parametrize("name", CYCLES)
 def test_discriminators_see_the_pool_and_half_their_loss(name: str) -> None:
     recipe = cycle(name, pool=7)
-    learn, photos = Teacher(recipe), batch(1)
-    terms = recipe.step(photos, learn)
-    torch.testing.assert_close(learn.recalled["clear"][0], photos.degraded + 0.1)
-    torch.testing.assert_close(learn.recalled["degraded"][0], photos.clear + 0.1)
-    assert {size for _, size in learn.recalled.values()} == {7}
+    update, photos = Teacher(recipe), batch(1)
+    terms = recipe.step(photos, update)
+    torch.testing.assert_close(update.from_history["clear"][0], photos.degraded + 0.1)
+    torch.testing.assert_close(update.from_history["degraded"][0], photos.clear + 0.1)
+    assert {size for _, size in update.from_history.values()} == {7}
     from_pool = torch.full((1, 3, 32, 32), 0.25)
-    for name, judge, real in (
-        ("clear", recipe.judge_clear, photos.clear),
-        ("degraded", recipe.judge_degraded, photos.degraded),
+    for name, discriminator, real in (
+        ("clear", recipe.discriminator_clear, photos.clear),
+        ("degraded", recipe.discriminator_degraded, photos.degraded),
     ):
-        expected = 0.5 * ((judge(real) - 1).square().mean() + judge(from_pool).square().mean())
+        expected = 0.5 * ((discriminator(real) - 1).square().mean() + discriminator(from_pool).square().mean())
         torch.testing.assert_close(terms[f"discriminator_{name}"], expected)
 
 
@@ -71,26 +71,26 @@ def test_the_papers_settings_and_players(name: str) -> None:
     assert DerainSettings() == DerainSettings(**papers)
     recipe = cycle(name)
     assert {key: getattr(type(recipe).settings_type(), key) for key in papers} == papers
-    players = recipe.players()
-    assert set(players) == {"generators", "discriminators"}
-    for player in players.values():
-        assert (player.optimizer, player.lr, player.betas) == ("adam", 2e-4, (0.5, 0.999))
-        assert player.schedule == "linear"
+    optimizer_groups = recipe.optimizer_groups()
+    assert set(optimizer_groups) == {"generators", "discriminators"}
+    for group in optimizer_groups.values():
+        assert (group.optimizer, group.lr, group.betas) == ("adam", 2e-4, (0.5, 0.999))
+        assert group.schedule == "linear"
     assert (recipe.batch, recipe.epochs, recipe.crop, recipe.paired) == (1, 200, 256, False)
-    for judge in (recipe.judge_clear, recipe.judge_degraded):
-        assert sum(isinstance(module, nn.InstanceNorm2d) for module in judge.modules()) == 3
+    for discriminator in (recipe.discriminator_clear, recipe.discriminator_degraded):
+        assert sum(isinstance(module, nn.InstanceNorm2d) for module in discriminator.modules()) == 3
 
 
 def test_what_looks_right_to_vgg_is_compared_with_where_the_cycle_began() -> None:
     """Twice across: each reconstruction beside its own original; the weight is the setting's, and all of it counts."""
-    recipe, photos, learn = cycle("claritygan", perceptual=3.0), batch(1), None
+    recipe, photos, update = cycle("claritygan", perceptual=3.0), batch(1), None
     with torch.no_grad():
         recipe.restore.amount.fill_(0.25)
         recipe.degrade.amount.fill_(-0.5)
     seen: list[tuple[Tensor, Tensor]] = []
     recipe.compare.register_forward_hook(lambda _, given, value: seen.append(given))
-    learn = Teacher(recipe)
-    terms = recipe.step(photos, learn)
+    update = Teacher(recipe)
+    terms = recipe.step(photos, update)
     pairs = [(photos.degraded - 0.25, photos.degraded), (photos.clear - 0.25, photos.clear)]
     for (again, original), (wanted_again, wanted) in zip(seen, pairs, strict=True):
         torch.testing.assert_close(again, wanted_again)
@@ -105,9 +105,9 @@ def test_the_perceptual_term_is_learned() -> None:
     losses, gradients, logged = {}, {}, {}
     for weight in (0.0, 1.0):
         recipe = cycle("claritygan", perceptual=weight)
-        learn = Teacher(recipe)
-        logged[weight] = recipe.step(batch(1), learn)
-        losses[weight], gradients[weight] = learn.losses["generators"], learn.gradients["generators"]
+        update = Teacher(recipe)
+        logged[weight] = recipe.step(batch(1), update)
+        losses[weight], gradients[weight] = update.losses["generators"], update.gradients["generators"]
     extra = logged[1.0].keys() - logged[0.0].keys()
     assert extra == {"perceptual_degraded", "perceptual_clear"}
     torch.testing.assert_close(losses[1.0] - losses[0.0], sum(logged[1.0][term].detach() for term in extra))

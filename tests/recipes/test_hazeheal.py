@@ -22,10 +22,10 @@ def test_its_settings_and_players() -> None:
     s = HazeHealSettings()
     assert (s.reconstruction, s.inside, s.perceptual, s.mask) == (150, 0.3, 0.005, "dark_channel")
     assert (HazeHeal.batch, HazeHeal.crop, HazeHeal.epochs, HazeHeal.paired) == (4, 256, 200, True)
-    for player in hazeheal().players().values():
-        assert (player.optimizer, player.lr, player.betas) == ("adam", 2e-4, (0.5, 0.999))
-        assert {learning_rate(player, progress) for progress in (0.0, 0.5, 1.0)} == {2e-4}
-    (halved,) = {learning_rate(player, 0.75) for player in hazeheal(hold=0.5).players().values()}
+    for group in hazeheal().optimizer_groups().values():
+        assert (group.optimizer, group.lr, group.betas) == ("adam", 2e-4, (0.5, 0.999))
+        assert {learning_rate(group, progress) for progress in (0.0, 0.5, 1.0)} == {2e-4}
+    (halved,) = {learning_rate(group, 0.75) for group in hazeheal(hold=0.5).optimizer_groups().values()}
     assert halved == pytest.approx(1e-4)
 
 
@@ -35,8 +35,8 @@ def test_the_objective(mask: str, threshold: float | None) -> None:
     recipe, clear = hazeheal(mask=mask, threshold=threshold, patch=3), batch().clear
     t = torch.linspace(0.1, 0.9, 32).expand(2, 1, 32, 32)
     photos = Batch(clear * t + 0.9 * (1 - t), clear)
-    learn = Teacher(recipe)
-    terms = {term: value.detach() for term, value in recipe.step(photos, learn).items()}
+    update = Teacher(recipe)
+    terms = {term: value.detach() for term, value in recipe.step(photos, update).items()}
     assert list(terms) == ["adversarial", "charbonnier", "haze_aware", "perceptual", "discriminator"]
     haze = {
         "dark_channel": dark_channel_mask(photos.degraded, patch=3, threshold=threshold),
@@ -63,12 +63,12 @@ def test_both_sides_move_against_what_the_other_was() -> None:
     recipe, photos = hazeheal(), batch()
     order: list[str] = []
     seen: list[Tensor] = []
-    recipe.judge.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    recipe.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
 
     class Ordered(Teacher):
-        def __call__(self, player: str, loss: Tensor) -> None:
-            order.append(player)
-            super().__call__(player, loss)
+        def __call__(self, group: str, loss: Tensor) -> None:
+            order.append(group)
+            super().__call__(group, loss)
             with torch.no_grad():
                 recipe.restore.amount += 1  # what a step of the generator would do
 
@@ -89,7 +89,7 @@ def test_spectral_norms_stay_at_one_while_training(precision: Any) -> None:
         engine.step(batch(1), 0.0)
     with engine.autocast(), torch.no_grad():
         for _ in range(20):
-            recipe.judge(torch.rand(1, 6, 24, 24))
+            recipe.discriminator(torch.rand(1, 6, 24, 24))
     recipe.eval()
     assert len(kernels(recipe)) == 5, "every layer, first and last too"
     for layer, was in zip(kernels(recipe), before, strict=True):
@@ -98,10 +98,10 @@ def test_spectral_norms_stay_at_one_while_training(precision: Any) -> None:
         assert weight.dtype == torch.float32
         assert (weight - was).abs().max() > 0.001, "it has learned nothing"
         assert torch.linalg.matrix_norm(weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-3)
-    assert not any(isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d) for module in recipe.judge.modules())
-    slopes = {module.negative_slope for module in recipe.judge.modules() if isinstance(module, nn.LeakyReLU)}
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d) for module in recipe.discriminator.modules())
+    slopes = {module.negative_slope for module in recipe.discriminator.modules() if isinstance(module, nn.LeakyReLU)}
     assert slopes == {0.2}
 
 
 def kernels(recipe: HazeHeal) -> list[nn.Conv2d]:
-    return [module for module in recipe.judge.modules() if isinstance(module, nn.Conv2d)]
+    return [module for module in recipe.discriminator.modules() if isinstance(module, nn.Conv2d)]

@@ -1,4 +1,4 @@
-"""The engine: gradients of one player alone, clipping, precisions, what it refuses."""
+"""The engine: gradients of one group alone, clipping, precisions, what it refuses."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Duel(Recipe):
         self.seen: list[Tensor] = []
         self.scale = 1.0
 
-    def players(self) -> dict[str, OptimizerGroup]:
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
         return {
             "first": OptimizerGroup((self.first,), lr=0.25, clip=self.clip),
             "second": OptimizerGroup((self.second,), lr=0.25),
         }
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         one = self.scale * self.first(self.second(batch.degraded)).float().mean()
         self.seen.append(self.first(batch.degraded).float().mean().detach())
-        learn("first", one)
+        update("first", one)
         after = self.first(self.second(batch.degraded)).float().mean()
         self.seen.append(self.first(batch.degraded).float().mean().detach())
-        learn("second", after)
+        update("second", after)
         return {"one": one, "after": after}
 
-    def shipped(self) -> nn.Module:
+    def restorer_network(self) -> nn.Module:
         return self.first
 
 
@@ -145,7 +145,7 @@ def scaling(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> tuple[TrainingEn
 
 
 def test_players_share_a_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One player's overflow skips its step alone and halves the scale; the other's next step is what it would be."""
+    """One group's overflow skips its step alone and halves the scale; the other's next step is what it would be."""
     recipe, plain = Duel(), Duel()
     recipe.clip = plain.clip = 0.01
     engine, scaler = scaling(monkeypatch, recipe)
@@ -161,7 +161,7 @@ def test_players_share_a_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
     for ours, theirs in zip(recipe.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert not torch.equal(recipe.first.weight, before)
-    # Every player's step counts towards the growth: after an interval of 3 good ones of either.
+    # Every group's step counts towards the growth: after an interval of 3 good ones of either.
     assert scaler.get_scale() == 1024
 
 

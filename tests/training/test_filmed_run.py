@@ -90,10 +90,11 @@ def test_it_grows_from_a_swift_and_goes_on_exactly(
 
     with pytest.raises(KeyboardInterrupt):
         clips_run(tmp_path / "part", data=Strips(interrupt), **words)
-    assert checkpoint.load_checkpoint(tmp_path / "part" / "state")["step"] == 3
+    assert checkpoint.load_checkpoint(tmp_path / "part" / "checkpoints")["step"] == 3
     resumed = clips_run(tmp_path / "part", resume=True, **words)
     assert_same_state(
-        checkpoint.load_checkpoint(whole.folder / "state"), checkpoint.load_checkpoint(resumed.folder / "state")
+        checkpoint.load_checkpoint(whole.folder / "checkpoints"),
+        checkpoint.load_checkpoint(resumed.folder / "checkpoints"),
     )
 
 
@@ -128,7 +129,7 @@ def test_the_memory_alone_learns(swift: Path, tmp_path: Path, monkeypatch: pytes
         assert last < share * first, (term, first, last)
     before, after = (
         read_initial_weights(str(swift)).weights,
-        checkpoint.load_checkpoint(run.folder / "state")["engine"]["recipe"],
+        checkpoint.load_checkpoint(run.folder / "checkpoints")["engine"]["recipe"],
     )
     for name, value in before.items():
         if "num_batches" not in name:

@@ -82,7 +82,8 @@ def sheets(patched: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fill", "name"), [(checkpoints, "state/state.pt"), (stats, "stats.jsonl"), (sheets, "samples/step-0000003.jpg")]
+    ("fill", "name"),
+    [(checkpoints, "checkpoints/latest.pt"), (stats, "stats.jsonl"), (sheets, "samples/step-0000003.jpg")],
 )
 def test_a_disk_that_fills(
     fill: Callable[[pytest.MonkeyPatch], None],
@@ -100,12 +101,12 @@ def test_a_disk_that_fills(
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert last.startswith(f"fairweather: error: {out / name}: ")
     assert "No space left" in last or "disk is full" in last
-    assert f"{out / 'state' / 'state.pt'} (step 2) is the last good one" in last
+    assert f"{out / 'state' / 'latest.pt'} (step 2) is the last good one" in last
     assert "--resume" in last
     assert not list(out.rglob(".*")), "no half checkpoint or sheet"
-    assert checkpoint.load_checkpoint(out / "state")["step"] == 2
+    assert checkpoint.load_checkpoint(out / "checkpoints")["step"] == 2
     small_run("supervised", out, resume=True, **options)
-    assert checkpoint.load_checkpoint(out / "state")["step"] == 6
+    assert checkpoint.load_checkpoint(out / "checkpoints")["step"] == 6
 
 
 def test_the_first_checkpoint_finds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +114,9 @@ def test_the_first_checkpoint_finds_no_room(tmp_path: Path, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(BadFolder, match=r"state\.pt: .*holds no checkpoint.*--out"):
+    with pytest.raises(BadFolder, match=r"latest\.pt: .*holds no checkpoint.*--out"):
         small_run("supervised", tmp_path / "run")
-    assert not list((tmp_path / "run" / "state").iterdir())
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_other_errors_keep_their_words(tmp_path: Path) -> None:

@@ -47,10 +47,10 @@ def test_only_training_leaves_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_network_keeps_its_weights_and_answers() -> None:
     torch.manual_seed(0)
-    judge = PatchGAN(width=8)
+    discriminator = PatchGAN(width=8)
     photos = torch.rand(2, 3, 32, 32)
-    before, state = judge(photos), copy.deepcopy(judge.state_dict())
-    to_channels_last(judge, "cpu")
-    assert sum(type(part) is ChannelsLastInstanceNorm for part in copy.deepcopy(judge).modules()) == 3
-    torch.testing.assert_close(judge(photos), before, rtol=1e-3, atol=1e-4)
-    assert all(torch.equal(value, state[name]) for name, value in judge.state_dict().items())
+    before, state = discriminator(photos), copy.deepcopy(discriminator.state_dict())
+    to_channels_last(discriminator, "cpu")
+    assert sum(type(part) is ChannelsLastInstanceNorm for part in copy.deepcopy(discriminator).modules()) == 3
+    torch.testing.assert_close(discriminator(photos), before, rtol=1e-3, atol=1e-4)
+    assert all(torch.equal(value, state[name]) for name, value in discriminator.state_dict().items())

@@ -82,10 +82,12 @@ def test_a_run_on_the_device_resumes_exactly(tmp_path: Path, photos: Path, confi
         patched.setattr(GPUBatches, "batch", batch)
         with pytest.raises(KeyboardInterrupt):
             run(part, photos, config, on_device=True, checkpoint_steps=1)
-    assert checkpoint.load_checkpoint(part / "state")["step"] == 2
+    assert checkpoint.load_checkpoint(part / "checkpoints")["step"] == 2
     # what was said once need not be said again
     run(part, photos, config, resume=True)
-    assert_same_state(checkpoint.load_checkpoint(whole.folder / "state"), checkpoint.load_checkpoint(part / "state"))
+    assert_same_state(
+        checkpoint.load_checkpoint(whole.folder / "checkpoints"), checkpoint.load_checkpoint(part / "checkpoints")
+    )
 
 
 def test_on_a_cpu_samples_come_from_the_loader_unless_told(tmp_path: Path, photos: Path, config: Path) -> None:
@@ -173,7 +175,8 @@ def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(calls) == 1
     assert settings_of(compiled.folder)["run"]["compile"] is True
     assert_same_state(
-        checkpoint.load_checkpoint(plain.folder / "state"), checkpoint.load_checkpoint(compiled.folder / "state")
+        checkpoint.load_checkpoint(plain.folder / "checkpoints"),
+        checkpoint.load_checkpoint(compiled.folder / "checkpoints"),
     )
     torch.compiler.reset()  # or the network of before would do
     averageless = {**SMALL["supervised"]["settings"], "ema": 0.0}

@@ -21,11 +21,11 @@ def fakes(*values: float) -> torch.Tensor:
 
 def test_pool_fills_then_swaps_half() -> None:
     pool = SampleHistory(4, torch.Generator().manual_seed(0))
-    assert torch.equal(pool.recall(fakes(0, 1, 2, 3)), fakes(0, 1, 2, 3))
+    assert torch.equal(pool.sample(fakes(0, 1, 2, 3)), fakes(0, 1, 2, 3))
     fresh = 0
     kept = {0.0, 1.0, 2.0, 3.0}
     for value in range(4, 404):
-        shown = float(pool.recall(fakes(value))[0, 0, 0, 0])
+        shown = float(pool.sample(fakes(value))[0, 0, 0, 0])
         fresh += shown == value
         if shown != value:
             assert shown in kept
@@ -38,14 +38,14 @@ def test_pool_keeps_no_graph_and_no_alias() -> None:
     pool = SampleHistory(1, torch.Generator())
     fake = torch.ones(1, 3, 2, 2, requires_grad=True)
     photo = fake * 1
-    assert not pool.recall(photo).requires_grad
+    assert not pool.sample(photo).requires_grad
     with torch.no_grad():
         photo.zero_()
     assert float(pool.photos[0].sum()) == 12
 
 
 def test_pool_of_zero_shows_what_it_is_given() -> None:
-    assert torch.equal(SampleHistory(0, torch.Generator()).recall(fakes(1, 2)), fakes(1, 2))
+    assert torch.equal(SampleHistory(0, torch.Generator()).sample(fakes(1, 2)), fakes(1, 2))
 
 
 def test_ema_is_the_recursion_for_weights_and_statistics() -> None:
@@ -88,9 +88,9 @@ def test_a_short_run_ends_without_a_share_of_what_it_began_with() -> None:
     ],
 )
 def test_schedules(options: dict[str, Any], expected: dict[float, float]) -> None:
-    player = OptimizerGroup((), lr=2.0, **options)
+    group = OptimizerGroup((), lr=2.0, **options)
     for progress, share in expected.items():
-        assert learning_rate(player, progress) == pytest.approx(2 * share, abs=1e-12)
+        assert learning_rate(group, progress) == pytest.approx(2 * share, abs=1e-12)
 
 
 def test_the_first_step_of_a_warmup_moves() -> None:

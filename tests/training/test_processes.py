@@ -101,8 +101,10 @@ def test_two_processes_are_one_with_twice_the_batch(
     no_export(monkeypatch)
     said = {**WITHOUT_BATCH_NORM, "settings": settings}
     one = small_run(recipe, tmp_path / "one", batch=2, **said)
-    start = checkpoint.load_checkpoint(small_run(recipe, tmp_path / "start", batch=2, steps=1, **said).folder / "state")
-    alone = checkpoint.load_checkpoint(one.folder / "state")["engine"]
+    start = checkpoint.load_checkpoint(
+        small_run(recipe, tmp_path / "start", batch=2, steps=1, **said).folder / "checkpoints"
+    )
+    alone = checkpoint.load_checkpoint(one.folder / "checkpoints")["engine"]
     codes, logs = together(recipe, tmp_path / "two", batch=1, **said)
     assert codes == [0, 0], logs
     both = [process["engine"] for process in told(tmp_path / "two")]
@@ -148,12 +150,12 @@ def test_stopped_and_resumed_equals_uninterrupted(recipe: str, signal: str, rank
     trouble = {"what": signal, "rank": rank, "step": 5}
     codes, logs = together(recipe, tmp_path / "part", trouble=trouble)
     assert codes == [130, 130], logs
-    part = checkpoint.load_checkpoint(tmp_path / "part" / "state")
+    part = checkpoint.load_checkpoint(tmp_path / "part" / "checkpoints")
     assert part["step"] == 5
     assert len(part["others"]) == 1
     codes, logs = together(recipe, tmp_path / "part", resume=True)
     assert codes == [0, 0], logs
-    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("whole", "part")))
+    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "part")))
     assert terms(tmp_path / "part") == terms(tmp_path / "whole")
     assert [line["step"] for line in terms(tmp_path / "part")] == list(range(1, 9))
     with pytest.raises(BadSettings, match=r"run\.devices is 1 .* started with 2"):
@@ -201,7 +203,7 @@ def test_torchrun(tmp_path: Path) -> None:
     assert Run(tmp_path / "run").settings()["settings"]["run"]["devices"] == 2
     codes, logs = together("pix2pix", tmp_path / "placed", steps=3)
     assert codes == [0, 0], logs
-    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("run", "placed")))
+    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "checkpoints") for name in ("run", "placed")))
 
 
 def test_an_error_in_a_process_that_was_started_here(tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_an_error_in_a_process_that_was_started_here(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "photo.png: not a picture" in done.stderr
     assert "before the run did" in done.stderr
-    assert (tmp_path / "run" / "state").is_dir()
+    assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
 def test_the_command_line_from_photos_to_a_model(tmp_path: Path, photo: np.ndarray) -> None:
@@ -322,4 +324,4 @@ def test_alone_nothing_is_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     no_export(monkeypatch)
     for name in ("all_reduce", "broadcast", "gather_object", "all_gather_object", "new_group", "barrier"):
         monkeypatch.setattr(torch.distributed, name, None)
-    assert "others" not in checkpoint.load_checkpoint(small_run("cyclegan", tmp_path).folder / "state")
+    assert "others" not in checkpoint.load_checkpoint(small_run("cyclegan", tmp_path).folder / "checkpoints")

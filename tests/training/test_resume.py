@@ -23,7 +23,7 @@ def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    return checkpoint.load_checkpoint(folder / "state")
+    return checkpoint.load_checkpoint(folder / "checkpoints")
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_other_recipes_go_on_exactly_too(recipe: str, tmp_path: Path) -> Non
         assert kept == ["compare._extra_state"]
 
 
-@pytest.mark.parametrize("forgotten", ["random", "pools", "pool_generator", "optimizers", "ema", "judges"])
+@pytest.mark.parametrize("forgotten", ["random", "pools", "pool_generator", "optimizers", "ema", "discriminators"])
 def test_everything_in_the_state_is_needed(tmp_path: Path, forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison can fail: whoever forgets a part of the state ends elsewhere."""
     recipe = {"random": "pix2pix", "optimizers": "supervised", "ema": "supervised"}.get(forgotten, "cyclegan")
@@ -82,9 +82,11 @@ def test_everything_in_the_state_is_needed(tmp_path: Path, forgotten: str, monke
         fresh["random"] = blank["random"]
     elif forgotten == "pools":
         fresh["engine"]["pools"] = {}
-    elif forgotten == "judges":
+    elif forgotten == "discriminators":
         networks = fresh["engine"]["recipe"]
-        networks |= {name: value for name, value in blank["engine"]["recipe"].items() if name.startswith("judge")}
+        networks |= {
+            name: value for name, value in blank["engine"]["recipe"].items() if name.startswith("discriminator")
+        }
     else:
         fresh["engine"][forgotten] = blank["engine"][forgotten]
     monkeypatch.setattr(checkpoint, "load_checkpoint", lambda _: fresh)
@@ -124,12 +126,12 @@ def test_a_damaged_newest_checkpoint_leaves_the_one_before(tmp_path: Path, caplo
     whole = small_run("supervised", tmp_path / "whole")
     part = tmp_path / "part"
     interrupt_at(6, "supervised", part, checkpoint_steps=4)
-    path = part / "state" / "state.pt"
+    path = part / "checkpoints" / "latest.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     resumed = small_run("supervised", part, resume=True)
-    assert any("state.pt is damaged" in words and "after step 4" in words for words in caplog.messages)
+    assert any("latest.pt is damaged" in words and "after step 4" in words for words in caplog.messages)
     assert_same_state(final(whole.folder), final(part))
     assert terms(resumed) == terms(whole)
     assert [without_times(line) for line in resumed.epochs()] == [without_times(line) for line in whole.epochs()]

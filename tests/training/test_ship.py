@@ -38,7 +38,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
 
 
 def saved(run: Path) -> dict[str, Any]:
-    return checkpoint.load_checkpoint(run / "state")["engine"]
+    return checkpoint.load_checkpoint(run / "checkpoints")["engine"]
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ def test_a_run_that_has_ended_gives_its_model(
     assert exports[-1].direction == "restore"
     assert exports[-1].training["steps"] == 3
     steps(3)
-    shutil.rmtree(run / "state")  # a run that was thinned out
+    shutil.rmtree(run / "checkpoints")  # a run that was thinned out
     export_run(run, tmp_path / "out")
     assert again == [model, model]
     with pytest.raises(BadFolder, match="checkpoint"):
@@ -172,15 +172,15 @@ def test_what_is_no_run_yet(tmp_path: Path, exports: list[SimpleNamespace]) -> N
     with pytest.raises(BadFolder, match=r"run\.json"):
         export_run(tmp_path, tmp_path / "out")
     run = small_run("cyclegan", tmp_path / "run", steps=1).folder
-    start = checkpoint.load_checkpoint(run / "state")
-    shutil.rmtree(run / "state")
+    start = checkpoint.load_checkpoint(run / "checkpoints")
+    shutil.rmtree(run / "checkpoints")
     checkpoint.save_checkpoint(
-        run / "state", {**{key: value for key, value in start.items() if key != "format"}, "step": 0}
+        run / "checkpoints", {**{key: value for key, value in start.items() if key != "format"}, "step": 0}
     )
     with pytest.raises(BadFolder, match="no trained network yet"):
         export_run(run, tmp_path / "out")
     record = json.loads((run / "run.json").read_text())
-    checkpoint.save_checkpoint(run / "state", {key: value for key, value in start.items() if key != "format"})
+    checkpoint.save_checkpoint(run / "checkpoints", {key: value for key, value in start.items() if key != "format"})
     record["settings"]["recipe"]["magic"] = 3
     (run / "run.json").write_text(json.dumps(record))
     with pytest.raises(BadSettings, match=r"run\.json.*magic"):
@@ -191,7 +191,7 @@ def test_what_is_no_run_yet(tmp_path: Path, exports: list[SimpleNamespace]) -> N
 def test_remarks_of_the_run_s_own_machine(tmp_path: Path, exports: list[SimpleNamespace]) -> None:
     run = small_run("cyclegan", tmp_path / "run", steps=1).folder
     record = json.loads((run / "run.json").read_text())
-    assert record["remarks"] == {}
-    (run / "run.json").write_text(json.dumps({**record, "remarks": {"perceptual": "theirs"}, "commit": "abc"}))
+    assert record["notes"] == {}
+    (run / "run.json").write_text(json.dumps({**record, "notes": {"perceptual": "theirs"}, "commit": "abc"}))
     export_run(run, tmp_path / "out")
     assert (exports[-1].training["perceptual"], exports[-1].training["commit"]) == ("theirs", "abc")

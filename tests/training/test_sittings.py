@@ -65,10 +65,10 @@ def test_three_sittings_are_one_run(clock: Clock, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             clock.sit(tmp_path / "part", stop_after=stop, resume=resume)()
         clock.now += 3600  # the machine did something else
-    assert checkpoint.load_checkpoint(tmp_path / "part" / "state")["seconds"] == 8
+    assert checkpoint.load_checkpoint(tmp_path / "part" / "checkpoints")["seconds"] == 8
     clock.sit(tmp_path / "part", resume=True)()
     assert clock.rates == whole
-    ends = [checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("whole", "part")]
+    ends = [checkpoint.load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "part")]
     assert_same_state(*ends)
     assert [end["seconds"] for end in ends] == [14, 14]
 
@@ -79,8 +79,8 @@ def test_what_was_lost_with_a_crash_is_trained_again(clock: Clock, tmp_path: Pat
     clock.photos = 0
     with pytest.raises(KeyboardInterrupt):
         clock.sit(tmp_path / "part", stop_after=8, checkpoint_steps=2)()
-    path = tmp_path / "part" / "state"
-    path.joinpath("before.pt").replace(path / "state.pt")
+    path = tmp_path / "part" / "checkpoints"
+    path.joinpath("previous.pt").replace(path / "latest.pt")
     assert checkpoint.load_checkpoint(path)["seconds"] < 8
     clock.sit(tmp_path / "part", resume=True)()
-    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("whole", "part")))
+    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "part")))

@@ -43,7 +43,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine_of(run: Path) -> dict[str, Any]:
-    return checkpoint.load_checkpoint(run / "state")["engine"]
+    return checkpoint.load_checkpoint(run / "checkpoints")["engine"]
 
 
 def learned(weights: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
@@ -128,9 +128,9 @@ def test_what_it_cannot_begin_with(tiny_model: Path, first: Path, tmp_path: Path
     with pytest.raises(BadCard, match="no unet of this release"):
         other.load(torch.nn.Linear(1, 1))
     fresh = shutil.copytree(first, tmp_path / "fresh")
-    saved = {key: value for key, value in checkpoint.load_checkpoint(fresh / "state").items() if key != "format"}
-    shutil.rmtree(fresh / "state")
-    checkpoint.save_checkpoint(fresh / "state", {**saved, "step": 0})
+    saved = {key: value for key, value in checkpoint.load_checkpoint(fresh / "checkpoints").items() if key != "format"}
+    shutil.rmtree(fresh / "checkpoints")
+    checkpoint.save_checkpoint(fresh / "checkpoints", {**saved, "step": 0})
     with pytest.raises(BadFolder, match="no trained network yet"):
         read_initial_weights(str(fresh))
 
@@ -143,18 +143,18 @@ def test_a_run_that_was_thinned_out_or_has_ended_gives_its_model(first: Path, ti
     assert read_initial_weights(str(run)).training["name"] == "tiny"
     model_folder.write_card(model, dataclasses.replace(card, training={"steps": 2}))
     assert read_initial_weights(str(run)).training["name"] == "run", "it was gone on with: the checkpoint is newer"
-    shutil.rmtree(run / "state")
+    shutil.rmtree(run / "checkpoints")
     assert read_initial_weights(str(run)).training["name"] == "tiny"
 
 
 def test_the_second_phase_goes_on_exactly_without_its_start(
     first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Interrupted while the judge gains its weight; where the weights came from is gone by then."""
+    """Interrupted while the discriminator gains its weight; where the weights came from is gone by then."""
     start = shutil.copytree(first, tmp_path / "first")
     phase = {
         "steps": 6,
-        "settings": {"lr": 1e-3, "ema": 0.9, "adversarial": 0.1, "judge_alone": 2, "width": 4},
+        "settings": {"lr": 1e-3, "ema": 0.9, "adversarial": 0.1, "discriminator_warmup": 2, "width": 4},
         "generator_arguments": UNET,
     }
     whole = small_run("supervised", tmp_path / "whole", start=start, **phase)
@@ -164,7 +164,8 @@ def test_the_second_phase_goes_on_exactly_without_its_start(
         resumed = small_run("supervised", tmp_path / "part", start=start, resume=True, **phase)
     assert not caplog.text
     assert_same_state(
-        checkpoint.load_checkpoint(whole.folder / "state"), checkpoint.load_checkpoint(resumed.folder / "state")
+        checkpoint.load_checkpoint(whole.folder / "checkpoints"),
+        checkpoint.load_checkpoint(resumed.folder / "checkpoints"),
     )
     assert ["adversarial" in line for line in resumed.stats()] == [False, False, True, True, True, True]
     assert resumed.settings()["start"] == whole.settings()["start"]

@@ -23,12 +23,12 @@ def test_a_failed_write_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(BadFolder, match=r"state\.pt: .*No space left.*\(step 1\) is the last good one.*--resume"):
+    with pytest.raises(BadFolder, match=r"latest\.pt: .*No space left.*\(step 1\) is the last good one.*--resume"):
         checkpoint.save_checkpoint(tmp_path, {"step": 2})
     kept = checkpoint.load_checkpoint(tmp_path)
     assert kept["step"] == 1
     assert torch.equal(kept["weights"], torch.arange(4.0))
-    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["latest.pt"]
 
 
 def test_code_in_a_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -47,13 +47,13 @@ def two(folder: Path) -> tuple[Path, bytes]:
         checkpoint.save_checkpoint(
             folder, {"step": step, "weights": {str(size): torch.randn(size) for size in (7, 40, 7)}}
         )
-    path = folder / "state.pt"
+    path = folder / "latest.pt"
     return path, path.read_bytes()
 
 
 def test_the_newest_and_the_one_before_are_kept(tmp_path: Path) -> None:
     path, _ = two(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["before.pt", "state.pt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["previous.pt", "latest.pt"]
     assert checkpoint.load_checkpoint(tmp_path)["step"] == 4
     path.unlink()
     assert checkpoint.load_checkpoint(tmp_path)["step"] == 3
@@ -69,8 +69,8 @@ def test_a_damaged_checkpoint_is_noticed_wherever_the_damage_is(
     for length in (0, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         assert checkpoint.load_checkpoint(tmp_path)["step"] == 3, f"cut off at {length}"
-    assert "state.pt is damaged" in caplog.messages[-1]
-    assert "before.pt, after step 3" in caplog.messages[-1]
+    assert "latest.pt is damaged" in caplog.messages[-1]
+    assert "previous.pt, after step 3" in caplog.messages[-1]
     path.write_bytes(whole)
     assert checkpoint.load_checkpoint(tmp_path)["step"] == 4
 
@@ -88,15 +88,15 @@ def test_a_damaged_one_never_takes_the_place_of_a_good_one(tmp_path: Path, monke
 def test_where_both_are_damaged_it_says_what_to_do(tmp_path: Path) -> None:
     path, whole = two(tmp_path)
     path.write_bytes(whole[:-1])
-    (tmp_path / "before.pt").write_bytes(b"")
-    with pytest.raises(BadFolder, match=r"state\.pt.*before\.pt.*put a copy of either back.*--out"):
+    (tmp_path / "previous.pt").write_bytes(b"")
+    with pytest.raises(BadFolder, match=r"latest\.pt.*previous\.pt.*put a copy of either back.*--out"):
         checkpoint.load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", pickle.dumps({"format": 1}, protocol=2)[:-3]])
 def test_a_broken_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(BadFolder, match=r"state\.pt"):
+    (tmp_path / "latest.pt").write_bytes(content)
+    with pytest.raises(BadFolder, match=r"latest\.pt"):
         checkpoint.load_checkpoint(tmp_path)
 
 
@@ -121,6 +121,6 @@ def test_a_full_disk_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             raise RuntimeError("unexpected pos 544640 vs 544528")  # what torch's zip writer says on closing
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(BadFolder, match=r"state\.pt: .*No space left on device.*no checkpoint.*--out"):
+    with pytest.raises(BadFolder, match=r"latest\.pt: .*No space left on device.*no checkpoint.*--out"):
         checkpoint.save_checkpoint(tmp_path, {"step": 1})
     assert not list(tmp_path.iterdir())

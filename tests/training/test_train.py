@@ -41,7 +41,7 @@ def test_every_recipe_lowers_its_loss_and_fills_its_folder(
     first, last = (np.mean([line[term] for line in part]) for part in (stats[:8], stats[-8:]))
     assert last < 0.9 * first
     assert sorted(path.name for path in run.folder.iterdir()) == [
-        *("epochs.jsonl", "run.json", "samples", "state", "stats.jsonl")
+        *("epochs.jsonl", "run.json", "samples", "checkpoints", "stats.jsonl")
     ]
     sheets = sorted(path.name for path in (run.folder / "samples").iterdir())
     assert sheets == ["step-0000020.jpg", "step-0000040.jpg"]
@@ -63,7 +63,7 @@ def test_a_run_ends_with_a_model_that_restores(tmp_path: Path) -> None:
     assert restored.shape == photo.shape
     assert restored.dtype == np.uint8
     # what ships is the average, not the last weights
-    engine = checkpoint.load_checkpoint(run.folder / "state")["engine"]
+    engine = checkpoint.load_checkpoint(run.folder / "checkpoints")["engine"]
     from fairweather.model_folder import read_weights
 
     weights = read_weights(run.model)
@@ -82,7 +82,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path, monkeyp
 
     with pytest.raises(BadSettings, match="loss of generator is nan in step 5"):
         small_run("supervised", tmp_path, data=Poisoned(), checkpoint_steps=2)
-    saved = checkpoint.load_checkpoint(tmp_path / "state")
+    saved = checkpoint.load_checkpoint(tmp_path / "checkpoints")
     assert saved["step"] == 4
     assert all(torch.isfinite(weight).all() for weight in saved["engine"]["recipe"].values())
     assert [line["step"] for line in read_stats(tmp_path / "stats.jsonl")] == [1, 2, 3, 4]

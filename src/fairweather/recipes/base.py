@@ -1,4 +1,4 @@
-"""What every recipe shares: players, batches, and the two calls that a step makes on the engine."""
+"""What every recipe shares: optimizer_groups, batches, and the two calls that a step makes on the engine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class OptimizerGroup:
     hold: float = 0.0
     """`linear`: share of the run before the decay starts."""
     clip: float | None = None
-    """Largest norm of the gradient of all the player's parameters together."""
+    """Largest norm of the gradient of all the group's parameters together."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every trainable parameter, each once."""
@@ -60,15 +60,15 @@ class OptimizerGroup:
 class Update(Protocol):
     """What a step may ask of the engine."""
 
-    def __call__(self, player: str, loss: Tensor) -> None:
-        """Move `player` (a name from `players()`) one step down `loss`; nobody else's gradients are touched."""
+    def __call__(self, group: str, loss: Tensor) -> None:
+        """Move `group` (a name from `optimizer_groups()`) one step down `loss`; nobody else's gradients are touched."""
 
-    def recall(self, name: str, fakes: Tensor, size: int) -> Tensor:
+    def sample_history(self, name: str, fakes: Tensor, size: int) -> Tensor:
         """`fakes` (detached), about half of them swapped for earlier ones from the history pool `name` of `size`."""
 
 
 class Recipe(nn.Module, ABC):
-    """A whole training algorithm: networks, players and one step.
+    """A whole training algorithm: networks, optimizer_groups and one step.
 
     It never sees the device, the precision, distribution or checkpointing. Its constructor takes `build`, which makes
     a generator, and its settings (a frozen dataclass), so that recipes and generators multiply.
@@ -80,7 +80,7 @@ class Recipe(nn.Module, ABC):
     """Whether `degraded[i]` and `clear[i]` must show the same scene."""
     batch: ClassVar[int]
     """Batch size where the run names none."""
-    filmed: ClassVar[bool] = False
+    uses_clips: ClassVar[bool] = False
     """Whether it learns from clips (`data.frames`) and not from photos."""
     paper_crops: ClassVar[bool] = False
     """Whether photos are cut as the GAN papers do (286 x 286, crop, mirror) where the run says nothing else."""
@@ -103,26 +103,26 @@ class Recipe(nn.Module, ABC):
         super().__init__()
 
     @abstractmethod
-    def players(self) -> dict[str, OptimizerGroup]:
-        """Name -> player. Asked for once, before training."""
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
+        """Name -> group. Asked for once, before training."""
 
     @abstractmethod
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
-        """One step. Every player learns the plain sum of its terms; all terms come back, weighed, for the log."""
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """One step. Every group learns the plain sum of its terms; all terms come back, weighed, for the log."""
 
     @abstractmethod
-    def shipped(self) -> nn.Module:
+    def restorer_network(self) -> nn.Module:
         """The generator that becomes the model folder: degraded -> clear."""
 
-    def shown(self, network: nn.Module, degraded: Tensor) -> Tensor:
+    def preview(self, network: nn.Module, degraded: Tensor) -> Tensor:
         """What a sample sheet shows of a network that this recipe trains: its answer to a batch's degraded side."""
         return padded(network, degraded)
 
     def directions(self) -> dict[str, nn.Module]:
         """The generators that can become a model folder, by which way they go: `restore`, and `degrade` if there is."""
-        return {"restore": self.shipped()}
+        return {"restore": self.restorer_network()}
 
-    def remarks(self) -> dict[str, str]:
+    def notes(self) -> dict[str, str]:
         """What else a model's card must say of its training: what depended on this machine rather than on settings."""
         return {}
 

@@ -45,21 +45,26 @@ class ClarityGAN(CycleRecipe):
         s = self.settings
         self.compare = Perceptual(s.layers, s.vgg) if s.perceptual else None
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
-        trip = self.travel(batch)
-        terms = self.adversarial(trip) | self.cycle(batch, trip) | self.identity(batch) | self.perceptual(batch, trip)
-        learn("generators", sum_terms(terms))
-        return terms | self.judge(batch, trip, learn)
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        outputs = self.translate(batch)
+        terms = (
+            self.adversarial(outputs)
+            | self.cycle(batch, outputs)
+            | self.identity(batch)
+            | self.perceptual(batch, outputs)
+        )
+        update("generators", sum_terms(terms))
+        return terms | self.update_discriminators(batch, outputs, update)
 
-    def perceptual(self, batch: Batch, trip: CycleOutputs) -> dict[str, Tensor]:
+    def perceptual(self, batch: Batch, outputs: CycleOutputs) -> dict[str, Tensor]:
         """A photo that went there and came back is to look to VGG-19 as it did."""
         if self.compare is None:
             return {}
         weight = self.settings.perceptual
         return {
-            "perceptual_degraded": weight * self.compare(trip.degraded_again, batch.degraded),
-            "perceptual_clear": weight * self.compare(trip.clear_again, batch.clear),
+            "perceptual_degraded": weight * self.compare(outputs.degraded_again, batch.degraded),
+            "perceptual_clear": weight * self.compare(outputs.clear_again, batch.clear),
         }
 
-    def remarks(self) -> dict[str, str]:
+    def notes(self) -> dict[str, str]:
         return {} if self.compare is None else {"perceptual": self.compare.words}

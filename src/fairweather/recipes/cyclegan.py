@@ -1,4 +1,4 @@
-"""What the unpaired recipes share: two generators, two judges, and the trips that photos make between the domains.
+"""What the unpaired recipes share: two generators, two discriminators, and the trips that photos make between the domains.
 
 A recipe's own page says what is weighed; here is how each term is computed, once.
 """
@@ -50,7 +50,7 @@ class CycleOutputs:
 
 
 class CycleRecipe(Recipe):
-    """`restore` goes degraded -> clear, `degrade` clear -> degraded; they share one Adam, both judges another."""
+    """`restore` goes degraded -> clear, `degrade` clear -> degraded; they share one Adam, both discriminators another."""
 
     paired: ClassVar[bool] = False
     paper_crops: ClassVar[bool] = True
@@ -64,38 +64,38 @@ class CycleRecipe(Recipe):
         self.settings = settings or self.settings_type()
         self.restore = build()
         self.degrade = build()
-        self.judge_clear = PatchGAN(width=self.settings.width, norm="instance")
-        self.judge_degraded = PatchGAN(width=self.settings.width, norm="instance")
+        self.discriminator_clear = PatchGAN(width=self.settings.width, norm="instance")
+        self.discriminator_degraded = PatchGAN(width=self.settings.width, norm="instance")
 
-    def players(self) -> dict[str, OptimizerGroup]:
-        def player(*modules: nn.Module) -> OptimizerGroup:
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
+        def group(*modules: nn.Module) -> OptimizerGroup:
             s = self.settings
             return OptimizerGroup(modules, lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
 
         return {
-            "generators": player(self.restore, self.degrade),
-            "discriminators": player(self.judge_clear, self.judge_degraded),
+            "generators": group(self.restore, self.degrade),
+            "discriminators": group(self.discriminator_clear, self.discriminator_degraded),
         }
 
-    def travel(self, batch: Batch) -> CycleOutputs:
+    def translate(self, batch: Batch) -> CycleOutputs:
         """Every photo to the other domain and back."""
         clear, degraded = self.restore(batch.degraded), self.degrade(batch.clear)
         return CycleOutputs(clear, degraded, self.degrade(clear), self.restore(degraded))
 
-    def adversarial(self, trip: CycleOutputs) -> dict[str, Tensor]:
+    def adversarial(self, outputs: CycleOutputs) -> dict[str, Tensor]:
         """Least squares: each fake is to be taken for a photo of the domain that it was brought to."""
         game = ADVERSARIAL["lsgan"]
         return {
-            "adversarial_clear": game.generator(self.judge_clear(trip.clear)),
-            "adversarial_degraded": game.generator(self.judge_degraded(trip.degraded)),
+            "adversarial_clear": game.generator(self.discriminator_clear(outputs.clear)),
+            "adversarial_degraded": game.generator(self.discriminator_degraded(outputs.degraded)),
         }
 
-    def cycle(self, batch: Batch, trip: CycleOutputs) -> dict[str, Tensor]:
+    def cycle(self, batch: Batch, outputs: CycleOutputs) -> dict[str, Tensor]:
         """A photo that went there and came back is to be what it was."""
         weight = self.settings.cycle
         return {
-            "cycle_degraded": weight * l1(trip.degraded_again, batch.degraded),
-            "cycle_clear": weight * l1(trip.clear_again, batch.clear),
+            "cycle_degraded": weight * l1(outputs.degraded_again, batch.degraded),
+            "cycle_clear": weight * l1(outputs.clear_again, batch.clear),
         }
 
     def identity(self, batch: Batch) -> dict[str, Tensor]:
@@ -108,17 +108,22 @@ class CycleRecipe(Recipe):
             "identity_degraded": weight * l1(self.degrade(batch.degraded), batch.degraded),
         }
 
-    def judge(self, batch: Batch, trip: CycleOutputs, learn: Update) -> dict[str, Tensor]:
-        """The judges' step, on fakes from the history pools; half of each game's loss slows them down."""
+    def update_discriminators(self, batch: Batch, outputs: CycleOutputs, update: Update) -> dict[str, Tensor]:
+        """The discriminators' step, on fakes from the history pools; half of each game's loss slows them down."""
         game, size = ADVERSARIAL["lsgan"], self.settings.pool
-        clear, degraded = learn.recall("clear", trip.clear, size), learn.recall("degraded", trip.degraded, size)
-        clear_game = game.discriminator(self.judge_clear(batch.clear), self.judge_clear(clear))
-        degraded_game = game.discriminator(self.judge_degraded(batch.degraded), self.judge_degraded(degraded))
+        clear, degraded = (
+            update.sample_history("clear", outputs.clear, size),
+            update.sample_history("degraded", outputs.degraded, size),
+        )
+        clear_game = game.discriminator(self.discriminator_clear(batch.clear), self.discriminator_clear(clear))
+        degraded_game = game.discriminator(
+            self.discriminator_degraded(batch.degraded), self.discriminator_degraded(degraded)
+        )
         judged = {"discriminator_clear": 0.5 * clear_game, "discriminator_degraded": 0.5 * degraded_game}
-        learn("discriminators", sum_terms(judged))
+        update("discriminators", sum_terms(judged))
         return judged
 
-    def shipped(self) -> nn.Module:
+    def restorer_network(self) -> nn.Module:
         return self.restore
 
     def directions(self) -> dict[str, nn.Module]:
@@ -148,8 +153,8 @@ class CycleGAN(CycleRecipe):
     settings_type: ClassVar[type[CycleGANSettings]] = CycleGANSettings
     generator: ClassVar[str] = "resnet9"
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
-        trip = self.travel(batch)
-        terms = self.adversarial(trip) | self.cycle(batch, trip) | self.identity(batch)
-        learn("generators", sum_terms(terms))
-        return terms | self.judge(batch, trip, learn)
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        outputs = self.translate(batch)
+        terms = self.adversarial(outputs) | self.cycle(batch, outputs) | self.identity(batch)
+        update("generators", sum_terms(terms))
+        return terms | self.update_discriminators(batch, outputs, update)

@@ -35,8 +35,8 @@ class Derain(CycleRecipe):
     arguments: ClassVar[Mapping[str, Any]] = {"dropout": 0.0}
     weather: ClassVar[str] = "rain"
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
-        trip = self.travel(batch)
-        terms = self.adversarial(trip) | self.cycle(batch, trip) | self.identity(batch)
-        learn("generators", sum_terms(terms))
-        return terms | self.judge(batch, trip, learn)
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        outputs = self.translate(batch)
+        terms = self.adversarial(outputs) | self.cycle(batch, outputs) | self.identity(batch)
+        update("generators", sum_terms(terms))
+        return terms | self.update_discriminators(batch, outputs, update)

@@ -64,32 +64,32 @@ class HazeHeal(Recipe):
         super().__init__(build, settings)
         self.settings = s = settings or HazeHealSettings()
         self.restore = build()
-        self.judge = PatchGAN(6, width=s.width, norm="none", spectral=True)
+        self.discriminator = PatchGAN(6, width=s.width, norm="none", spectral=True)
         self.compare = Perceptual(s.layers, s.vgg) if s.perceptual else None
 
-    def players(self) -> dict[str, OptimizerGroup]:
-        def player(module: nn.Module) -> OptimizerGroup:
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
+        def group(module: nn.Module) -> OptimizerGroup:
             s = self.settings
             return OptimizerGroup((module,), lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
 
-        return {"generator": player(self.restore), "discriminator": player(self.judge)}
+        return {"generator": group(self.restore), "discriminator": group(self.discriminator)}
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         s, game = self.settings, ADVERSARIAL["bce"]
         restored = self.restore(batch.degraded)
         terms = {
-            "adversarial": game.generator(self.judge(torch.cat([batch.degraded, restored], dim=1))),
+            "adversarial": game.generator(self.discriminator(torch.cat([batch.degraded, restored], dim=1))),
             "charbonnier": s.reconstruction * (1 - s.inside) * charbonnier(restored, batch.clear),
             "haze_aware": s.reconstruction * s.inside * charbonnier(restored, batch.clear, self.mask(batch)),
         }
         if self.compare is not None:
             terms["perceptual"] = s.perceptual * self.compare(restored, batch.clear)
-        learn("generator", sum_terms(terms))
+        update("generator", sum_terms(terms))
 
-        real = self.judge(torch.cat([batch.degraded, batch.clear], dim=1))
-        fake = self.judge(torch.cat([batch.degraded, restored.detach()], dim=1))
+        real = self.discriminator(torch.cat([batch.degraded, batch.clear], dim=1))
+        fake = self.discriminator(torch.cat([batch.degraded, restored.detach()], dim=1))
         judged = {"discriminator": game.discriminator(real, fake)}
-        learn("discriminator", sum_terms(judged))
+        update("discriminator", sum_terms(judged))
         return terms | judged
 
     def mask(self, batch: Batch) -> Tensor:
@@ -99,8 +99,8 @@ class HazeHeal(Recipe):
             return transmission_mask(batch.degraded, batch.clear, threshold=s.threshold)
         return dark_channel_mask(batch.degraded, patch=s.patch, threshold=s.threshold)
 
-    def shipped(self) -> nn.Module:
+    def restorer_network(self) -> nn.Module:
         return self.restore
 
-    def remarks(self) -> dict[str, str]:
+    def notes(self) -> dict[str, str]:
         return {} if self.compare is None else {"perceptual": self.compare.words}

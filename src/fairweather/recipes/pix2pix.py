@@ -49,30 +49,30 @@ class Pix2Pix(Recipe):
         super().__init__(build, settings)
         self.settings = settings or Pix2PixSettings()
         self.restore = build()
-        self.judge = PatchGAN(6, width=self.settings.width, norm="batch")
+        self.discriminator = PatchGAN(6, width=self.settings.width, norm="batch")
 
-    def players(self) -> dict[str, OptimizerGroup]:
-        def player(module: nn.Module) -> OptimizerGroup:
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
+        def group(module: nn.Module) -> OptimizerGroup:
             s = self.settings
             return OptimizerGroup((module,), lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
 
-        return {"generator": player(self.restore), "discriminator": player(self.judge)}
+        return {"generator": group(self.restore), "discriminator": group(self.discriminator)}
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         game = ADVERSARIAL["bce"]
         restored = self.restore(batch.degraded)
 
-        real = self.judge(torch.cat([batch.degraded, batch.clear], dim=1))
-        fake = self.judge(torch.cat([batch.degraded, restored.detach()], dim=1))
+        real = self.discriminator(torch.cat([batch.degraded, batch.clear], dim=1))
+        fake = self.discriminator(torch.cat([batch.degraded, restored.detach()], dim=1))
         judged = {"discriminator": 0.5 * game.discriminator(real, fake)}
-        learn("discriminator", sum_terms(judged))
+        update("discriminator", sum_terms(judged))
 
         terms = {
-            "adversarial": game.generator(self.judge(torch.cat([batch.degraded, restored], dim=1))),
+            "adversarial": game.generator(self.discriminator(torch.cat([batch.degraded, restored], dim=1))),
             "l1": self.settings.l1 * l1(restored, batch.clear),
         }
-        learn("generator", sum_terms(terms))
+        update("generator", sum_terms(terms))
         return terms | judged
 
-    def shipped(self) -> nn.Module:
+    def restorer_network(self) -> nn.Module:
         return self.restore

@@ -34,9 +34,9 @@ class SupervisedSettings:
     """PSNR in dB beyond which that term hardly rewards a photo, or those left clear would outweigh all others."""
     adversarial: float = 0.0
     """Weight of the hinge loss against a PatchGAN with spectral norm (Miyato et al., ICLR 2018); 0 makes none."""
-    judge_alone: int = 200
+    discriminator_warmup: int = 200
     """Steps in which the discriminator learns and the generator does not hear of it; in as many more its word gains its
-    full weight. A judge that knows nothing yet would spoil trained weights."""
+    full weight. A discriminator that knows nothing yet would spoil trained weights."""
     width: int = 64
     """Channels of the discriminator's first layer. A narrow one is much cheaper: half of it, a quarter of the work."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -68,7 +68,7 @@ class Supervised(Recipe):
     batch: ClassVar[int] = 16
     epochs: ClassVar[int] = 100
     generator: ClassVar[str] = "scattering_maps"
-    judged: Tensor
+    discriminator_steps: Tensor
     """Steps that the discriminator has learned in."""
 
     def __init__(self, build: Build, settings: SupervisedSettings | None = None) -> None:
@@ -76,15 +76,15 @@ class Supervised(Recipe):
         self.settings = settings or SupervisedSettings()
         self.ema = self.settings.ema
         self.restore = build()
-        self.judge: PatchGAN | None = None
+        self.discriminator: PatchGAN | None = None
         if self.settings.adversarial > 0:
-            self.judge = PatchGAN(width=self.settings.width, norm="none", spectral=True)
+            self.discriminator = PatchGAN(width=self.settings.width, norm="none", spectral=True)
             # Among the networks' state, so that a resumed run goes on with it.
-            self.register_buffer("judged", torch.zeros(()))
+            self.register_buffer("discriminator_steps", torch.zeros(()))
 
-    def players(self) -> dict[str, OptimizerGroup]:
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
         s = self.settings
-        players = {
+        optimizer_groups = {
             "generator": OptimizerGroup(
                 (self.restore,),
                 lr=s.lr,
@@ -95,14 +95,14 @@ class Supervised(Recipe):
                 clip=s.clip,
             )
         }
-        if self.judge is not None:
+        if self.discriminator is not None:
             # No warmup: it has to catch up with a trained generator.
-            players["discriminator"] = OptimizerGroup(
-                (self.judge,), lr=s.lr_discriminator, betas=(0.5, 0.999), schedule="cosine"
+            optimizer_groups["discriminator"] = OptimizerGroup(
+                (self.discriminator,), lr=s.lr_discriminator, betas=(0.5, 0.999), schedule="cosine"
             )
-        return players
+        return optimizer_groups
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         s = self.settings
         restored = self.restore(batch.degraded)
         terms: dict[str, Tensor] = {}
@@ -114,25 +114,27 @@ class Supervised(Recipe):
             terms["frequency"] = s.frequency * frequency(restored, batch.clear, norm="ortho")
         if s.psnr:
             terms["psnr"] = s.psnr * negative_psnr(restored, batch.clear, s.psnr_ceiling)
-        if self.judge is None:
-            learn("generator", sum_terms(terms))
+        if self.discriminator is None:
+            update("generator", sum_terms(terms))
             return terms
 
         game = ADVERSARIAL["hinge"]
-        if (weight := s.adversarial * self.say()) > 0:
-            terms["adversarial"] = weight * game.generator(self.judge(restored))
-        learn("generator", sum_terms(terms))
-        judged = {"discriminator": game.discriminator(self.judge(batch.clear), self.judge(restored.detach()))}
-        learn("discriminator", sum_terms(judged))
-        self.judged += 1
+        if (weight := s.adversarial * self.adversarial_ramp()) > 0:
+            terms["adversarial"] = weight * game.generator(self.discriminator(restored))
+        update("generator", sum_terms(terms))
+        judged = {
+            "discriminator": game.discriminator(self.discriminator(batch.clear), self.discriminator(restored.detach()))
+        }
+        update("discriminator", sum_terms(judged))
+        self.discriminator_steps += 1
         return terms | judged
 
-    def say(self) -> float:
+    def adversarial_ramp(self) -> float:
         """How much the discriminator's word counts, 0 to 1: nothing while it learns alone, then more by the step."""
-        alone, steps = self.settings.judge_alone, int(self.judged)
+        alone, steps = self.settings.discriminator_warmup, int(self.discriminator_steps)
         return min(1.0, max(0.0, (steps + 1 - alone) / alone)) if alone > 0 else 1.0
 
-    def shipped(self) -> nn.Module:
+    def restorer_network(self) -> nn.Module:
         return self.restore
 
 

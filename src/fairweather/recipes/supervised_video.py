@@ -65,7 +65,7 @@ class SupervisedVideo(Recipe):
 
     settings_type: ClassVar[type[SupervisedVideoSettings]] = SupervisedVideoSettings
     paired: ClassVar[bool] = True
-    filmed: ClassVar[bool] = True
+    uses_clips: ClassVar[bool] = True
     batch: ClassVar[int] = 2
     crop: ClassVar[int] = 192
     epochs: ClassVar[int] = 20
@@ -77,7 +77,7 @@ class SupervisedVideo(Recipe):
         self.ema = self.settings.ema
         self.restore = build()
 
-    def players(self) -> dict[str, OptimizerGroup]:
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
         s = self.settings
         return {
             "generator": OptimizerGroup(
@@ -91,7 +91,7 @@ class SupervisedVideo(Recipe):
             )
         }
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         s = self.settings
         degraded, clear = frames_of(batch.degraded), frames_of(batch.clear)
         clips = restored_clips(self.restore, degraded, batch.moves if s.follow else None)
@@ -111,13 +111,13 @@ class SupervisedVideo(Recipe):
         if s.flicker and clips.shape[1] > 1:
             mean, true = (one.mean((3, 4)).diff(dim=1) for one in (clips, clear))
             terms["flicker"] = s.flicker * l1(mean, true)
-        learn("generator", sum_terms(terms))
+        update("generator", sum_terms(terms))
         return terms
 
-    def shown(self, network: nn.Module, degraded: Tensor) -> Tensor:
+    def preview(self, network: nn.Module, degraded: Tensor) -> Tensor:
         return strips_of(restored_clips(network, frames_of(degraded)))
 
-    def shipped(self) -> nn.Module:
+    def restorer_network(self) -> nn.Module:
         return self.restore
 
 
@@ -149,6 +149,6 @@ def _memory(network: nn.Module) -> nn.Module:
     memory = getattr(getattr(network, "maps_module", None), "memory", None)
     if not isinstance(memory, nn.Module):
         raise BadSettings(
-            "recipe.whole is off, so the memory alone would learn, and this generator has none: take sequence"
+            "recipe.whole is off, so the memory alone would update, and this generator has none: take sequence"
         )
     return memory

@@ -20,8 +20,8 @@ from fairweather.files import DISK, atomic, make_folder
 log = logging.getLogger("fairweather")
 
 CHECKPOINT_FORMAT = 1
-CHECKPOINT_NAME = "state.pt"
-PREVIOUS_NAME = "before.pt"
+CHECKPOINT_NAME = "latest.pt"
+PREVIOUS_NAME = "previous.pt"
 TRAILER = b"\ncrc32 "
 """Stands behind torch's zip, with eight hexadecimal digits: torch.load looks at no checksum, and those that the zip
 itself holds leave out its own headers, so that a changed bit can give a tensor another place's bytes."""
@@ -30,7 +30,7 @@ _written: set[Path] = set()
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write `folder/state.pt`; the one before becomes `before.pt` once this one is whole, unless it is damaged.
+    """Write `folder/latest.pt`; the one before becomes `previous.pt` once this one is whole, unless it is damaged.
 
     Raises BadFolder where it cannot; what is there then stays as it is.
     """

@@ -334,7 +334,7 @@ def complete_config(tables: Tables, said: Mapping[str, str]) -> TrainingConfig:
     if tables["run"].get("strategy") == "fsdp":
         raise BadSettings(
             f"{where['run']}: strategy 'fsdp' shards networks that do not fit on one device, and its hooks need one "
-            "backward pass for all; networks of this size fit, and a step makes a pass for each player: take 'ddp'"
+            "backward pass for all; networks of this size fit, and a step makes a pass for each group: take 'ddp'"
         )
     run = dataclass_from(RunConfig, tables["run"], where=where["run"])
     run = dataclasses.replace(run, start=initial_weights_path(run.start))

@@ -215,12 +215,12 @@ def check_choice(data: DataConfig, recipe: type[Recipe], name: str) -> None:
         raise BadSettings("data.on_device is for mixtures: list data.sources, or take it out")
     if data.frames is not None and data.frames < 1:
         raise BadSettings(f"data.frames is {data.frames}: a clip has at least 1")
-    if recipe.filmed and not (data.sources and data.frames):
+    if recipe.uses_clips and not (data.sources and data.frames):
         raise BadSettings(
             f"{name} learns from clips: list data.sources and say how many frames a clip has (data.frames)"
         )
-    if data.frames and not recipe.filmed:
-        films = [other for other, kind in RECIPES.items() if kind.filmed]
+    if data.frames and not recipe.uses_clips:
+        films = [other for other, kind in RECIPES.items() if kind.uses_clips]
         raise BadSettings(f"data.frames: {name} learns from photos; {', '.join(films)} learns from clips")
     if data.sources:
         if not recipe.paired:

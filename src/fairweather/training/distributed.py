@@ -152,8 +152,8 @@ def agree_on_errors() -> Iterator[None]:
 # Several processes for one run, each with a GPU or a share of the CPU, kept in step.
 #
 # Lightning Fabric's DDP strategy makes the process group and gives each process its device. No module is wrapped: a step
-# runs several backward passes, each for one player's parameters and through other players' networks, which a wrapper's
-# hooks do not follow. Instead the engine averages a player's gradients itself, all in one bucket, before it steps.
+# runs several backward passes, each for one group's parameters and through other optimizer_groups' networks, which a wrapper's
+# hooks do not follow. Instead the engine averages a group's gradients itself, all in one bucket, before it steps.
 #
 # Process 0 is the main one: it alone writes files and speaks. Fabric's own all_reduce waits at a barrier before each
 # reduction, hence torch.distributed here.

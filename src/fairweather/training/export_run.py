@@ -71,7 +71,7 @@ def export_model(
     run = settings.run
     assert run.batch is not None
     most = min(RECALIBRATION_SAMPLES, step * run.batch * run.devices)
-    network = recalibrate_batchnorm(engine.shipped(), batched or dataset, seed=run.seed, most=most)
+    network = recalibrate_batchnorm(engine.restorer_network(), batched or dataset, seed=run.seed, most=most)
     crops = [dataset.sample(run.seed, 0, at)["degraded"] for at in range(min(3, len(dataset)))]
     start = read_record(out).get("start")
     write_model(
@@ -85,7 +85,7 @@ def export_model(
             "commit": git_commit(),
             "fairweather": fairweather.__version__,
             "torch": torch.__version__,
-            **engine.recipe.remarks(),
+            **engine.recipe.notes(),
         },
         photos=[crop.permute(1, 2, 0).numpy() for crop in crops],
     )
@@ -118,7 +118,7 @@ def export_run(
     refuse_within(out, [run])
     record, shipped = read_record(run), run / "model"
     try:
-        saved = checkpoint.load_checkpoint(run / "state")
+        saved = checkpoint.load_checkpoint(run / "checkpoints")
     except BadFolder as error:
         if direction == "restore" and has_ended(run, None):
             return export_model_folder(shipped, out, photos=photos, choice=choice, half=half)
@@ -178,7 +178,7 @@ def note_export(record: Mapping[str, Any], *, ended: bool) -> dict[str, Any]:
         **{key: record[key] for key in ("start",) if key in record},
         **{key: record.get("versions", {}).get(key) for key in ("fairweather", "torch")},
         "commit": record.get("commit"),
-        **record.get("remarks", {}),
+        **record.get("notes", {}),
         **({} if ended else {"exported": "from a checkpoint, before the run's end"}),
     }
 
@@ -283,7 +283,7 @@ def trained_network(settings: TrainingConfig, saved: dict[str, Any], direction: 
             f"recipes that learn weather: {', '.join(weather) or 'none'}"
         )
     network = directions[direction]
-    if saved["ema"] is not None and network is recipe.shipped():
+    if saved["ema"] is not None and network is recipe.restorer_network():
         weights = saved["ema"]["weights"]
     else:
         # Its own tensors alone: a loss may have state that could not be restored on this machine.

@@ -94,7 +94,7 @@ def read_initial_weights(place: str) -> InitialWeights:
     if place in model_folder.shipped() or not (run / "run.json").is_file():
         return _of_model(model_folder.find(place), place)
     try:
-        saved = checkpoint.load_checkpoint(run / "state")
+        saved = checkpoint.load_checkpoint(run / "checkpoints")
     except BadFolder:
         return _of_model(model_folder.find(run), place)  # a run that was thinned out: its model is all there is
     if export_run.has_ended(run, saved["step"]):

@@ -94,7 +94,7 @@ def fit(
     batch = processes.size * run.batch  # of all processes together
     clock = Clock(0, 0.0, steps_of(run, len(dataset), batch), run.minutes)
     saved = (
-        checkpoint.rank_state(checkpoint.load_checkpoint(folder / "state"), processes.rank, processes.size)
+        checkpoint.rank_state(checkpoint.load_checkpoint(folder / "checkpoints"), processes.rank, processes.size)
         if resume
         else None
     )
@@ -116,7 +116,7 @@ def fit(
         if processes.main:
             whole = {"step": clock.step, "seconds": clock.seconds, "engine": engine.state()}
             more = {"others": others} if others else {}
-            checkpoint.save_checkpoint(folder / "state", {**whole, "random": checkpoint.random_states(), **more})
+            checkpoint.save_checkpoint(folder / "checkpoints", {**whole, "random": checkpoint.random_states(), **more})
 
     cadence, photos, held = Cadence(run, clock), PhotoCache(2 * crop), validation_pairs(dataset)
     if saved is None:

@@ -22,25 +22,25 @@ from fairweather.training.dataloader import BatchLoader, DeviceBatchLoader, Samp
 from fairweather.training.distributed import ProcessGroup
 
 
-def learning_rate(player: OptimizerGroup, progress: float) -> float:
-    """The player's learning rate after `progress` (0 to 1) of the run."""
+def learning_rate(group: OptimizerGroup, progress: float) -> float:
+    """The group's learning rate after `progress` (0 to 1) of the run."""
     progress = min(max(progress, 0.0), 1.0)
-    return player.lr * _warm(player, progress) * _shape(player, progress)
+    return group.lr * _warm(group, progress) * _shape(group, progress)
 
 
-def _warm(player: OptimizerGroup, progress: float) -> float:
-    if progress >= player.warmup:
+def _warm(group: OptimizerGroup, progress: float) -> float:
+    if progress >= group.warmup:
         return 1.0
     # Not from zero itself: the first step must move.
-    return max(progress / player.warmup, 1e-2)
+    return max(progress / group.warmup, 1e-2)
 
 
-def _shape(player: OptimizerGroup, progress: float) -> float:
-    if player.schedule == "constant":
+def _shape(group: OptimizerGroup, progress: float) -> float:
+    if group.schedule == "constant":
         return 1.0
-    if player.schedule == "linear":
-        return 1.0 if progress <= player.hold else (1.0 - progress) / (1.0 - player.hold)
-    done = max(0.0, (progress - player.warmup) / (1.0 - player.warmup)) if player.warmup < 1 else 0.0
+    if group.schedule == "linear":
+        return 1.0 if progress <= group.hold else (1.0 - progress) / (1.0 - group.hold)
+    done = max(0.0, (progress - group.warmup) / (1.0 - group.warmup)) if group.warmup < 1 else 0.0
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
@@ -183,7 +183,7 @@ class SampleHistory:
         self.generator = generator
         self.photos: list[Tensor] = []
 
-    def recall(self, fakes: Tensor) -> Tensor:
+    def sample(self, fakes: Tensor) -> Tensor:
         """N x C x H x W -> N x C x H x W, detached."""
         fakes = fakes.detach()
         if self.size <= 0:
@@ -320,8 +320,8 @@ COMPILER: dict[str, Any] = {}
 class TrainingEngine:
     """Runs a recipe's steps: `engine.step(batch, progress)`; it is what the recipe's step calls `learn`.
 
-    `learn(name, loss)` leaves every parameter but the player's own without a gradient, so that a loss may run through
-    another player's networks freely. Where a run has several `processes`, each learns from photos of its own, and all
+    `update(name, loss)` leaves every parameter but the group's own without a gradient, so that a loss may run through
+    another group's networks freely. Where a run has several `processes`, each learns from photos of its own, and all
     move by the mean of their gradients; `device` and `precision` are those that the processes were made for.
     `compiled`: the generators' steps are compiled; whatever else is done with them (sheets, export) is not.
     """
@@ -345,10 +345,10 @@ class TrainingEngine:
         self.channels_last = self.device == "cuda" or self.precision == "bf16"
         if self.channels_last:
             to_channels_last(self.recipe, self.device)
-        self.players = recipe.players()
-        self.optimizers = {name: self._optimizer(player) for name, player in self.players.items()}
+        self.optimizer_groups = recipe.optimizer_groups()
+        self.optimizers = {name: self._optimizer(group) for name, group in self.optimizer_groups.items()}
         self._wrapped = {name: self.fabric.setup_optimizers(one) for name, one in self.optimizers.items()}
-        self.ema = EMA(recipe.shipped(), recipe.ema) if recipe.ema > 0 else None
+        self.ema = EMA(recipe.restorer_network(), recipe.ema) if recipe.ema > 0 else None
         self.compiled = compiled
         if compiled:
             # In place, so that names of weights stay; after the moving average has been copied, which is not compiled.
@@ -358,25 +358,25 @@ class TrainingEngine:
         # On the CPU whatever the device, so that its state can always be saved and moved.
         self.pool_generator = torch.Generator().manual_seed(self.processes.seed(seed))
 
-    def _optimizer(self, player: OptimizerGroup) -> torch.optim.Optimizer:
-        if player.optimizer == "muon":
-            return Muon(player.parameters(), lr=player.lr, betas=player.betas, weight_decay=player.weight_decay)
+    def _optimizer(self, group: OptimizerGroup) -> torch.optim.Optimizer:
+        if group.optimizer == "muon":
+            return Muon(group.parameters(), lr=group.lr, betas=group.betas, weight_decay=group.weight_decay)
         kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         # Unscaling for clipping and PyTorch's fused kernels do not go together.
         fused = self.precision != "fp16" and self.device in ("cpu", "cuda")
-        return kinds[player.optimizer](
-            list(player.parameters()),
-            lr=player.lr,
-            betas=player.betas,
-            weight_decay=player.weight_decay,
+        return kinds[group.optimizer](
+            list(group.parameters()),
+            lr=group.lr,
+            betas=group.betas,
+            weight_decay=group.weight_decay,
             fused=fused,
         )
 
     def step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """One step of the recipe at `progress` (0 to 1) of the run; its terms, detached, on the device."""
-        for name, player in self.players.items():
-            for group in self.optimizers[name].param_groups:
-                group["lr"] = learning_rate(player, progress)
+        for name, group in self.optimizer_groups.items():
+            for parameters in self.optimizers[name].param_groups:
+                parameters["lr"] = learning_rate(group, progress)
         batch = self.place(batch)
         try:
             with self.autocast():
@@ -390,7 +390,7 @@ class TrainingEngine:
             raise
         self.processes.mean_buffers(self.recipe)
         if self.ema is not None:
-            self.ema.update(self.recipe.shipped())
+            self.ema.update(self.recipe.restorer_network())
         return {name: term.detach() for name, term in terms.items()}
 
     def place(self, batch: Batch) -> Batch:
@@ -408,51 +408,51 @@ class TrainingEngine:
         context: AbstractContextManager[Any] = self.fabric.autocast()
         return context
 
-    def __call__(self, player: str, loss: Tensor) -> None:
-        """`learn`: zero the player's gradients, backward for its parameters alone, mean over processes, clip, step.
+    def __call__(self, group: str, loss: Tensor) -> None:
+        """`learn`: zero the group's gradients, backward for its parameters alone, mean over processes, clip, step.
 
         Raises FloatingPointError where the loss or a gradient is NaN or infinite in any process, in all of them,
         before anything has moved.
         """
-        if player not in self.players:
-            raise KeyError(f"{player!r} is not among the players: {', '.join(self.players)}")
+        if group not in self.optimizer_groups:
+            raise KeyError(f"{group!r} is not among the optimizer_groups: {', '.join(self.optimizer_groups)}")
         several = self.processes.size > 1
         if not several:
-            _check_finite(player, loss.item())
-        optimizer, parameters = self.optimizers[player], self._parameters(player)
+            _check_finite(group, loss.item())
+        optimizer, parameters = self.optimizers[group], self._parameters(group)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.fabric.device.type, enabled=False):
             self.fabric.backward(loss, inputs=parameters)
             if several:
                 # Before unscaling, so that all scalers see the same overflows.
-                _check_finite(player, self.processes.mean_gradients(parameters, loss))
+                _check_finite(group, self.processes.mean_gradients(parameters, loss))
             self.fabric.strategy.precision.unscale_gradients(optimizer)
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
             # fp16 overflows now and then by design: its scaler skips such a step and halves itself.
             if self.precision != "fp16" and not torch.isfinite(norm):
-                raise FloatingPointError(f"the gradient of {player} is {norm.item()}")
-            if (clip := self.players[player].clip) is not None:
+                raise FloatingPointError(f"the gradient of {group} is {norm.item()}")
+            if (clip := self.optimizer_groups[group].clip) is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-            self._wrapped[player].step()
+            self._wrapped[group].step()
         optimizer.zero_grad(set_to_none=True)
-        # Autocast remembers 16-bit copies of weights; the player's have just changed.
+        # Autocast remembers 16-bit copies of weights; the group's have just changed.
         torch.clear_autocast_cache()
 
-    def _parameters(self, player: str) -> list[nn.Parameter]:
-        return [p for group in self.optimizers[player].param_groups for p in group["params"]]
+    def _parameters(self, group: str) -> list[nn.Parameter]:
+        return [p for parameters in self.optimizers[group].param_groups for p in parameters["params"]]
 
-    def recall(self, name: str, fakes: Tensor, size: int) -> Tensor:
+    def sample_history(self, name: str, fakes: Tensor, size: int) -> Tensor:
         """Fakes mixed with earlier ones of the pool `name`; see `Pool`."""
         if name not in self.pools:
             self.pools[name] = SampleHistory(size, self.pool_generator)
-        return self.pools[name].recall(fakes)
+        return self.pools[name].sample(fakes)
 
-    def shipped(self) -> nn.Module:
+    def restorer_network(self) -> nn.Module:
         """The network that ships: the moving average where there is one. It is not compiled: it meets many sizes."""
         if self.ema is not None:
             return self.ema.module
-        return copy.deepcopy(self.recipe.shipped()) if self.compiled else self.recipe.shipped()
+        return copy.deepcopy(self.recipe.restorer_network()) if self.compiled else self.recipe.restorer_network()
 
     def state(self) -> dict[str, Any]:
         """Everything of the engine that the next step depends on, as tensors and plain values."""
@@ -496,6 +496,6 @@ class TrainingEngine:
             pool.photos = [photo.to(self.fabric.device) for photo in kept["photos"]]
 
 
-def _check_finite(player: str, loss: float) -> None:
+def _check_finite(group: str, loss: float) -> None:
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss of {player} is {loss}")
+        raise FloatingPointError(f"the loss of {group} is {loss}")

@@ -44,7 +44,7 @@ def draw_samples(engine: TrainingEngine, samples: SampleSource, seed: int, path:
     count = min(ROWS, len(samples))
     chosen = [samples.sample(seed, 0, at * len(samples) // count) for at in range(count)]
     degraded = torch.stack([sample["degraded"] for sample in chosen])
-    columns = [degraded, _answer(engine, degraded, engine.recipe.shown)]
+    columns = [degraded, _answer(engine, degraded, engine.recipe.preview)]
     if paired:
         columns.append(torch.stack([sample["clear"] for sample in chosen]))
     sheet = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
@@ -58,7 +58,7 @@ def restore(engine: TrainingEngine, degraded: Tensor) -> Tensor:
 
 
 def _answer(engine: TrainingEngine, degraded: Tensor, through: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
-    network = engine.shipped()
+    network = engine.restorer_network()
     # In float32 whatever the training's precision: so it ships.
     with evaluation_mode(network):
         restored = through(network, degraded.to(engine.fabric.device))

@@ -65,7 +65,7 @@ def run_training(
     with processes.together():
         dataset, batched, settings, engine = _prepare(settings, processes, dataset, lengths, record, start)
         if processes.main:
-            for place in (out, out / "state", out / "samples"):
+            for place in (out, out / "checkpoints", out / "samples"):
                 sweep(place)
             begun = (record or {}).get("start") if start is None else start.training
             write_record(out, settings, engine, begun)
@@ -135,7 +135,7 @@ def _prepare(
     kind = RECIPES[settings.recipe.name]
     network = recipe_of(settings)
     if start is not None:
-        start.load(network.shipped())
+        start.load(network.restorer_network())
         log.info("the network begins with the weights of %s", start.place)
     check_crop(network, crop, settings)
     if dataset is None:
@@ -154,7 +154,7 @@ def _prepare(
     )
     if not processes.main:
         seed_everything(processes.seed(run.seed))  # dropout of its own; the weights are the main process's
-    if lengths and any(p.schedule != "constant" or p.warmup for p in engine.players.values()):
+    if lengths and any(p.schedule != "constant" or p.warmup for p in engine.optimizer_groups.values()):
         raise BadSettings(
             f"run.{lengths[0]} differs from the run's own, and its learning rates depend on the length; "
             "resume with the same length, or start another run"
@@ -177,7 +177,7 @@ def check_out(out: Path, settings: TrainingConfig, *, fresh: bool) -> None:
     photos = [place for place in (data.folder, data.degraded, data.clear) if place is not None]
     if os.path.realpath(out) in map(os.path.realpath, photos):
         raise BadFolder(f"{out} is the folder of the photos; choose another with --out")
-    for name in ("samples", "state"):
+    for name in ("samples", "checkpoints"):
         refuse_within(out / name, photos, "--out")
     start = settings.run.start if fresh else None  # a run that goes on has read its start already
     if start is not None and start not in model_folder.shipped():
@@ -190,7 +190,7 @@ def check_out(out: Path, settings: TrainingConfig, *, fresh: bool) -> None:
 
 def check_crop(recipe: Recipe, crop: int, settings: TrainingConfig) -> None:
     """Raises BadSettings where the generator cannot take crops of this size."""
-    multiple = getattr(recipe.shipped(), "multiple_of", 1)
+    multiple = getattr(recipe.restorer_network(), "multiple_of", 1)
     if crop % multiple:
         near = max(1, round(crop / multiple)) * multiple
         raise BadSettings(
@@ -245,10 +245,12 @@ def write_record(
         **({} if start is None else {"start": start}),
         "may_change": sorted(CADENCE),
         "channels_last": engine.channels_last,
-        "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in engine.players.items()},
+        "parameters": {
+            name: sum(p.numel() for p in group.parameters()) for name, group in engine.optimizer_groups.items()
+        },
         **_environment(),
         "commit": git_commit(),
-        "remarks": engine.recipe.remarks(),
+        "notes": engine.recipe.notes(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     try:
