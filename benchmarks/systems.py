@@ -34,7 +34,7 @@ from fairweather.generators import GENERATORS
 from fairweather.inference import load
 from fairweather.pairs import find_sets
 from fairweather.training.allocator import MALLOC
-from fairweather.training.run_folder import Run
+from fairweather.training import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT.parent / "shared" / "data"

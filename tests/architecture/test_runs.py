@@ -20,15 +20,13 @@ def test_there_are_runs() -> None:
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(ROOT / "runs")))
 def test_a_run_is_understood(path: Path) -> None:
     from fairweather.data.mixture import MixtureSettings
-    from fairweather.recipes import RECIPES
     from fairweather.training.config import collect_tables, complete_config
-    from fairweather.training.export_run import build
+    from fairweather.training.export_run import build_recipe
     from fairweather.training.trainer import check_crop
 
     settings = complete_config(*collect_tables(None, path, {}))
-    kind = RECIPES[settings.recipe.name]
     assert settings.data.crop
-    check_crop(kind(lambda: build(settings)), settings.data.crop, settings)
+    check_crop(build_recipe(settings), settings.data.crop, settings)
     # The same words that training will read; an unknown key is an error there.
     MixtureSettings.from_table({"sources": settings.data.sources, "augment": settings.data.augment})
 
@@ -39,15 +37,14 @@ def test_a_run_takes_two_steps(path: Path) -> None:
     from 64 px that they take: at 256 px ResNet9s and VGG-19 would need a minute."""
     import torch
 
-    from fairweather.recipes import RECIPES, Batch
+    from fairweather.recipes import Batch
     from fairweather.training.config import collect_tables, complete_config
-    from fairweather.training.export_run import build
+    from fairweather.training.export_run import build_recipe
     from fairweather.training.optimization import TrainingEngine
 
     settings = complete_config(*collect_tables(None, path, {}))
-    kind = RECIPES[settings.recipe.name]
     torch.manual_seed(0)
-    recipe = kind(lambda: build(settings), kind.settings_type(**settings.recipe.settings))
+    recipe = build_recipe(settings)
     engine = TrainingEngine(recipe, precision=settings.run.precision)
     assert settings.run.batch
     assert settings.data.crop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 from itertools import pairwise
@@ -17,11 +16,8 @@ from torch import Tensor
 
 from fairweather.errors import BadFolder, BadSettings, MissingExtra
 from fairweather.images.io import write
-from fairweather.recipes import RECIPES
 from fairweather.training import allocator, checkpoint, export_run, trainer
-from fairweather.training.config import collect_tables, complete_config
-from fairweather.training.run_log import read_stats, truncate_stats
-from tests.conftest import ROOT
+from fairweather.training.run_log import read_stats
 from tests.training.toy import SMALL, Toy, no_export, small_run
 
 
@@ -205,52 +201,6 @@ def test_a_machine_without_openvino_compares_what_it_has(tmp_path: Path, monkeyp
     assert (run.model / "card.json").is_file()
 
 
-def test_without_tensorboard_it_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    import sys
-
-    no_export(monkeypatch)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with caplog.at_level(logging.INFO, logger="fairweather"):
-        small_run("supervised", tmp_path, steps=1, tensorboard=True)
-    assert sum("tensorboard is not installed" in record.getMessage() for record in caplog.records) == 1
-
-
-def test_stats_survive_a_line_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "stats.jsonl"
-    path.write_text('{"step": 1, "a": 1.5}\n{"step": 2, "a": 1.25}\n{"step": 3, "a"')
-    assert [line["step"] for line in read_stats(path)] == [1, 2]
-    truncate_stats(path, 1)
-    assert path.read_text() == '{"step": 1, "a": 1.5}\n'
-
-
-def test_tensorboard_has_the_same_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    no_export(monkeypatch)
-    run = small_run("supervised", tmp_path, steps=3, tensorboard=True)
-    board = EventAccumulator(str(tmp_path / "tensorboard"))
-    board.Reload()
-    line = run.stats()[1]
-    for name in line.keys() - {"step", "time"}:
-        scalars = board.Scalars(name)
-        assert [event.step for event in scalars] == [1, 2, 3]
-        assert scalars[1].value == pytest.approx(line[name])
-
-
-def test_the_log_has_every_term_and_the_speed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    no_export(monkeypatch)
-    with caplog.at_level(logging.INFO, logger="fairweather"):
-        small_run("supervised", tmp_path, steps=4, log_steps=2)
-    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
-    assert [line.split(",")[0] for line in lines] == ["step 2", "step 4"]
-    assert all(word in lines[1] for word in ("charbonnier", "ssim", "frequency", "photos/s"))
-
-
 def test_restarting_keeps_the_command_and_happens_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr(allocator.os, "execve", lambda *call: calls.append(call))
@@ -265,22 +215,3 @@ def test_restarting_keeps_the_command_and_happens_once(monkeypatch: pytest.Monke
         monkeypatch.setenv(key, value)
     allocator.restart_tuned()
     assert len(calls) == 1
-
-
-RUNS = sorted((ROOT / "runs").rglob("*.toml"))
-
-
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
-def test_reference_runs_are_complete(path: Path) -> None:
-    """Every settings file that ships is understood to its last key, its networks can be built, its header says all."""
-    settings = complete_config(*collect_tables(None, path, {}))
-    recipe = RECIPES[settings.recipe.name]
-    assert settings.data.crop is not None
-    with torch.device("meta"):
-        trainer.check_crop(recipe(lambda: export_run.build(settings)), settings.data.crop, settings)
-    for source in settings.data.sources:
-        assert {"kind", "path"} <= source.keys()
-    header = path.read_text(encoding="utf-8").split("[run]")[0]
-    assert all(f"# {word} " in header for word in ("command", "hardware", "time", "data", "expected"))
-    assert settings.data.licence != "not stated"
-    assert settings.data.terms != "not stated"

@@ -20,7 +20,7 @@ from fairweather.training import checkpoint, trainer
 from fairweather.training.config import NamedArguments
 from fairweather.training.export_run import export_run
 from fairweather.training.initial_weights import InitialWeights, read_initial_weights
-from tests.training.test_resume import interrupt_at
+from tests.training.test_loop import interrupt_at
 from tests.training.toy import assert_same_state, no_export, small_run
 
 UNET = {"levels": 2, "width": 4, "dropout": 0.0}

@@ -112,14 +112,14 @@ def test_other_data_cannot_be_held_on_the_device(tmp_path: Path) -> None:
 def test_photos_that_do_not_fit_are_refused_or_loaded(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Refused where the settings want them there; where nothing is said the loader does it, and that is said."""
     from fairweather.training.config import DataConfig
-    from fairweather.training.dataloader import on_device
+    from fairweather.training.dataloader import gpu_batches
 
     data = Mixture(MixtureSettings((SourceSettings("clear", "clear"),), augment=Augment(crop=32)), photos)
     with pytest.raises(BadSettings, match="more than"):
-        on_device(DataConfig(on_device=True, memory_gib=1e-6), data, CPU)
-    assert on_device(DataConfig(on_device=None), data, CPU) is None
-    assert on_device(DataConfig(on_device=False), data, CUDA) is None
-    assert on_device(DataConfig(on_device=None, memory_gib=1e-6), data, CUDA) is None
+        gpu_batches(DataConfig(on_device=True, memory_gib=1e-6), data, CPU)
+    assert gpu_batches(DataConfig(on_device=None), data, CPU) is None
+    assert gpu_batches(DataConfig(on_device=False), data, CUDA) is None
+    assert gpu_batches(DataConfig(on_device=None, memory_gib=1e-6), data, CUDA) is None
     assert "batches are made on the CPU" in caplog.text
 
 
