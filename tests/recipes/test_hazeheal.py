@@ -1,3 +1,5 @@
+"""HazeHeal: its objective, the order of its updates, and spectral norms in training."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from fairweather.losses import dark_channel_mask, haze_aware, transmission_mask
 from fairweather.recipes import Batch, HazeHeal, HazeHealSettings
 from fairweather.training.optimization import TrainingEngine, learning_rate
-from tests.recipes.standins import Teacher, batch, made
+from tests.recipes.standins import RecordingUpdate, batch, made
 
 
 def hazeheal(**settings: Any) -> HazeHeal:
@@ -18,7 +20,7 @@ def hazeheal(**settings: Any) -> HazeHeal:
     return recipe
 
 
-def test_its_settings_and_players() -> None:
+def test_settings_and_groups() -> None:
     s = HazeHealSettings()
     assert (s.reconstruction, s.inside, s.perceptual, s.mask) == (150, 0.3, 0.005, "dark_channel")
     assert (HazeHeal.batch, HazeHeal.crop, HazeHeal.epochs, HazeHeal.paired) == (4, 256, 200, True)
@@ -35,7 +37,7 @@ def test_the_objective(mask: str, threshold: float | None) -> None:
     recipe, clear = hazeheal(mask=mask, threshold=threshold, patch=3), batch().clear
     t = torch.linspace(0.1, 0.9, 32).expand(2, 1, 32, 32)
     photos = Batch(clear * t + 0.9 * (1 - t), clear)
-    update = Teacher(recipe)
+    update = RecordingUpdate(recipe)
     terms = {term: value.detach() for term, value in recipe.step(photos, update).items()}
     assert list(terms) == ["adversarial", "charbonnier", "haze_aware", "perceptual", "discriminator"]
     haze = {
@@ -47,25 +49,25 @@ def test_the_objective(mask: str, threshold: float | None) -> None:
     torch.testing.assert_close(
         terms["charbonnier"] + terms["haze_aware"], 150 * haze_aware(restored, photos.clear, haze)
     )
-    assert terms["haze_aware"] != pytest.approx(float(terms["charbonnier"]) * 3 / 7, rel=1e-3), "the mask has no say"
+    assert terms["haze_aware"] != pytest.approx(float(terms["charbonnier"]) * 3 / 7, rel=1e-3), "the mask has no effect"
     torch.testing.assert_close(terms["perceptual"], 0.005 * recipe.compare(restored, photos.clear))
 
 
-def test_a_crop_without_haze_is_no_nan() -> None:
+def test_a_crop_without_haze_is_finite() -> None:
     recipe = hazeheal(threshold=0.9)
     dark = torch.zeros(1, 3, 32, 32)
-    terms = recipe.step(Batch(dark, batch(1).clear), Teacher(recipe))
+    terms = recipe.step(Batch(dark, batch(1).clear), RecordingUpdate(recipe))
     assert terms["haze_aware"] == 0
     assert all(term.isfinite() for term in terms.values())
 
 
-def test_both_sides_move_against_what_the_other_was() -> None:
+def test_both_updates_use_the_outputs_from_before() -> None:
     recipe, photos = hazeheal(), batch()
     order: list[str] = []
     seen: list[Tensor] = []
     recipe.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
 
-    class Ordered(Teacher):
+    class Ordered(RecordingUpdate):
         def __call__(self, group: str, loss: Tensor) -> None:
             order.append(group)
             super().__call__(group, loss)
@@ -96,7 +98,7 @@ def test_spectral_norms_stay_at_one_while_training(precision: Any) -> None:
         with engine.autocast():
             weight = layer.weight
         assert weight.dtype == torch.float32
-        assert (weight - was).abs().max() > 0.001, "it has learned nothing"
+        assert (weight - was).abs().max() > 0.001, "the weights did not change"
         assert torch.linalg.matrix_norm(weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-3)
     assert not any(isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d) for module in recipe.discriminator.modules())
     slopes = {module.negative_slope for module in recipe.discriminator.modules() if isinstance(module, nn.LeakyReLU)}

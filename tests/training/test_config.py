@@ -16,6 +16,7 @@ from fairweather.recipes import RECIPES
 from fairweather.training.config import (
     OPTIONS,
     RECIPE_NAMES,
+    TABLES,
     TrainingConfig,
     collect_tables,
     complete_config,
@@ -173,8 +174,9 @@ def test_every_number_is_bounded() -> None:
 def test_bad_generator_arguments_are_named(generator: str, key: str, value: Any) -> None:
     with pytest.raises(BadSettings, match=rf"card\.json.*{key}|card\.json.*{generator}"):
         check_generator_arguments(generator, {key: value}, where="card.json: arguments")
+    tables = {"run": {}, "data": {}, "recipe": {"name": "pix2pix"}, "generator": {"name": generator, key: value}}
     with pytest.raises(BadSettings, match=r"^\[generator\]"):
-        complete_config({"run": {}, "data": {}, "recipe": {"name": "pix2pix"}, "generator": {"name": generator, key: value}}, {})  # fmt: skip
+        complete_config(tables, {})
 
 
 def test_every_generator_argument_has_bounds() -> None:
@@ -294,8 +296,8 @@ def test_what_cannot_be_extended(tmp_path: Path, base: str | None, words: list[s
     "content",
     [
         *(b"[]", b"3", b"null", b'"x"', b"", b"{", b'{"a": "\xe9"}', b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"),
-        *(json.dumps({**RECORD, key: value}).encode() for key, value in [("settings", ""), ("settings", None), ("versions", ""), ("machine", [])]),  # fmt: skip
-        *(json.dumps({**RECORD, "settings": {**RECORD["settings"], table: ""}}).encode() for table in ("run", "data", "recipe", "generator")),  # fmt: skip
+        *(json.dumps({**RECORD, key: value}).encode() for key in RECORD for value in ("", None, [])),
+        *(json.dumps({**RECORD, "settings": {**RECORD["settings"], table: ""}}).encode() for table in TABLES),
         json.dumps({**RECORD, "settings": {**RECORD["settings"], "recipe": {"name": [1]}}}).encode(),
         json.dumps({"settings": RECORD["settings"]}).encode(),
     ],

@@ -118,14 +118,14 @@ def test_what_it_cannot_begin_with(tiny_model: Path, first: Path, tmp_path: Path
         read_initial_weights(str(tmp_path / "empty"))
     hazer = shutil.copytree(tiny_model, tmp_path / "hazer")
     model_folder.write_card(hazer, dataclasses.replace(model_folder.read_card(hazer), direction="degrade"))
-    with pytest.raises(BadSettings, match="puts haze into photos"):
+    with pytest.raises(BadSettings, match="adds haze to photos"):
         read_initial_weights(str(hazer))
     broken = shutil.copytree(tiny_model, tmp_path / "broken")
     (broken / "weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(BadCard, match=r"weights\.safetensors"):
         read_initial_weights(str(broken))
     other = dataclasses.replace(read_initial_weights(str(tiny_model)), weights={"one": torch.zeros(1)})
-    with pytest.raises(BadCard, match="no unet of this release"):
+    with pytest.raises(BadCard, match="do not fit this release's unet"):
         other.load(torch.nn.Linear(1, 1))
     fresh = shutil.copytree(first, tmp_path / "fresh")
     saved = {key: value for key, value in checkpoint.load_checkpoint(fresh / "checkpoints").items() if key != "format"}
@@ -171,7 +171,7 @@ def test_the_second_phase_goes_on_exactly_without_its_start(
     assert resumed.settings()["start"] == whole.settings()["start"]
     with caplog.at_level(logging.WARNING, "fairweather"):
         small_run("supervised", tmp_path / "part", start="elsewhere", resume=True, **phase)
-    assert "run.start (the arguments) is not looked at: the run began with" in caplog.text
+    assert "run.start (the arguments) is ignored: the run started from" in caplog.text
     assert resumed.settings()["settings"]["run"]["start"] == str(start)
 
 

@@ -72,9 +72,11 @@ def test_the_other_recipes_go_on_exactly_too(recipe: str, tmp_path: Path) -> Non
         assert kept == ["compare._extra_state"]
 
 
-@pytest.mark.parametrize("forgotten", ["random", "histories", "history_generator", "optimizers", "ema", "discriminators"])
+@pytest.mark.parametrize(
+    "forgotten", ["random", "histories", "history_generator", "optimizers", "ema", "discriminators"]
+)
 def test_everything_in_the_state_is_needed(tmp_path: Path, forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison can fail: whoever forgets a part of the state ends elsewhere."""
+    """The comparison can fail: without any part of the state, a resumed run ends with other weights."""
     recipe = {"random": "pix2pix", "optimizers": "supervised", "ema": "supervised"}.get(forgotten, "cyclegan")
     whole = small_run(recipe, tmp_path / "whole")
     interrupt_at(5, recipe, tmp_path / "part")

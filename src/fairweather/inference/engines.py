@@ -369,7 +369,7 @@ def openvino_core() -> Any:
 
 def _openvino(folder: Path, card: model_folder.Card, threads: int | None, precision: str) -> Engine:
     try:
-        import openvino
+        core = openvino_core()
     except ImportError:
         # no extra: the default install brings it, and where that is not what there is, its own name is the remedy
         raise MissingExtra("openvino", None, "the openvino engine") from None
@@ -385,7 +385,7 @@ def _openvino(folder: Path, card: model_folder.Card, threads: int | None, precis
         config["INFERENCE_PRECISION_HINT"] = "f32" if whole else precision
     path = folder / _onnx_file(precision)
     try:
-        compiled = openvino_core().compile_model(str(path), "CPU", config)
+        compiled = core.compile_model(str(path), "CPU", config)
     except RuntimeError as error:
         raise BadCard(f"{path} cannot be read by OpenVINO ({_last_line(error)}): export the model again") from None
     request, lock = compiled.create_infer_request(), threading.Lock()

@@ -248,8 +248,8 @@ class EMA:
     The decay warms up, min(decay, (1 + n) / (10 + n)) after n updates (as TensorFlow's ExponentialMovingAverage with
     num_updates), so that the initial weights are soon forgotten.
 
-    torch.optim.swa_utils.AveragedModel gives the same weights (within 2e-8 after 50 updates) in the same time, but only
-    with its averaging function replaced for the warm-up, and prefixes the names of the weights: it would not be shorter.
+    torch.optim.swa_utils.AveragedModel gives the same weights (within 2e-8 after 50 updates) in the same time, but needs
+    another averaging function for the warm-up, and prefixes the names of the weights: it would not be shorter.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -281,11 +281,11 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; with the weight decay and the scale of
     Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982 (0.2 sqrt(longer side)), so that AdamW's
-    learning rates and decays apply. A convolution is a matrix of outputs x (inputs * kernel). Biases, norms and matrices
-    with a side below 16 are updated by AdamW (Loshchilov and Hutter, ICLR 2019).
+    learning rates and decays apply. A convolution is a matrix of outputs x (inputs * kernel). Biases, norms and narrow
+    matrices are updated by AdamW (Loshchilov and Hutter, ICLR 2019).
 
     torch.optim.Muon (PyTorch 2.13) takes 2D tensors alone and rejects every convolution, 1 x 1 ones too; channels-last
-    weights have no 2D view, and the rest would need a second optimizer. It computes in bf16: after 12 steps, its weights
+    weights have no 2D view, and the rest would need a second optimizer. It computes in bf16: after 12 steps, weights
     differ by 0.5 % of their change, and a step takes half the time where the CPU has bf16.
     """
 
