@@ -37,10 +37,8 @@ types: install
 
 tests: install
 	@sh tests/web/chromium.sh
-	# tests/training in a process of its own: after all the others in one, PyTorch crashes there (cause not found yet)
 	# files side by side in two processes of one thread each, for most of a test runs on one core
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --ignore=tests/training
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile tests/training
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
 
 # Tables of quality and speed; the real photos are looked for in ../shared/data.
 bench: install

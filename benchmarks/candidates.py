@@ -113,18 +113,18 @@ def step_time(path: Path, data: Path, threads: int) -> float:
     from fairweather.recipes import RECIPES
     from fairweather.training.config import collect_tables, complete_config
     from fairweather.training.dataloader import BatchLoader, open_data
-    from fairweather.training.export_run import recipe_of
+    from fairweather.training.export_run import build_recipe
     from fairweather.training.optimization import TrainingEngine
 
     torch.set_num_threads(threads)
     settings = complete_config(*collect_tables(None, path, {"data": {"folder": str(data)}}))
     assert settings.run.batch is not None
     assert settings.data.crop is not None
-    if "judge_alone" in settings.recipe.settings:
-        settings.recipe.settings["judge_alone"] = 0  # the steps before the discriminator is heard are cheaper
+    if "discriminator_warmup" in settings.recipe.settings:
+        settings.recipe.settings["discriminator_warmup"] = 0  # the steps before the discriminator is heard are cheaper
     kind = RECIPES[settings.recipe.name]
     dataset = open_data(settings.data, kind, settings.recipe.name, settings.data.crop)
-    engine = TrainingEngine(recipe_of(settings), device="cpu", precision=settings.run.precision)
+    engine = TrainingEngine(build_recipe(settings), device="cpu", precision=settings.run.precision)
     feeds = (iter(BatchLoader(dataset, seed=settings.run.seed, batch=settings.run.batch)) for _ in range(2))
     batches = next(feeds)
     for _ in range(WARM + TIMED):  # what is decoded or measured once is done once

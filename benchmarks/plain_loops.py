@@ -93,11 +93,11 @@ class PlainLoop:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def adam(self, player: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+    def adam(self, group: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
         betas = (self.settings.beta1, 0.999)
-        return torch.optim.Adam(parameters, lr=self.rates[player], betas=betas, fused=True)
+        return torch.optim.Adam(parameters, lr=self.rates[group], betas=betas, fused=True)
 
-    def learn(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -109,17 +109,19 @@ class PlainCycle(PlainLoop):
     def prepare(self) -> None:
         n = self.networks
         self.generators = self.adam("generators", [*n.restore.parameters(), *n.degrade.parameters()])
-        self.judges = self.adam("discriminators", [*n.judge_clear.parameters(), *n.judge_degraded.parameters()])
+        self.discriminators = self.adam(
+            "discriminators", [*n.discriminator_clear.parameters(), *n.discriminator_degraded.parameters()]
+        )
 
     def losses(self, degraded: Tensor, clear: Tensor) -> dict[str, Tensor]:
         n, s = self.networks, self.settings
         losses = {}
-        with frozen(n.judge_clear, n.judge_degraded):
+        with frozen(n.discriminator_clear, n.discriminator_degraded):
             with self.autocast():
                 fake_clear, fake_degraded = n.restore(degraded), n.degrade(clear)
                 again_degraded, again_clear = n.degrade(fake_clear), n.restore(fake_degraded)
-                losses["adversarial_clear"] = against(n.judge_clear(fake_clear), 1.0)
-                losses["adversarial_degraded"] = against(n.judge_degraded(fake_degraded), 1.0)
+                losses["adversarial_clear"] = against(n.discriminator_clear(fake_clear), 1.0)
+                losses["adversarial_degraded"] = against(n.discriminator_degraded(fake_degraded), 1.0)
                 losses["cycle_degraded"] = s.cycle * functional.l1_loss(again_degraded.float(), degraded)
                 losses["cycle_clear"] = s.cycle * functional.l1_loss(again_clear.float(), clear)
                 losses["identity_clear"] = s.identity * functional.l1_loss(n.restore(clear).float(), clear)
@@ -127,15 +129,17 @@ class PlainCycle(PlainLoop):
                 if (compare := getattr(n, "compare", None)) is not None:
                     losses["perceptual_degraded"] = s.perceptual * compare(again_degraded, degraded)
                     losses["perceptual_clear"] = s.perceptual * compare(again_clear, clear)
-            self.learn(self.generators, sum_of(losses.values()))
+            self.update(self.generators, sum_of(losses.values()))
 
         shown_clear = self.pools[0].query(fake_clear.detach())
         shown_degraded = self.pools[1].query(fake_degraded.detach())
         with self.autocast():
-            clear_game = against(n.judge_clear(clear), 1.0) + against(n.judge_clear(shown_clear), 0.0)
-            degraded_game = against(n.judge_degraded(degraded), 1.0) + against(n.judge_degraded(shown_degraded), 0.0)
+            clear_game = against(n.discriminator_clear(clear), 1.0) + against(n.discriminator_clear(shown_clear), 0.0)
+            degraded_game = against(n.discriminator_degraded(degraded), 1.0) + against(
+                n.discriminator_degraded(shown_degraded), 0.0
+            )
             losses["discriminator_clear"], losses["discriminator_degraded"] = 0.5 * clear_game, 0.5 * degraded_game
-        self.learn(self.judges, losses["discriminator_clear"] + losses["discriminator_degraded"])
+        self.update(self.discriminators, losses["discriminator_clear"] + losses["discriminator_degraded"])
         return losses
 
 
@@ -144,15 +148,15 @@ class PlainConditional(PlainLoop):
 
     def prepare(self) -> None:
         self.generator = self.adam("generator", self.networks.restore.parameters())
-        self.judge = self.adam("discriminator", self.networks.judge.parameters())
+        self.discriminator = self.adam("discriminator", self.networks.discriminator.parameters())
 
     def learn_judge(self, degraded: Tensor, clear: Tensor, restored: Tensor, share: float) -> Tensor:
         n = self.networks
         with self.autocast():
-            real = with_logits(n.judge(torch.cat([degraded, clear], dim=1)), 1.0)
-            fake = with_logits(n.judge(torch.cat([degraded, restored.detach()], dim=1)), 0.0)
+            real = with_logits(n.discriminator(torch.cat([degraded, clear], dim=1)), 1.0)
+            fake = with_logits(n.discriminator(torch.cat([degraded, restored.detach()], dim=1)), 0.0)
             loss = share * (real + fake)
-        self.learn(self.judge, loss)
+        self.update(self.discriminator, loss)
         return loss
 
 
@@ -165,11 +169,11 @@ class PlainPix2Pix(PlainConditional):
             restored = n.restore(degraded)
         judged = self.learn_judge(degraded, clear, restored, 0.5)
         losses = {}
-        with frozen(n.judge):
+        with frozen(n.discriminator):
             with self.autocast():
-                losses["adversarial"] = with_logits(n.judge(torch.cat([degraded, restored], dim=1)), 1.0)
+                losses["adversarial"] = with_logits(n.discriminator(torch.cat([degraded, restored], dim=1)), 1.0)
                 losses["l1"] = s.l1 * functional.l1_loss(restored.float(), clear)
-            self.learn(self.generator, sum_of(losses.values()))
+            self.update(self.generator, sum_of(losses.values()))
         return losses | {"discriminator": judged}
 
 
@@ -179,19 +183,19 @@ class PlainHazeHeal(PlainConditional):
     def losses(self, degraded: Tensor, clear: Tensor) -> dict[str, Tensor]:
         n, s = self.networks, self.settings
         losses = {}
-        with frozen(n.judge):
+        with frozen(n.discriminator):
             with self.autocast():
                 restored = n.restore(degraded)
                 if s.mask == "transmission":
                     mask = transmission_mask(degraded, clear, threshold=s.threshold)
                 else:
                     mask = dark_channel_mask(degraded, patch=s.patch, threshold=s.threshold)
-                losses["adversarial"] = with_logits(n.judge(torch.cat([degraded, restored], dim=1)), 1.0)
+                losses["adversarial"] = with_logits(n.discriminator(torch.cat([degraded, restored], dim=1)), 1.0)
                 losses["charbonnier"] = s.reconstruction * (1 - s.inside) * charbonnier(restored, clear)
                 losses["haze_aware"] = s.reconstruction * s.inside * charbonnier(restored, clear, mask)
                 if n.compare is not None:
                     losses["perceptual"] = s.perceptual * n.compare(restored, clear)
-            self.learn(self.generator, sum_of(losses.values()))
+            self.update(self.generator, sum_of(losses.values()))
         return losses | {"discriminator": self.learn_judge(degraded, clear, restored, 1.0)}
 
 

@@ -33,8 +33,8 @@ from fairweather.evaluation import SetScores, evaluate_model
 from fairweather.generators import GENERATORS
 from fairweather.inference import load
 from fairweather.pairs import find_sets
+from fairweather.training import Run
 from fairweather.training.allocator import MALLOC
-from fairweather.training.run_folder import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT.parent / "shared" / "data"

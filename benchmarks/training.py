@@ -75,7 +75,7 @@ class Sides:
         norms = any(isinstance(part, torch.nn.InstanceNorm2d) for part in recipe.modules())
         self.loop = PLAIN[name](
             copy.deepcopy(recipe).to(self.engine.fabric.device),
-            {player: learning_rate(one, PROGRESS) for player, one in self.engine.players.items()},
+            {group: learning_rate(one, PROGRESS) for group, one in self.engine.optimizer_groups.items()},
             dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision],
             # With PyTorch's own instance norm that layout is the slower one on a CPU.
             channels_last=self.engine.channels_last and not (norms and self.engine.device == "cpu"),
@@ -130,7 +130,7 @@ def measure(name: str, size: str, rounds: int, device: str, settings: Any = None
     """One line of the table."""
     import torch
 
-    from fairweather.training.export_run import recipe_of
+    from fairweather.training.export_run import build_recipe
     from fairweather.training.optimization import choose_device, choose_precision
 
     settings = settings or settings_of(name, size)
@@ -140,7 +140,7 @@ def measure(name: str, size: str, rounds: int, device: str, settings: Any = None
         own = {**settings.recipe.settings, "pool": 3}
         settings = dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, settings=own))
     torch.manual_seed(0)
-    recipe = recipe_of(settings)
+    recipe = build_recipe(settings)
     batches = list(batches_of(CHECKED, settings.run.batch, settings.data.crop))
     sides = {precision: Sides(recipe, precision, device) for precision in dict.fromkeys(("fp32", default))}
     worst = agreement(sides["fp32"], batches)

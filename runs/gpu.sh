@@ -137,7 +137,7 @@ PYTHON
 train() {
     local pack=$1 run=$2 minutes=${3:-9} config=${4:-$here/runs/ship/dehaze.toml} left
     prepare "$pack" "$config"
-    if [ -d "$run/state" ]; then
+    if [ -d "$run/checkpoints" ]; then
         # Everything but the cadence is in RUN/run.json.
         "$python" -m fairweather train --out "$run" --resume --checkpoint-minutes 1
     else

@@ -260,7 +260,7 @@ def test_finding_a_model(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
         model_folder.find("dehase")
     with pytest.raises(BadFolder, match="no model"):
         model_folder.find(tmp_path / "models" / "empty")
-    (tmp_path / "run" / "state").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(BadFolder, match=r"not ended.*--resume"):
         model_folder.find(tmp_path / "run")
     with pytest.raises(BadFolder, match="not a model folder"):

@@ -156,7 +156,7 @@ def test_a_run_killed_before_its_record(pairs: Path, tmp_path: Path, monkeypatch
     from fairweather.training import trainer
 
     out = tmp_path / "run"
-    small = ["--data", pairs, "--steps", 1, "--crop", 32, "--workers", 0, "--hold-back", 0, "--tensorboard", "False"]
+    small = ["--data", pairs, "--steps", 1, "--crop", 32, "--workers", 0, "--hold-back", 0, "--no-tensorboard"]
     small += ["--generator", "unet", "--generator.levels", 2, "--generator.width", 4, "--device", "cpu"]
     arguments = ["train", "supervised", *small, "-o", out]
     killed(*arguments)

@@ -62,7 +62,7 @@ def cycle(title: str, network: str, *, features: bool = False) -> Figure:
     figure = Figure(title)
     tall = 180 if features else 122
     count = "eight" if features else "six"
-    figure.panel(40, 2 * tall + 156, f'learn("generators"): the sum of {count} terms')
+    figure.panel(40, 2 * tall + 156, f'update("generators"): the sum of {count} terms')
     y = 82.0
     for photo, forth, other, back in (
         ("degraded", "restore", "clear", "degrade"),
@@ -95,7 +95,7 @@ def cycle(title: str, network: str, *, features: bool = False) -> Figure:
         compare(figure, row[0], term(figure, y, f"identity_{photo}", "5 × L1", row[2]))
         y += 66
     y = figure.height + 8
-    figure.panel(y, 250, 'learn("discriminators"): the sum of two terms')
+    figure.panel(y, 250, 'update("discriminators"): the sum of two terms')
     y += 34
     for photo in ("clear", "degraded"):
         real = figure.box("photo", COLUMNS[2], y, SIDE, photo, "photo")
@@ -151,13 +151,13 @@ def pix2pix() -> Figure:
     )
     pair_game(
         figure,
-        'first learn("discriminator"): the made photo is detached',
+        'first update("discriminator"): the made photo is detached',
         ("restore", "U-Net"),
         judge_words,
         "half of BCE",
     )
     y = figure.height + 8
-    figure.panel(y, 194, 'then learn("generator"): the sum of two terms')
+    figure.panel(y, 194, 'then update("generator"): the sum of two terms')
     y += 30
     clear = figure.box("photo", COLUMNS[0], y, SIDE, "clear", "photo")
     y += 52
@@ -179,7 +179,7 @@ def pix2pix() -> Figure:
 def hazeheal() -> Figure:
     figure = Figure("hazeheal: pairs, and a second look where the haze is")
     network = ("restore", "MBConv", "U-Net")
-    figure.panel(40, 346, 'first learn("generator"): the sum of four terms')
+    figure.panel(40, 346, 'first update("generator"): the sum of four terms')
     y = 74.0
     hazy = figure.box("photo", COLUMNS[0], y, SIDE, "degraded", "photo")
     mask = figure.box("fixed", COLUMNS[1], y, JUDGE, "haze mask", "of the dark channel")
@@ -208,7 +208,7 @@ def hazeheal() -> Figure:
     down(figure, degraded, judge, 0.7)
     term(figure, y, "adversarial", "BCE: taken for real?", judge)
     judge_words = ("judge: PatchGAN", "spectral norm", "", "sees the degraded", "photo beside one", "of the others")
-    pair_game(figure, 'then learn("discriminator"): the made photo is detached', network, judge_words, "BCE")
+    pair_game(figure, 'then update("discriminator"): the made photo is detached', network, judge_words, "BCE")
     return figure
 
 

@@ -212,7 +212,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         return path
     if (path / "model" / CARD).is_file():
         return path / "model"
-    if (path / "state").is_dir():
+    if (path / "checkpoints").is_dir():
         raise BadFolder(
             f"{path} is a run that has not ended and holds no model yet: go on with it (train --resume), "
             f"or make a model of its last checkpoint (fairweather export {path} -o DIR)"

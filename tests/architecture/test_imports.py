@@ -13,14 +13,15 @@ RULE: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "images": {"errors", "files"},
+    "validation": {"errors"},
     "model_folder": {"errors", "files"},
     "pairs": BASE,
     "weather": BASE,
-    "generators": {*BASE, "weather"},
+    "generators": {*BASE, "weather", "validation"},
     "discriminators": {*BASE, "weather"},
     "losses": {*BASE, "weather"},
     "weather_classifier": set(),
-    "recipes": {*BASE, "weather", "generators", "discriminators", "losses"},
+    "recipes": {*BASE, "validation", "weather", "generators", "discriminators", "losses"},
     "data": {*BASE, "weather", "pairs"},
     "inference": {*BASE, "model_folder"},
     "video": {*BASE, "inference"},
@@ -29,7 +30,8 @@ RULE: dict[str, set[str]] = {
     "deploy": {*BASE, "model_folder", "pairs", "generators", "inference", "evaluation"},
     "training": {
         *BASE,
-        *("model_folder", "pairs", "weather", "generators", "discriminators", "losses", "recipes", "data"),
+        *("model_folder", "validation", "pairs", "weather", "generators"),
+        *("discriminators", "losses", "recipes", "data"),
     },
     "__init__": {"errors"},
     "__main__": {"cli"},
@@ -49,10 +51,10 @@ LATE: dict[str, set[str]] = {
 
 TORCH_FREE = {
     *("__init__", "cli", "commands", "__main__", "errors", "files", "images", "model_folder", "models"),
-    *("pairs", "inference", "evaluation", "video", "web"),
+    *("pairs", "inference", "evaluation", "video", "web", "validation"),
 }
 LEARNING = {"torch", "lightning", "torchmetrics", "onnxscript"}
-DEFAULT_INSTALL = {"numpy", "PIL", "cv2", "openvino", "safetensors", "tyro", "rich"}
+DEFAULT_INSTALL = {"numpy", "PIL", "cv2", "openvino", "safetensors", "tyro", "rich", "msgspec"}
 
 
 def breach(imported: Import) -> str | None:

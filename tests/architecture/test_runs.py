@@ -20,15 +20,13 @@ def test_there_are_runs() -> None:
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(ROOT / "runs")))
 def test_a_run_is_understood(path: Path) -> None:
     from fairweather.data.mixture import MixtureSettings
-    from fairweather.recipes import RECIPES
     from fairweather.training.config import collect_tables, complete_config
-    from fairweather.training.export_run import build
+    from fairweather.training.export_run import build_recipe
     from fairweather.training.trainer import check_crop
 
     settings = complete_config(*collect_tables(None, path, {}))
-    kind = RECIPES[settings.recipe.name]
     assert settings.data.crop
-    check_crop(kind(lambda: build(settings)), settings.data.crop, settings)
+    check_crop(build_recipe(settings), settings.data.crop, settings)
     # The same words that training will read; an unknown key is an error there.
     MixtureSettings.from_table({"sources": settings.data.sources, "augment": settings.data.augment})
 
@@ -39,27 +37,26 @@ def test_a_run_takes_two_steps(path: Path) -> None:
     from 64 px that they take: at 256 px ResNet9s and VGG-19 would need a minute."""
     import torch
 
-    from fairweather.recipes import RECIPES, Batch
+    from fairweather.recipes import Batch
     from fairweather.training.config import collect_tables, complete_config
-    from fairweather.training.export_run import build
+    from fairweather.training.export_run import build_recipe
     from fairweather.training.optimization import TrainingEngine
 
     settings = complete_config(*collect_tables(None, path, {}))
-    kind = RECIPES[settings.recipe.name]
     torch.manual_seed(0)
-    recipe = kind(lambda: build(settings), kind.settings_type(**settings.recipe.settings))
+    recipe = build_recipe(settings)
     engine = TrainingEngine(recipe, precision=settings.run.precision)
     assert settings.run.batch
     assert settings.data.crop
-    side = min(settings.data.crop, max(64, int(recipe.shipped().multiple_of)))  # type: ignore[arg-type]
+    side = min(settings.data.crop, max(64, int(recipe.restorer_network().multiple_of)))  # type: ignore[arg-type]
     shape = (min(2, settings.run.batch), 3, side, side)
-    before = {name: [p.detach().clone() for p in player.parameters()] for name, player in engine.players.items()}
+    before = {name: [p.detach().clone() for p in group.parameters()] for name, group in engine.optimizer_groups.items()}
     for at in range(2):
         terms = engine.step(Batch(torch.rand(shape), torch.rand(shape)), at / 2)
         assert terms
         assert all(torch.isfinite(term) for term in terms.values())
-    for name, player in engine.players.items():
-        moved = [not torch.equal(a, b) for a, b in zip(before[name], player.parameters(), strict=True)]
+    for name, group in engine.optimizer_groups.items():
+        moved = [not torch.equal(a, b) for a, b in zip(before[name], group.parameters(), strict=True)]
         # A bias ahead of a norm has no gradient but rounding; everything else has.
         assert sum(moved) > 0.6 * len(moved), f"{path.name}: {name} hardly learns"
 

@@ -29,7 +29,7 @@ precision = "fp32"
 [recipe]
 name = "supervised"
 lr = 1e-3
-judge_alone = 3
+discriminator_warmup = 3
 [generator]
 name = "conv_unet"
 widths = [4, 8]

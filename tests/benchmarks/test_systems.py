@@ -98,6 +98,6 @@ def test_it_trains_and_scores_and_says_what_failed(
     assert "pix2pix leaves sots_outdoor no better than it came" in said.err  # two steps cannot
     assert (tmp_path / "out" / "pix2pix-scores" / "sots_outdoor.jpg").exists()
     assert rows[0].split(" | ")[4] == "2", "minutes, of 90 seconds"
-    trained = (tmp_path / "out" / "pix2pix" / "state" / "state.pt").stat().st_mtime_ns
+    trained = (tmp_path / "out" / "pix2pix" / "checkpoints" / "latest.pt").stat().st_mtime_ns
     systems.main([*words[:6], "--jobs", "1"])  # an ended run is scored again, not trained again
-    assert (tmp_path / "out" / "pix2pix" / "state" / "state.pt").stat().st_mtime_ns == trained
+    assert (tmp_path / "out" / "pix2pix" / "checkpoints" / "latest.pt").stat().st_mtime_ns == trained

@@ -12,7 +12,7 @@ import torch
 import training
 
 from fairweather.recipes import RECIPES
-from fairweather.training.export_run import recipe_of
+from fairweather.training.export_run import build_recipe
 
 TINY: dict[str, dict[str, Any]] = {
     "cyclegan": {"name": "resnet6", "width": 4, "blocks": 1},
@@ -52,7 +52,7 @@ def test_both_sides_take_the_same_steps(name: str) -> None:
 def test_another_loss_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_loops, "with_logits", lambda scores, wanted: scores.float().square().mean())
     torch.manual_seed(0)
-    sides = training.Sides(recipe_of(tiny("pix2pix")), "fp32", "cpu")
+    sides = training.Sides(build_recipe(tiny("pix2pix")), "fp32", "cpu")
     assert training.agreement(sides, list(training.batches_of(2, 2, 32))) > 0.01
 
 

@@ -209,8 +209,7 @@ def test_a_thousand_frames_take_no_more_memory_than_a_hundred(model: Path, engin
 def test_a_memory_is_not_rounded_unless_that_is_asked(
     model: Path, monkeypatch: pytest.MonkeyPatch, precision: str, hint: str
 ) -> None:
-    import openvino
-
+    from fairweather.inference import engines
     from fairweather.inference.engines import open_engine
 
     asked: dict[str, Any] = {}
@@ -220,7 +219,7 @@ def test_a_memory_is_not_rounded_unless_that_is_asked(
             asked.update(config)
             raise RuntimeError("enough")
 
-    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(engines, "openvino_core", Core)
     with pytest.raises(BadCard, match="enough"):
         open_engine("openvino", model, model_folder.read_card(model), precision=precision)
     assert asked["INFERENCE_PRECISION_HINT"] == hint

@@ -1,4 +1,4 @@
-"""Stand-ins for the tests of recipes: a generator that leaves a mark, an engine that only notes, small recipes."""
+"""Test doubles for recipes: a generator that adds a value, an `update` that records, small recipes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fairweather.recipes import RECIPES, Batch, Recipe
 
 
-class Dye(nn.Module):
-    """Adds a trainable value to every pixel and remembers what it was given."""
+class Tint(nn.Module):
+    """Adds a trainable value to every pixel and records its inputs."""
 
     multiple_of = 1
 
@@ -26,25 +26,25 @@ class Dye(nn.Module):
         return photo + self.amount
 
 
-class Teacher:
-    """A `learn` that moves nobody: it notes losses, and what each asks of every parameter of the recipe."""
+class RecordingUpdate:
+    """An `update` that changes nothing and records losses and gradients."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.losses: dict[str, Tensor] = {}
         self.gradients: dict[str, list[float]] = {}
-        self.recalled: dict[str, tuple[Tensor, int]] = {}
+        self.from_history: dict[str, tuple[Tensor, int]] = {}
 
-    def __call__(self, player: str, loss: Tensor) -> None:
-        assert player in self.recipe.players()
-        parameters = list(self.recipe.players()[player].parameters())
+    def __call__(self, group: str, loss: Tensor) -> None:
+        assert group in self.recipe.optimizer_groups()
+        parameters = list(self.recipe.optimizer_groups()[group].parameters())
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        assert all(gradient is not None for gradient in gradients), f"{player} does not learn all that it owns"
-        self.losses[player] = loss.detach()
-        self.gradients[player] = [gradient.sum().item() for gradient in gradients]
+        assert all(gradient is not None for gradient in gradients), f"{group} has parameters without a gradient"
+        self.losses[group] = loss.detach()
+        self.gradients[group] = [gradient.sum().item() for gradient in gradients]
 
-    def recall(self, name: str, fakes: Tensor, size: int) -> Tensor:
-        self.recalled[name] = (fakes, size)
+    def sample_history(self, name: str, fakes: Tensor, size: int) -> Tensor:
+        self.from_history[name] = (fakes, size)
         return fakes.detach() * 0 + 0.25
 
 
@@ -53,7 +53,7 @@ def made(recipe: str, **settings: Any) -> Recipe:
     kind = RECIPES[recipe]
     names = {field.name for field in fields(kind.settings_type)}
     small: dict[str, Any] = {"width": 4, "layers": ("relu1_2", "relu2_1")}
-    return kind(Dye, kind.settings_type(**{key: small[key] for key in small if key in names} | settings))
+    return kind(Tint, kind.settings_type(**{key: small[key] for key in small if key in names} | settings))
 
 
 def batch(n: int = 2) -> Batch:

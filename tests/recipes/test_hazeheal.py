@@ -1,3 +1,5 @@
+"""HazeHeal: its objective, the order of its updates, and spectral norms in training."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from fairweather.losses import dark_channel_mask, haze_aware, transmission_mask
 from fairweather.recipes import Batch, HazeHeal, HazeHealSettings
 from fairweather.training.optimization import TrainingEngine, learning_rate
-from tests.recipes.standins import Teacher, batch, made
+from tests.recipes.standins import RecordingUpdate, batch, made
 
 
 def hazeheal(**settings: Any) -> HazeHeal:
@@ -18,14 +20,14 @@ def hazeheal(**settings: Any) -> HazeHeal:
     return recipe
 
 
-def test_its_settings_and_players() -> None:
+def test_settings_and_groups() -> None:
     s = HazeHealSettings()
     assert (s.reconstruction, s.inside, s.perceptual, s.mask) == (150, 0.3, 0.005, "dark_channel")
     assert (HazeHeal.batch, HazeHeal.crop, HazeHeal.epochs, HazeHeal.paired) == (4, 256, 200, True)
-    for player in hazeheal().players().values():
-        assert (player.optimizer, player.lr, player.betas) == ("adam", 2e-4, (0.5, 0.999))
-        assert {learning_rate(player, progress) for progress in (0.0, 0.5, 1.0)} == {2e-4}
-    (halved,) = {learning_rate(player, 0.75) for player in hazeheal(hold=0.5).players().values()}
+    for group in hazeheal().optimizer_groups().values():
+        assert (group.optimizer, group.lr, group.betas) == ("adam", 2e-4, (0.5, 0.999))
+        assert {learning_rate(group, progress) for progress in (0.0, 0.5, 1.0)} == {2e-4}
+    (halved,) = {learning_rate(group, 0.75) for group in hazeheal(hold=0.5).optimizer_groups().values()}
     assert halved == pytest.approx(1e-4)
 
 
@@ -35,8 +37,8 @@ def test_the_objective(mask: str, threshold: float | None) -> None:
     recipe, clear = hazeheal(mask=mask, threshold=threshold, patch=3), batch().clear
     t = torch.linspace(0.1, 0.9, 32).expand(2, 1, 32, 32)
     photos = Batch(clear * t + 0.9 * (1 - t), clear)
-    learn = Teacher(recipe)
-    terms = {term: value.detach() for term, value in recipe.step(photos, learn).items()}
+    update = RecordingUpdate(recipe)
+    terms = {term: value.detach() for term, value in recipe.step(photos, update).items()}
     assert list(terms) == ["adversarial", "charbonnier", "haze_aware", "perceptual", "discriminator"]
     haze = {
         "dark_channel": dark_channel_mask(photos.degraded, patch=3, threshold=threshold),
@@ -47,28 +49,28 @@ def test_the_objective(mask: str, threshold: float | None) -> None:
     torch.testing.assert_close(
         terms["charbonnier"] + terms["haze_aware"], 150 * haze_aware(restored, photos.clear, haze)
     )
-    assert terms["haze_aware"] != pytest.approx(float(terms["charbonnier"]) * 3 / 7, rel=1e-3), "the mask has no say"
+    assert terms["haze_aware"] != pytest.approx(float(terms["charbonnier"]) * 3 / 7, rel=1e-3), "the mask has no effect"
     torch.testing.assert_close(terms["perceptual"], 0.005 * recipe.compare(restored, photos.clear))
 
 
-def test_a_crop_without_haze_is_no_nan() -> None:
+def test_a_crop_without_haze_is_finite() -> None:
     recipe = hazeheal(threshold=0.9)
     dark = torch.zeros(1, 3, 32, 32)
-    terms = recipe.step(Batch(dark, batch(1).clear), Teacher(recipe))
+    terms = recipe.step(Batch(dark, batch(1).clear), RecordingUpdate(recipe))
     assert terms["haze_aware"] == 0
     assert all(term.isfinite() for term in terms.values())
 
 
-def test_both_sides_move_against_what_the_other_was() -> None:
+def test_both_updates_use_the_outputs_from_before() -> None:
     recipe, photos = hazeheal(), batch()
     order: list[str] = []
     seen: list[Tensor] = []
-    recipe.judge.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    recipe.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
 
-    class Ordered(Teacher):
-        def __call__(self, player: str, loss: Tensor) -> None:
-            order.append(player)
-            super().__call__(player, loss)
+    class Ordered(RecordingUpdate):
+        def __call__(self, group: str, loss: Tensor) -> None:
+            order.append(group)
+            super().__call__(group, loss)
             with torch.no_grad():
                 recipe.restore.amount += 1  # what a step of the generator would do
 
@@ -89,19 +91,19 @@ def test_spectral_norms_stay_at_one_while_training(precision: Any) -> None:
         engine.step(batch(1), 0.0)
     with engine.autocast(), torch.no_grad():
         for _ in range(20):
-            recipe.judge(torch.rand(1, 6, 24, 24))
+            recipe.discriminator(torch.rand(1, 6, 24, 24))
     recipe.eval()
     assert len(kernels(recipe)) == 5, "every layer, first and last too"
     for layer, was in zip(kernels(recipe), before, strict=True):
         with engine.autocast():
             weight = layer.weight
         assert weight.dtype == torch.float32
-        assert (weight - was).abs().max() > 0.001, "it has learned nothing"
+        assert (weight - was).abs().max() > 0.001, "the weights did not change"
         assert torch.linalg.matrix_norm(weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-3)
-    assert not any(isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d) for module in recipe.judge.modules())
-    slopes = {module.negative_slope for module in recipe.judge.modules() if isinstance(module, nn.LeakyReLU)}
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d) for module in recipe.discriminator.modules())
+    slopes = {module.negative_slope for module in recipe.discriminator.modules() if isinstance(module, nn.LeakyReLU)}
     assert slopes == {0.2}
 
 
 def kernels(recipe: HazeHeal) -> list[nn.Conv2d]:
-    return [module for module in recipe.judge.modules() if isinstance(module, nn.Conv2d)]
+    return [module for module in recipe.discriminator.modules() if isinstance(module, nn.Conv2d)]

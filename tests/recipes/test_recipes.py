@@ -1,4 +1,4 @@
-"""Recipes on the smallest networks: what is logged is what is learned, and who is asked to do what."""
+"""All recipes on small networks: logged terms, optimizer groups, parameter counts, documentation of settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fairweather.discriminators import PatchGAN
 from fairweather.generators import GENERATORS
 from fairweather.recipes import RECIPES, Batch, Pix2Pix, Supervised, SupervisedSettings, SupervisedVideoSettings
 from fairweather.recipes.supervised import negative_psnr
-from tests.recipes.standins import Dye, Teacher, batch, made
+from tests.recipes.standins import RecordingUpdate, Tint, batch, made
 
 CASES = [
     ("cyclegan", {}),
@@ -28,43 +28,43 @@ CASES = [
     ("supervised", {}),
     ("supervised", {"psnr": 0.01, "frequency": 0.0}),
     ("supervised", {"adversarial": 0.01}),
-    ("supervised", {"adversarial": 0.01, "judge_alone": 0}),
+    ("supervised", {"adversarial": 0.01, "discriminator_warmup": 0}),
     ("supervised_video", {}),
 ]
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
-def test_logged_terms_add_up_to_what_is_learned(name: str, settings: dict[str, Any]) -> None:
+def test_logged_terms_add_up_to_the_losses(name: str, settings: dict[str, Any]) -> None:
     recipe = made(name, **settings)
-    learn = Teacher(recipe)
-    terms = recipe.step(batch(), learn)
-    assert learn.losses.keys() == recipe.players().keys()
-    torch.testing.assert_close(sum(terms.values()), sum(learn.losses.values()))
-    judged = sum((value for term, value in terms.items() if term.startswith("discriminator")), torch.tensor(0.0))
-    judge = sum(
-        (loss for player, loss in learn.losses.items() if player.startswith("discriminator")), torch.tensor(0.0)
+    update = RecordingUpdate(recipe)
+    terms = recipe.step(batch(), update)
+    assert update.losses.keys() == recipe.optimizer_groups().keys()
+    torch.testing.assert_close(sum(terms.values()), sum(update.losses.values()))
+    scores = sum((value for term, value in terms.items() if term.startswith("discriminator")), torch.tensor(0.0))
+    discriminator = sum(
+        (loss for group, loss in update.losses.items() if group.startswith("discriminator")), torch.tensor(0.0)
     )
-    torch.testing.assert_close(judged, judge)
+    torch.testing.assert_close(scores, discriminator)
     assert not any(torch.equal(value, torch.zeros(())) for value in terms.values())
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_players_own_every_parameter_once(name: str) -> None:
+def test_groups_hold_every_parameter_once(name: str) -> None:
     recipe = made(name)
-    owned = [id(p) for player in recipe.players().values() for p in player.parameters()]
+    owned = [id(p) for group in recipe.optimizer_groups().values() for p in group.parameters()]
     assert sorted(owned) == sorted(id(p) for p in recipe.parameters())
-    assert recipe.shipped() is recipe.restore
+    assert recipe.restorer_network() is recipe.restore
     assert is_dataclass(recipe.settings_type)
     assert recipe.generator in GENERATORS
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_every_setting_says_what_it_is(name: str) -> None:
-    """A docstring stands under each field: as many as there are fields, and the class has one."""
+def test_every_setting_has_a_docstring(name: str) -> None:
+    """One below each field, and one of the class."""
     import ast
     import inspect
 
-    said = 0
+    documented = 0
     for kind in RECIPES[name].settings_type.__mro__[:-1]:
         tree = ast.parse(inspect.getsource(kind)).body[0]
         assert isinstance(tree, ast.ClassDef)
@@ -73,8 +73,8 @@ def test_every_setting_says_what_it_is(name: str) -> None:
             assert isinstance(field, ast.AnnAssign)
             assert isinstance(words, ast.Expr)
             assert isinstance(words.value, ast.Constant)
-            said += 1
-    assert said == len(fields(RECIPES[name].settings_type))
+            documented += 1
+    assert documented == len(fields(RECIPES[name].settings_type))
 
 
 @pytest.mark.parametrize(
@@ -84,32 +84,32 @@ def test_every_setting_says_what_it_is(name: str) -> None:
         ("claritygan", {"generators": 2 * 11_378_179, "discriminators": 2 * 2_764_737}),
         ("derain", {"generators": 2 * 54_413_955, "discriminators": 2 * 2_764_737}),
         ("pix2pix", {"generator": 54_413_955, "discriminator": 2_768_705}),
-        # pix2pix's judge without batch norm: 1,792 gains and offsets fewer, 896 biases more
+        # pix2pix's discriminator without batch norm: 1,792 gains and offsets fewer, 896 biases more
         ("hazeheal", {"generator": None, "discriminator": 2_767_809}),
     ],
 )
 def test_the_papers_parameter_counts(recipe: str, counts: dict[str, int | None]) -> None:
     kind = RECIPES[recipe]
     with torch.device("meta"):
-        players = kind(lambda: GENERATORS[kind.generator](**kind.arguments)).players()
-    found = {name: sum(p.numel() for p in player.parameters()) for name, player in players.items()}
+        groups = kind(lambda: GENERATORS[kind.generator](**kind.arguments)).optimizer_groups()
+    found = {name: sum(p.numel() for p in group.parameters()) for name, group in groups.items()}
     if counts.get("generator", 0) is None:  # no paper's: its own page says how many
         counts["generator"] = found["generator"]
         assert f"{found['generator']:,} parameters" in " ".join((GENERATORS[kind.generator].__doc__ or "").split())
     assert found == counts
 
 
-def test_pix2pix_judges_pairs_and_moves_the_judge_first() -> None:
+def test_pix2pix_updates_the_discriminator_on_pairs_first() -> None:
     recipe = made("pix2pix")
     assert isinstance(recipe, Pix2Pix)
     photos, order = batch(), []
     seen: list[Tensor] = []
-    recipe.judge.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    recipe.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
 
-    class Ordered(Teacher):
-        def __call__(self, player: str, loss: Tensor) -> None:
-            order.append((player, len(seen)))
-            super().__call__(player, loss)
+    class Ordered(RecordingUpdate):
+        def __call__(self, group: str, loss: Tensor) -> None:
+            order.append((group, len(seen)))
+            super().__call__(group, loss)
 
     terms = recipe.step(photos, Ordered(recipe))
     assert order == [("discriminator", 2), ("generator", 3)]
@@ -120,13 +120,13 @@ def test_pix2pix_judges_pairs_and_moves_the_judge_first() -> None:
     torch.testing.assert_close(terms["l1"].detach(), expected)
 
 
-def test_supervised_has_a_judge_only_when_asked() -> None:
-    assert set(made("supervised").players()) == {"generator"}
+def test_supervised_has_a_discriminator_only_with_an_adversarial_term() -> None:
+    assert set(made("supervised").optimizer_groups()) == {"generator"}
     recipe = made("supervised", adversarial=0.1)
-    assert set(recipe.players()) == {"generator", "discriminator"}
+    assert set(recipe.optimizer_groups()) == {"generator", "discriminator"}
     assert isinstance(recipe, Supervised)
-    assert recipe.judge is not None
-    assert any("parametrizations" in name for name, _ in recipe.judge.named_modules())
+    assert recipe.discriminator is not None
+    assert any("parametrizations" in name for name, _ in recipe.discriminator.named_modules())
 
 
 def test_psnr_term_is_psnr_below_its_ceiling() -> None:
@@ -143,24 +143,24 @@ def test_ema_is_on_for_supervised_and_off_for_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - {"supervised_video"}))
-def test_judges_give_logits(name: str) -> None:
+def test_discriminators_return_logits(name: str) -> None:
     """No sigmoid at the end: whatever the last layer's bias lifts the scores to, they are there."""
     recipe = made(name, **({"adversarial": 0.1} if name == "supervised" else {}))
-    judges = [module for module in recipe.modules() if isinstance(module, PatchGAN)]
-    assert judges
-    for judge in judges:
-        *_, last = (module for module in judge.modules() if isinstance(module, torch.nn.Conv2d))
+    discriminators = [module for module in recipe.modules() if isinstance(module, PatchGAN)]
+    assert discriminators
+    for discriminator in discriminators:
+        *_, last = (module for module in discriminator.modules() if isinstance(module, torch.nn.Conv2d))
         assert last.bias is not None
         assert last.in_channels > 3, "not the last"
-        first = next(module for module in judge.modules() if isinstance(module, torch.nn.Conv2d))
+        first = next(module for module in discriminator.modules() if isinstance(module, torch.nn.Conv2d))
         photo = torch.rand(2, first.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
         for lift in (-7.0, 7.0):
             with torch.no_grad():
                 last.bias.fill_(lift)
-                assert (judge(photo) - lift).abs().max() < 4
+                assert (discriminator(photo) - lift).abs().max() < 4
 
 
-class Fixed(Dye):
+class Fixed(Tint):
     """Restores every photo to the same grey one, whatever it is given."""
 
     def forward(self, photo: Tensor) -> Tensor:
@@ -168,29 +168,29 @@ class Fixed(Dye):
 
 
 @pytest.mark.parametrize("name", ["pix2pix", "hazeheal"])
-def test_a_conditional_judge_looks_at_the_condition(name: str) -> None:
+def test_a_conditional_discriminator_uses_the_condition(name: str) -> None:
     """Only the degraded photo changes, neither the restored one nor the truth: the game's terms do too."""
     recipe = made(name)
     recipe.restore = Fixed()
-    judged = []
+    scores = []
     for degraded in (batch().degraded, batch().degraded.flip(3)):
         torch.manual_seed(0)
-        terms = recipe.step(Batch(degraded, batch().clear), Teacher(recipe))
-        judged.append({term: float(terms[term].detach()) for term in ("adversarial", "discriminator")})
-        assert recipe.judge.network[0].in_channels == 6
-    for term in judged[0]:
-        assert abs(judged[0][term] - judged[1][term]) > 1e-5, term
+        terms = recipe.step(Batch(degraded, batch().clear), RecordingUpdate(recipe))
+        scores.append({term: float(terms[term].detach()) for term in ("adversarial", "discriminator")})
+        assert recipe.discriminator.network[0].in_channels == 6
+    for term in scores[0]:
+        assert abs(scores[0][term] - scores[1][term]) > 1e-5, term
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_says_what_it_ships(name: str) -> None:
     recipe = made(name)
     directions = recipe.directions()
-    assert directions["restore"] is recipe.shipped()
+    assert directions["restore"] is recipe.restorer_network()
     assert ("degrade" in directions) is (not recipe.paired)
     assert recipe.weather == ("rain" if name == "derain" else "haze")
     assert isinstance(recipe.arguments, Mapping)
     with torch.device("meta"):
         GENERATORS[recipe.generator](**recipe.arguments)
-    remarks = {"perceptual": "random VGG-19 features after relu1_2, relu2_1"}
-    assert recipe.remarks() == (remarks if name in ("claritygan", "hazeheal") else {})
+    notes = {"perceptual": "random VGG-19 features after relu1_2, relu2_1"}
+    assert recipe.notes() == (notes if name in ("claritygan", "hazeheal") else {})

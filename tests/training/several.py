@@ -14,7 +14,6 @@ import signal
 import sys
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +21,8 @@ from torch import Tensor
 from fairweather import cli
 from fairweather.commands import train as verb
 from fairweather.errors import BadImage
-from fairweather.training import trainer
+from fairweather.training import loop, trainer
 from fairweather.training.distributed import ProcessGroup
-from fairweather.training.optimization import TrainingEngine
 from tests.training.toy import SMALL, Toy, small_run
 
 
@@ -55,15 +53,16 @@ def main(recipe: str, out: str, words: str) -> int:
     options.setdefault("data", Troubled(options.get("batch", 1), **options.pop("trouble", {})))
     if options.pop("apart", False):
         ProcessGroup.mean_gradients = lambda self, parameters, loss: loss.item()  # type: ignore[method-assign]
-    fit = trainer.fit
+    fit = loop.fit
 
-    def fit_and_tell(engine: TrainingEngine, *given: Any, **more: Any) -> int:
-        step = fit(engine, *given, **more)
+    def fit_and_tell(prepared: trainer.PreparedRun, *, resume: bool) -> int:
+        step = fit(prepared, resume=resume)
+        engine = prepared.engine
         told = {"step": step, "engine": engine.state(), "draw": torch.rand(3), "threads": torch.get_num_threads()}
         torch.save(told, folder / f"rank-{engine.processes.rank}.pt")
         return step
 
-    trainer.fit = fit_and_tell
+    loop.fit = fit_and_tell
     trainer.export_model = lambda *_: None  # type: ignore[assignment]
     verb.parse = lambda *_: lambda: 0 if small_run(recipe, folder, **options) else 1  # type: ignore[assignment]
     return cli.main(["train"])

@@ -66,13 +66,24 @@ def test_values_that_are_no_numbers_leave_a_gap(tmp_path: Path) -> None:
         file.write('{"step": 3, "time": 2, "l1": NaN, "note": "x"}\n{"step": 4, "time": 2, "l1": 0.5}\n')
     assert read_curves(folder).terms["l1"][0].tolist() == [1, 2, 4]
     assert list(read_curves(folder).terms) == ["l1"]
+    (folder / "stats.jsonl").write_text('{"step": 1, "time": NaN, "l1": NaN}\n{"step": 2, "l1": Infinity}\n')
+    with pytest.raises(BadFolder, match=r"stats\.jsonl holds no finite number"):
+        read_curves(folder)
+
+
+@pytest.mark.parametrize("line", ["[]", "3", '{"step": "x"}', '{"step": 2, "l1": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_lines_that_are_no_steps_end_the_curves(tmp_path: Path, line: str) -> None:
+    folder = run(tmp_path / "run", 1, l1=1.0)
+    with open(folder / "stats.jsonl", "a") as file:
+        file.write(line + "\n" + '{"step": 3, "l1": 0.5}\n')
+    assert read_curves(folder).terms["l1"][0].tolist() == [1]
 
 
 def test_a_folder_without_curves_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BadFolder, match=r"stats\.jsonl.*give a run folder"):
         read_curves(tmp_path)
     (tmp_path / "stats.jsonl").write_text('{"step": 1')
-    with pytest.raises(BadFolder, match=r"no step yet: wait"):
+    with pytest.raises(BadFolder, match=r"holds no step yet: wait"):
         read_curves(tmp_path)
 
 

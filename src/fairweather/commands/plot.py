@@ -1,4 +1,4 @@
-"""`fairweather plot RUN...`: a run's loss curves as a picture."""
+"""`fairweather plot RUN...`: loss curves of runs as an image."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ def plot(
         Path | None, tyro.conf.arg(metavar="FILE", aliases=["-o"], help_behavior_hint="(default: RUN/losses.png)")
     ] = None,
 ) -> int:
-    """Draw the losses and the validation of a run over its steps, or of several runs over each other.
-
-    Works on a run in progress and on one that was killed.
+    """Plot the losses and validation PSNR of runs over their steps. Runs may be in progress or killed.
 
     Args:
-        runs: run folders, as `fairweather train` leaves them.
-        out: the picture to write, by its suffix PNG, SVG, PDF or JPEG; by default losses.png in the first run.
+        runs: run folders of `fairweather train`.
+        out: the image to write: PNG, SVG, PDF or JPEG by its suffix.
     """
     if not runs:
-        print("fairweather plot: name a run folder, or several (see --help)", file=sys.stderr)
+        print("fairweather plot: no run folder is given: name one or several (see --help)", file=sys.stderr)
         return 2
     from fairweather.files import check_place, refuse_inputs
     from fairweather.training.curves import draw_curves, read_curves

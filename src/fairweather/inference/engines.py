@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -335,14 +336,15 @@ def load_generator(folder: Path, card: model_folder.Card) -> nn.Module:
     """The PyTorch generator of a model folder, with its weights, on the CPU, in eval mode. Raises BadCard."""
     import torch
 
-    from fairweather.generators import GENERATORS
+    from fairweather.generators import GENERATORS, check_generator_arguments
 
     path = folder / model_folder.CARD
     try:
+        check_generator_arguments(card.generator, card.arguments, where=f"{path}: arguments")
         with torch.random.fork_rng(devices=[]):  # fresh weights draw numbers that the caller's own draws must not miss
             generator: nn.Module = GENERATORS[card.generator](**card.arguments)
-    except (TypeError, ValueError) as error:
-        raise BadCard(f"{path}: generator {card.generator} does not take these arguments ({error})") from None
+    except BadSettings as error:
+        raise BadCard(f"{error}; restore the file, or export the model again") from None
     weights = {key: torch.from_numpy(value) for key, value in model_folder.read_weights(folder).items()}
     try:
         generator.load_state_dict(weights, strict=True)
@@ -353,9 +355,21 @@ def load_generator(folder: Path, card: model_folder.Card) -> nn.Module:
     return generator.eval()
 
 
+@cache
+def openvino_core() -> Any:
+    """The only OpenVINO core of this process, never released.
+
+    OpenVINO's CPU plugin (2026.4) sets the thread's signal stack. When two cores are released, it restores one that it
+    has freed, and the next signal, such as Ctrl-C, is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _openvino(folder: Path, card: model_folder.Card, threads: int | None, precision: str) -> Engine:
     try:
-        import openvino
+        core = openvino_core()
     except ImportError:
         # no extra: the default install brings it, and where that is not what there is, its own name is the remedy
         raise MissingExtra("openvino", None, "the openvino engine") from None
@@ -371,7 +385,7 @@ def _openvino(folder: Path, card: model_folder.Card, threads: int | None, precis
         config["INFERENCE_PRECISION_HINT"] = "f32" if whole else precision
     path = folder / _onnx_file(precision)
     try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", config)
+        compiled = core.compile_model(str(path), "CPU", config)
     except RuntimeError as error:
         raise BadCard(f"{path} cannot be read by OpenVINO ({_last_line(error)}): export the model again") from None
     request, lock = compiled.create_infer_request(), threading.Lock()

@@ -1,11 +1,11 @@
-"""Recipes: whole training algorithms by name, each one page."""
+"""Recipes: whole training algorithms by name, one file each."""
 
 from __future__ import annotations
 
 from fairweather.recipes.base import Batch, Build, OptimizerGroup, Recipe, Update
 from fairweather.recipes.claritygan import ClarityGAN, ClarityGANSettings
 from fairweather.recipes.cyclegan import CycleGAN, CycleGANSettings
-from fairweather.recipes.derain import Derain, DerainSettings
+from fairweather.recipes.derain import Derain
 from fairweather.recipes.hazeheal import HazeHeal, HazeHealSettings
 from fairweather.recipes.pix2pix import Pix2Pix, Pix2PixSettings
 from fairweather.recipes.supervised import Supervised, SupervisedSettings
@@ -27,19 +27,18 @@ __all__ = [
     "Build",
     "ClarityGAN",
     "ClarityGANSettings",
-    "SupervisedVideo",
-    "SupervisedVideoSettings",
     "CycleGAN",
     "CycleGANSettings",
     "Derain",
-    "DerainSettings",
     "HazeHeal",
     "HazeHealSettings",
-    "Update",
+    "OptimizerGroup",
     "Pix2Pix",
     "Pix2PixSettings",
-    "OptimizerGroup",
     "Recipe",
     "Supervised",
     "SupervisedSettings",
+    "SupervisedVideo",
+    "SupervisedVideoSettings",
+    "Update",
 ]

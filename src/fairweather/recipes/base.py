@@ -1,13 +1,14 @@
-"""What every recipe shares: players, batches, and the two calls that a step makes on the engine."""
+"""The contract of a recipe: batches, groups of parameters with one optimizer each, and the step that updates them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from fairweather.generators import padded
@@ -16,39 +17,51 @@ Schedule = Literal["constant", "linear", "cosine"]
 Build = Callable[[], nn.Module]
 """Makes one fresh generator; a recipe that needs two calls it twice."""
 
+# Bounds of the recipes' settings; they are checked by fairweather.validation.
+Weight = Annotated[float, Meta(ge=0, le=1e6)]
+Rate = Annotated[float, Meta(ge=0, le=10)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Decay = Annotated[float, Meta(ge=0, lt=1)]
+GradientNorm = Annotated[float, Meta(gt=0, le=1e6)]
+Width = Annotated[int, Meta(ge=1, le=1024)]
+Decibel = Annotated[float, Meta(ge=0, le=200)]
+Layers = Annotated[tuple[str, ...], Meta(min_length=1, max_length=16)]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Photos of the two domains, `N x 3 x H x W` in [0,1]; a pair shares its index where the recipe asks for pairs."""
+    """Samples of the two domains."""
 
     degraded: Tensor
+    """N x 3 x H x W in [0,1]."""
     clear: Tensor
+    """The same shape; the same scenes in the same order for a recipe that trains on pairs."""
     moves: Tensor | None = None
-    """Of clips, N x T x 2 x 3: where each place of a frame was in the frame before (`fairweather.data.video_clips`)."""
+    """For clips, N x T x 2 x 3: each frame's affine map into the frame before (`fairweather.data.video_clips`)."""
 
 
 @dataclass(frozen=True)
 class OptimizerGroup:
-    """Modules that one optimizer moves, and how."""
+    """Modules that one optimizer updates, with its settings and its learning-rate schedule."""
 
     modules: tuple[nn.Module, ...]
     lr: float
-    """The highest learning rate of the schedule."""
+    """Peak learning rate."""
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
-    """`muon` (fairweather.training.optimization) takes AdamW's learning rates and decays."""
+    """`muon` (fairweather.training.optimization) takes AdamW's learning rates and weight decays."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
-    """`constant`; `linear`: constant, then linear decay to zero; `cosine`: half a cosine down to zero."""
+    """`constant`; `linear`: constant, then linear decay to zero; `cosine`: half a cosine to zero."""
     warmup: float = 0.0
-    """Share of the run in which the rate climbs linearly from zero."""
+    """Share of the run with a linear warm-up from zero."""
     hold: float = 0.0
-    """`linear`: share of the run before the decay starts."""
+    """Share of the run before the `linear` decay starts."""
     clip: float | None = None
-    """Largest norm of the gradient of all the player's parameters together."""
+    """Maximum norm of the gradient over all parameters of the group."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Every trainable parameter, each once."""
+        """Every trainable parameter, once."""
         seen: set[int] = set()
         for module in self.modules:
             for parameter in module.parameters():
@@ -58,20 +71,31 @@ class OptimizerGroup:
 
 
 class Update(Protocol):
-    """What a step may ask of the engine."""
+    """What the training engine offers to a recipe's step."""
 
-    def __call__(self, player: str, loss: Tensor) -> None:
-        """Move `player` (a name from `players()`) one step down `loss`; nobody else's gradients are touched."""
+    def __call__(self, name: str, loss: Tensor) -> None:
+        """Take one optimizer step on `loss`.
 
-    def recall(self, name: str, fakes: Tensor, size: int) -> Tensor:
-        """`fakes` (detached), about half of them swapped for earlier ones from the history pool `name` of `size`."""
+        Args:
+            name: a key of `Recipe.optimizer_groups()`. Parameters of other groups get no gradient.
+            loss: scalar.
+        """
+
+    def sample_history(self, name: str, fakes: Tensor, size: int) -> Tensor:
+        """Return `fakes` (detached), about half of them swapped for earlier ones (Shrivastava et al., CVPR 2017).
+
+        Args:
+            name: which history.
+            fakes: N x C x H x W.
+            size: capacity of the history in samples; 0 returns the fakes as they are.
+        """
 
 
 class Recipe(nn.Module, ABC):
-    """A whole training algorithm: networks, players and one step.
+    """A whole training algorithm: networks, optimizer groups and one step.
 
-    It never sees the device, the precision, distribution or checkpointing. Its constructor takes `build`, which makes
-    a generator, and its settings (a frozen dataclass), so that recipes and generators multiply.
+    It never sees devices, precision, distribution or checkpoints. The constructor takes `build`, which makes a
+    generator, and the recipe's settings (a frozen dataclass), so that any recipe trains any generator.
     """
 
     settings_type: ClassVar[type[Any]]
@@ -79,54 +103,58 @@ class Recipe(nn.Module, ABC):
     paired: ClassVar[bool]
     """Whether `degraded[i]` and `clear[i]` must show the same scene."""
     batch: ClassVar[int]
-    """Batch size where the run names none."""
-    filmed: ClassVar[bool] = False
-    """Whether it learns from clips (`data.frames`) and not from photos."""
+    """Default batch size."""
+    uses_clips: ClassVar[bool] = False
+    """Whether it trains on clips (`data.frames`) rather than on photos."""
     paper_crops: ClassVar[bool] = False
-    """Whether photos are cut as the GAN papers do (286 x 286, crop, mirror) where the run says nothing else."""
+    """Whether photos are augmented as in the GAN papers by default (286 x 286, crop, mirror)."""
     crop: ClassVar[int] = 256
-    """Side of the training crops in pixels where the run names none."""
+    """Default side of the training crops in pixels."""
     epochs: ClassVar[int]
-    """Length where the run names none."""
+    """Default length."""
     generator: ClassVar[str]
-    """Name of the generator where the run names none."""
+    """Default generator."""
     arguments: ClassVar[Mapping[str, Any]] = {}
-    """Arguments of that generator which differ from its own defaults."""
+    """Arguments of the default generator that differ from its own defaults."""
     weather: ClassVar[str] = "haze"
-    """What the degraded photos suffer from where the run says nothing else; goes onto the card."""
+    """Default weather on the model's card."""
     ema: float = 0.0
-    """Decay of the moving average of what ships; 0 ships the last weights."""
+    """Decay of the moving average of the exported weights; 0 exports the last weights."""
 
     @abstractmethod
     def __init__(self, build: Build, settings: Any = None) -> None:
-        """`settings` is a `settings_type`; None means the paper's."""
+        """Build the networks; `settings` is a `settings_type`, by default the paper's."""
         super().__init__()
 
     @abstractmethod
-    def players(self) -> dict[str, OptimizerGroup]:
-        """Name -> player. Asked for once, before training."""
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
+        """The groups by name; called once, before training."""
 
     @abstractmethod
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
-        """One step. Every player learns the plain sum of its terms; all terms come back, weighed, for the log."""
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """Compute the losses of a batch and update every group with the sum of its terms.
+
+        Returns:
+            Every term of those sums, weighted, for the log.
+        """
 
     @abstractmethod
-    def shipped(self) -> nn.Module:
-        """The generator that becomes the model folder: degraded -> clear."""
+    def restorer_network(self) -> nn.Module:
+        """The generator that maps degraded to clear: the model folder is made of it."""
 
-    def shown(self, network: nn.Module, degraded: Tensor) -> Tensor:
-        """What a sample sheet shows of a network that this recipe trains: its answer to a batch's degraded side."""
+    def preview(self, network: nn.Module, degraded: Tensor) -> Tensor:
+        """The output of a network that this recipe trains, for a sample sheet."""
         return padded(network, degraded)
 
     def directions(self) -> dict[str, nn.Module]:
-        """The generators that can become a model folder, by which way they go: `restore`, and `degrade` if there is."""
-        return {"restore": self.shipped()}
+        """The generators that can be exported: `restore`, and `degrade` for recipes that train one."""
+        return {"restore": self.restorer_network()}
 
-    def remarks(self) -> dict[str, str]:
-        """What else a model's card must say of its training: what depended on this machine rather than on settings."""
+    def notes(self) -> dict[str, str]:
+        """Facts for the model's card that depend on this machine rather than on the settings."""
         return {}
 
 
 def sum_terms(terms: dict[str, Tensor]) -> Tensor:
-    """The sum of weighed terms: the loss. A term is logged only by being in here."""
+    """The sum of weighted terms: the loss."""
     return torch.stack([term.float() for term in terms.values()]).sum()

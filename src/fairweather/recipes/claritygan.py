@@ -1,4 +1,4 @@
-"""ClarityGAN: CycleGAN for haze, whose ways back must also look right to VGG-19."""
+"""ClarityGAN: CycleGAN for haze whose reconstructions must also match in VGG-19's features."""
 
 from __future__ import annotations
 
@@ -8,35 +8,33 @@ from typing import ClassVar
 from torch import Tensor
 
 from fairweather.losses import Perceptual
-from fairweather.recipes.base import Batch, Build, Update, sum_terms
-from fairweather.recipes.cyclegan import CycleOutputs, CycleRecipe, CycleSettings
+from fairweather.recipes.base import Batch, Build, Layers, Weight
+from fairweather.recipes.cyclegan import CycleGAN, CycleGANSettings
 
 
 @dataclass(frozen=True)
-class ClarityGANSettings(CycleSettings):
-    """CycleGAN's, and those of the perceptual term."""
+class ClarityGANSettings(CycleGANSettings):
+    """CycleGAN's settings, and those of the perceptual term."""
 
-    perceptual: float = 1.0
-    """Weight of the difference of VGG-19's features between a photo and its way there and back; 0 makes none."""
-    layers: tuple[str, ...] = ("relu3_3", "relu4_3")
+    perceptual: Weight = 1.0
+    """Weight of the difference in VGG-19's features between a photo and its reconstruction; 0 leaves it out."""
+    layers: Layers = ("relu3_3", "relu4_3")
     """The layers whose features are compared; shallower ones (relu2_2) are much cheaper."""
     vgg: str | None = None
-    """File of VGG-19's weights (torchvision's vgg19-dcbb9e9d.pth). None: torch's cache, else a random network."""
+    """File of VGG-19's weights, torchvision's vgg19-dcbb9e9d.pth (default: torch's cache, else a random network)."""
 
 
-class ClarityGAN(CycleRecipe):
+class ClarityGAN(CycleGAN):
     """The public project ClarityGAN, after Engin, Genc and Ekenel, Cycle-Dehaze: Enhanced CycleGAN for Single Image
-    Dehazing, CVPRW 2018: CycleGAN, and a perceptual term for cycle consistency.
+    Dehazing, CVPRW 2018: CycleGAN with a perceptual term for cycle consistency.
 
-    To L1 a way back that is a pixel off is as bad as one that is blurred; features tell them apart (Johnson et al.,
-    ECCV 2016). The term stands between the cycle's end and its beginning, never between domains, where photos are to
-    differ.
+    To L1, a reconstruction that is off by a pixel is as bad as a blurred one; features tell them apart (Johnson et al.,
+    ECCV 2016). The term compares the end of a cycle with its start, never photos across domains, which should differ.
 
     Terms: CycleGAN's, and `perceptual_degraded`, `perceptual_clear`.
     """
 
     settings_type: ClassVar[type[ClarityGANSettings]] = ClarityGANSettings
-    generator: ClassVar[str] = "resnet9"
 
     settings: ClarityGANSettings
 
@@ -45,21 +43,13 @@ class ClarityGAN(CycleRecipe):
         s = self.settings
         self.compare = Perceptual(s.layers, s.vgg) if s.perceptual else None
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
-        trip = self.travel(batch)
-        terms = self.adversarial(trip) | self.cycle(batch, trip) | self.identity(batch) | self.perceptual(batch, trip)
-        learn("generators", sum_terms(terms))
-        return terms | self.judge(batch, trip, learn)
-
-    def perceptual(self, batch: Batch, trip: CycleOutputs) -> dict[str, Tensor]:
-        """A photo that went there and came back is to look to VGG-19 as it did."""
+    def perceptual_terms(self, batch: Batch, degraded_again: Tensor, clear_again: Tensor) -> dict[str, Tensor]:
         if self.compare is None:
             return {}
-        weight = self.settings.perceptual
         return {
-            "perceptual_degraded": weight * self.compare(trip.degraded_again, batch.degraded),
-            "perceptual_clear": weight * self.compare(trip.clear_again, batch.clear),
+            "perceptual_degraded": self.settings.perceptual * self.compare(degraded_again, batch.degraded),
+            "perceptual_clear": self.settings.perceptual * self.compare(clear_again, batch.clear),
         }
 
-    def remarks(self) -> dict[str, str]:
+    def notes(self) -> dict[str, str]:
         return {} if self.compare is None else {"perceptual": self.compare.words}

@@ -1,155 +1,120 @@
-"""What the unpaired recipes share: two generators, two judges, and the trips that photos make between the domains.
-
-A recipe's own page says what is weighed; here is how each term is computed, once.
-"""
+"""CycleGAN: unpaired training of two generators, one per direction, against two discriminators."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from msgspec import Meta
 from torch import Tensor, nn
 
 from fairweather.discriminators import PatchGAN
 from fairweather.losses import ADVERSARIAL, l1
-from fairweather.recipes.base import Batch, Build, OptimizerGroup, Recipe, Update, sum_terms
+from fairweather.recipes.base import (
+    Batch,
+    Build,
+    Decay,
+    OptimizerGroup,
+    Rate,
+    Recipe,
+    Share,
+    Update,
+    Weight,
+    Width,
+    sum_terms,
+)
 
 
 @dataclass(frozen=True)
-class CycleSettings:
+class CycleGANSettings:
     """The settings of Zhu et al., ICCV 2017 (sections 4 and 5.2, appendix 7.1)."""
 
-    cycle: float = 10.0
-    """Weight of the L1 difference between a photo and its way there and back; the adversarial terms weigh 1."""
-    identity: float = 5.0
+    cycle: Weight = 10.0
+    """Weight of the L1 cycle consistency; the adversarial terms weigh 1."""
+    identity: Weight = 5.0
     """Weight of the L1 difference that a generator makes to a photo of its own target domain."""
-    pool: int = 50
-    """Size of each discriminator's history of fakes (Shrivastava et al., CVPR 2017); 0 shows it the fresh ones."""
-    lr: float = 2e-4
+    pool: Annotated[int, Meta(ge=0, le=10_000)] = 50
+    """Size of each discriminator's sample history (Shrivastava et al., CVPR 2017); 0 uses fresh fakes only."""
+    lr: Rate = 2e-4
     """Learning rate of both Adams."""
-    beta1: float = 0.5
+    beta1: Decay = 0.5
     """First momentum of both Adams; the second is 0.999."""
-    hold: float = 0.5
+    hold: Share = 0.5
     """Share of the run before the learning rate decays linearly to zero (the paper: 100 of 200 epochs)."""
-    width: int = 64
+    width: Width = 64
     """Channels of the discriminators' first layer."""
 
 
-@dataclass(frozen=True)
-class CycleOutputs:
-    """Where the photos of a batch have been: each is N x 3 x H x W."""
-
-    clear: Tensor
-    """What `restore` made of the degraded photos."""
-    degraded: Tensor
-    """What `degrade` made of the clear photos."""
-    degraded_again: Tensor
-    """The degraded photos after both, `degrade(restore(degraded))`."""
-    clear_again: Tensor
-    """The clear photos after both, `restore(degrade(clear))`."""
-
-
-class CycleRecipe(Recipe):
-    """`restore` goes degraded -> clear, `degrade` clear -> degraded; they share one Adam, both judges another."""
-
-    paired: ClassVar[bool] = False
-    paper_crops: ClassVar[bool] = True
-    batch: ClassVar[int] = 1
-    epochs: ClassVar[int] = 200
-
-    settings: CycleSettings
-
-    def __init__(self, build: Build, settings: Any = None) -> None:
-        super().__init__(build, settings)
-        self.settings = settings or self.settings_type()
-        self.restore = build()
-        self.degrade = build()
-        self.judge_clear = PatchGAN(width=self.settings.width, norm="instance")
-        self.judge_degraded = PatchGAN(width=self.settings.width, norm="instance")
-
-    def players(self) -> dict[str, OptimizerGroup]:
-        def player(*modules: nn.Module) -> OptimizerGroup:
-            s = self.settings
-            return OptimizerGroup(modules, lr=s.lr, betas=(s.beta1, 0.999), schedule="linear", hold=s.hold)
-
-        return {
-            "generators": player(self.restore, self.degrade),
-            "discriminators": player(self.judge_clear, self.judge_degraded),
-        }
-
-    def travel(self, batch: Batch) -> CycleOutputs:
-        """Every photo to the other domain and back."""
-        clear, degraded = self.restore(batch.degraded), self.degrade(batch.clear)
-        return CycleOutputs(clear, degraded, self.degrade(clear), self.restore(degraded))
-
-    def adversarial(self, trip: CycleOutputs) -> dict[str, Tensor]:
-        """Least squares: each fake is to be taken for a photo of the domain that it was brought to."""
-        game = ADVERSARIAL["lsgan"]
-        return {
-            "adversarial_clear": game.generator(self.judge_clear(trip.clear)),
-            "adversarial_degraded": game.generator(self.judge_degraded(trip.degraded)),
-        }
-
-    def cycle(self, batch: Batch, trip: CycleOutputs) -> dict[str, Tensor]:
-        """A photo that went there and came back is to be what it was."""
-        weight = self.settings.cycle
-        return {
-            "cycle_degraded": weight * l1(trip.degraded_again, batch.degraded),
-            "cycle_clear": weight * l1(trip.clear_again, batch.clear),
-        }
-
-    def identity(self, batch: Batch) -> dict[str, Tensor]:
-        """A photo that is already where a generator would bring it is to be left alone."""
-        weight = self.settings.identity
-        if not weight:
-            return {}
-        return {
-            "identity_clear": weight * l1(self.restore(batch.clear), batch.clear),
-            "identity_degraded": weight * l1(self.degrade(batch.degraded), batch.degraded),
-        }
-
-    def judge(self, batch: Batch, trip: CycleOutputs, learn: Update) -> dict[str, Tensor]:
-        """The judges' step, on fakes from the history pools; half of each game's loss slows them down."""
-        game, size = ADVERSARIAL["lsgan"], self.settings.pool
-        clear, degraded = learn.recall("clear", trip.clear, size), learn.recall("degraded", trip.degraded, size)
-        clear_game = game.discriminator(self.judge_clear(batch.clear), self.judge_clear(clear))
-        degraded_game = game.discriminator(self.judge_degraded(batch.degraded), self.judge_degraded(degraded))
-        judged = {"discriminator_clear": 0.5 * clear_game, "discriminator_degraded": 0.5 * degraded_game}
-        learn("discriminators", sum_terms(judged))
-        return judged
-
-    def shipped(self) -> nn.Module:
-        return self.restore
-
-    def directions(self) -> dict[str, nn.Module]:
-        return {"restore": self.restore, "degrade": self.degrade}
-
-
-# CycleGAN: translation between two unpaired sets of photos.
-
-
-@dataclass(frozen=True)
-class CycleGANSettings(CycleSettings):
-    """The paper's settings; `CycleSettings` lists them."""
-
-
-class CycleGAN(CycleRecipe):
+class CycleGAN(Recipe):
     """Zhu, Park, Isola and Efros, Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks,
     ICCV 2017.
 
-    `restore` goes degraded -> clear, `degrade` clear -> degraded. Identity asks each of them to leave alone a photo
-    that is already where it would bring it: `restore` a clear one, `degrade` a degraded one. Both generators share
-    one Adam, both discriminators another. The game is least squares, halved for the discriminators.
+    `restore` maps degraded to clear, `degrade` clear to degraded. Identity asks each of them to leave a photo of its
+    target domain unchanged: `restore` a clear one, `degrade` a degraded one. Both generators share one Adam, both
+    discriminators another. The adversarial loss is least squares, halved for the discriminators.
 
     Terms: `adversarial_clear`, `adversarial_degraded`, `cycle_degraded`, `cycle_clear`, `identity_clear`,
     `identity_degraded`; `discriminator_clear`, `discriminator_degraded`.
     """
 
     settings_type: ClassVar[type[CycleGANSettings]] = CycleGANSettings
+    paired: ClassVar[bool] = False
+    paper_crops: ClassVar[bool] = True
+    batch: ClassVar[int] = 1
+    epochs: ClassVar[int] = 200
     generator: ClassVar[str] = "resnet9"
 
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
-        trip = self.travel(batch)
-        terms = self.adversarial(trip) | self.cycle(batch, trip) | self.identity(batch)
-        learn("generators", sum_terms(terms))
-        return terms | self.judge(batch, trip, learn)
+    settings: CycleGANSettings
+
+    def __init__(self, build: Build, settings: Any = None) -> None:
+        super().__init__(build, settings)
+        self.settings = settings or self.settings_type()
+        self.restore = build()
+        self.degrade = build()
+        self.discriminator_clear = PatchGAN(width=self.settings.width, norm="instance")
+        self.discriminator_degraded = PatchGAN(width=self.settings.width, norm="instance")
+
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
+        s = self.settings
+        adam: dict[str, Any] = {"lr": s.lr, "betas": (s.beta1, 0.999), "schedule": "linear", "hold": s.hold}
+        return {
+            "generators": OptimizerGroup((self.restore, self.degrade), **adam),
+            "discriminators": OptimizerGroup((self.discriminator_clear, self.discriminator_degraded), **adam),
+        }
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        s, gan = self.settings, ADVERSARIAL["lsgan"]
+        clear, degraded = self.restore(batch.degraded), self.degrade(batch.clear)
+        degraded_again, clear_again = self.degrade(clear), self.restore(degraded)
+        terms = {
+            "adversarial_clear": gan.generator(self.discriminator_clear(clear)),
+            "adversarial_degraded": gan.generator(self.discriminator_degraded(degraded)),
+            "cycle_degraded": s.cycle * l1(degraded_again, batch.degraded),
+            "cycle_clear": s.cycle * l1(clear_again, batch.clear),
+        }
+        if s.identity:
+            terms["identity_clear"] = s.identity * l1(self.restore(batch.clear), batch.clear)
+            terms["identity_degraded"] = s.identity * l1(self.degrade(batch.degraded), batch.degraded)
+        terms |= self.perceptual_terms(batch, degraded_again, clear_again)
+        update("generators", sum_terms(terms))
+
+        # Fakes from the histories; half of each loss slows the discriminators down.
+        clear = update.sample_history("clear", clear, s.pool)
+        degraded = update.sample_history("degraded", degraded, s.pool)
+        on_clear = gan.discriminator(self.discriminator_clear(batch.clear), self.discriminator_clear(clear))
+        on_degraded = gan.discriminator(
+            self.discriminator_degraded(batch.degraded), self.discriminator_degraded(degraded)
+        )
+        losses = {"discriminator_clear": 0.5 * on_clear, "discriminator_degraded": 0.5 * on_degraded}
+        update("discriminators", sum_terms(losses))
+        return terms | losses
+
+    def perceptual_terms(self, batch: Batch, degraded_again: Tensor, clear_again: Tensor) -> dict[str, Tensor]:
+        """Further terms between a photo and its reconstruction; CycleGAN has none, ClarityGAN does."""
+        return {}
+
+    def restorer_network(self) -> nn.Module:
+        return self.restore
+
+    def directions(self) -> dict[str, nn.Module]:
+        return {"restore": self.restore, "degrade": self.degrade}

@@ -1,42 +1,25 @@
-"""CycleGAN-DeRain: rain out of photos, and into them, from two unpaired sets."""
+"""CycleGAN-DeRain: CycleGAN with U-Nets, for rain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
-
-from fairweather.recipes.base import Batch, Update, sum_terms
-from fairweather.recipes.cyclegan import CycleRecipe, CycleSettings
+from fairweather.recipes.cyclegan import CycleGAN
 
 
-@dataclass(frozen=True)
-class DerainSettings(CycleSettings):
-    """Those of CycleGAN (Zhu et al., ICCV 2017); `CycleSettings` lists them."""
+class Derain(CycleGAN):
+    """The public project CycleGAN-DeRain: CycleGAN's objective and settings (Zhu et al., ICCV 2017) with U-Nets as
+    generators.
 
+    Rain is thin and bright, and a U-Net's outermost skip passes every other pixel on unchanged. The U-Net is pix2pix's
+    without dropout, which would blur the reconstruction; `multipath_unet` is the project's other design. Its batch norm
+    sees degraded, clear and generated photos in turn, so its running statistics mix the domains: they are recalibrated
+    on degraded photos before export. The generator argument `norm = "instance"` avoids that.
 
-class Derain(CycleRecipe):
-    """The public project CycleGAN-DeRain: CycleGAN's objective (Zhu et al., ICCV 2017) with U-Nets for generators.
-
-    Rain is thin and bright, and a U-Net's outermost skip hands every other pixel on as it was. The U-Net is pix2pix's
-    without its dropout, which would blur the way back; `multipath_unet` is the project's other drawing. Batch norm, as
-    drawn, sees degraded, clear and made-up photos in turn, so that what it has learned of one set is mixed with the
-    other: its statistics are measured anew on degraded photos before the model ships. `norm = "instance"` among the
-    generator's arguments does without.
-
-    Terms: `adversarial_clear`, `adversarial_degraded`, `cycle_degraded`, `cycle_clear`, `identity_clear`,
-    `identity_degraded`; `discriminator_clear`, `discriminator_degraded`.
+    Terms: CycleGAN's.
     """
 
-    settings_type: ClassVar[type[DerainSettings]] = DerainSettings
     generator: ClassVar[str] = "unet"
     arguments: ClassVar[Mapping[str, Any]] = {"dropout": 0.0}
     weather: ClassVar[str] = "rain"
-
-    def step(self, batch: Batch, learn: Update) -> dict[str, Tensor]:
-        trip = self.travel(batch)
-        terms = self.adversarial(trip) | self.cycle(batch, trip) | self.identity(batch)
-        learn("generators", sum_terms(terms))
-        return terms | self.judge(batch, trip, learn)

@@ -1,119 +1,143 @@
-"""Training: `train` runs a recipe to its end and leaves a run folder with a model in it.
+"""Training: `train` runs a recipe to its end and returns the run, whose folder holds the model.
 
-This file imports no torch: the command line's help needs the signature alone.
+Imports no torch, so that `fairweather.train` can be inspected and `--help` is quick.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairweather.errors import MissingExtra
-from fairweather.training.config import Device, Precision
-from fairweather.training.run_folder import Run
+from fairweather.training.config import OPTIONS, read_record
+from fairweather.training.run_log import read_stats
+from fairweather.validation import check_keys
 
 if TYPE_CHECKING:
     from fairweather.data.datasets import Dataset
+    from fairweather.inference import Restorer
 
 __all__ = ["Run", "train"]
+
+log = logging.getLogger("fairweather")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run on disk."""
+
+    folder: Path
+    """run.json, stats.jsonl, epochs.jsonl, samples/, checkpoints/ and, once the run has ended, model/."""
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.folder / "model"
+
+    def settings(self) -> dict[str, Any]:
+        """run.json: every setting, versions, seed, commit."""
+        return read_record(self.folder)
+
+    def stats(self) -> list[dict[str, Any]]:
+        """stats.jsonl: one dict per step with `step`, `time` (seconds since the start) and every loss term."""
+        return read_stats(self.folder / "stats.jsonl")
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """epochs.jsonl: one dict per epoch with `epoch`, `step`, `time`, `seconds`, `photos_per_second` and the mean of
+        every loss term."""
+        return read_stats(self.folder / "epochs.jsonl")
+
+    def restorer(self, **options: Any) -> Restorer:
+        """A Restorer of the model; options as for `fairweather.load`."""
+        from fairweather.inference import load
+
+        return load(self.model, **options)
 
 
 def train(
     recipe: str | None = None,
     *,
     data: str | Path | Dataset | None = None,
-    degraded: str | Path | None = None,
-    clear: str | Path | None = None,
     generator: str | None = None,
     generator_arguments: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     config: str | Path | None = None,
     out: str | Path = "run",
-    start: str | Path | None = None,
     resume: bool = False,
-    steps: int | None = None,
-    epochs: int | None = None,
-    minutes: float | None = None,
-    batch: int | None = None,
-    crop: int | None = None,
-    hold_back: float | None = None,
-    depths: str | Path | None = None,
-    seed: int | None = None,
-    precision: Precision | None = None,
-    device: Device | None = None,
-    devices: int | None = None,
-    strategy: str | None = None,
-    compile: bool | None = None,
-    on_device: bool | None = None,
-    threads: int | None = None,
-    workers: int | None = None,
-    checkpoint_steps: int | None = None,
-    checkpoint_minutes: float | None = None,
-    sample_steps: int | None = None,
-    sample_epochs: int | None = None,
-    validate_steps: int | None = None,
-    log_steps: int | None = None,
-    parity: str | None = None,
-    tensorboard: bool | None = None,
+    **options: Any,
 ) -> Run:
-    """Train a recipe on photos and return the run, whose `restorer()` clears photos.
+    """Train a recipe on photos.
 
-    `data` is a folder of pairs, or where the paths of a mixture begin, or a dataset of your own; `degraded` and
-    `clear` are two folders of unpaired photos. `settings` are the recipe's, `generator_arguments` the generator's.
-    `depths`: a folder of estimated depth maps for the synthetic haze of a mixture.
-    Everything that is not given comes from the TOML file `config`, then from defaults. `start`: a run, a model folder
-    or a shipped model's name whose weights the network begins with. `resume` goes on with the run in `out`: exactly,
-    where its length is in steps or epochs. With `devices` above 1 this program is started as many
-    times, and each of them trains; none returns before the main one has written the model.
+    With `devices` above 1 this program is started once more per further process; all of them train, and return once
+    the main one has written the model. KeyboardInterrupt (Ctrl-C) writes a last checkpoint.
 
-    Raises BadSettings, UnknownName, BadFolder and BadImage before any work; BadSettings when a loss is NaN;
-    ParityFailed when the engines do not agree on the trained network; MissingExtra without the `train` extra.
-    KeyboardInterrupt leaves a last checkpoint.
+    Args:
+        recipe: cyclegan, claritygan, derain (unpaired photos), pix2pix, hazeheal, supervised (pairs) or
+            supervised_video (clips); by default the config file's.
+        data: folder of pairs, root folder of the config's sources, or a dataset object.
+        generator: name of the network; by default the recipe's.
+        generator_arguments: arguments of the generator.
+        settings: fields of the recipe's settings.
+        config: TOML file with tables [run], [data], [recipe], [generator]; arguments win over it.
+        out: the run folder.
+        resume: continue the run in `out` from its last checkpoint: exactly, unless its length is in minutes.
+        **options: fields of `fairweather.training.config.RunConfig` (steps, epochs, minutes, batch, seed, start,
+            precision, device, devices, ...) and `DataConfig` (degraded, clear, crop, hold_back, ...). None means the
+            config file's value, else the default.
+
+    Returns:
+        The run; `run.restorer()` opens its model.
+
+    Raises:
+        BadSettings: a setting is unknown, invalid or contradicts another, or a loss became NaN or infinite.
+        UnknownName: no such recipe, generator or model.
+        BadFolder: a folder is missing, invalid or cannot be written.
+        BadImage: a photo cannot be read.
+        ParityFailed: the exported model and the trained network disagree.
+        MissingExtra: the `train` extra is not installed.
     """
     try:
-        from fairweather.training.trainer import run_training
+        from fairweather.training import loop, trainer
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] not in ("torch", "lightning"):
             raise
         raise MissingExtra(str(missing.name), "train", "training") from None
-    own = data is not None and not isinstance(data, (str, Path))
-    run = {
-        "start": None if start is None else str(start),
-        "steps": steps,
-        "epochs": epochs,
-        "minutes": minutes,
-        "batch": batch,
-        "seed": seed,
-        "precision": precision,
-        "device": device,
-        "devices": devices,
-        "strategy": strategy,
-        "compile": compile,
-        "threads": threads,
-        "workers": workers,
-        "checkpoint_steps": checkpoint_steps,
-        "checkpoint_minutes": checkpoint_minutes,
-        "sample_steps": sample_steps,
-        "sample_epochs": sample_epochs,
-        "validate_steps": validate_steps,
-        "log_steps": log_steps,
-        "parity": parity,
-        "tensorboard": tensorboard,
-    }
-    photos = {
-        "folder": f"({type(data).__name__} given in Python)" if own else data,
-        "degraded": degraded,
-        "clear": clear,
-        "crop": crop,
-        "on_device": on_device,
-        "hold_back": hold_back,
-        "depths": None if depths is None else Path(depths).resolve(),
-    }
-    photos = {key: str(value) if isinstance(value, Path) else value for key, value in photos.items()}
-    given = {
-        "run": run,
-        "data": photos,
+    check_keys(options, inspect.signature(train).parameters, where="fairweather.train", kind="option")
+    dataset = None if data is None or isinstance(data, (str, Path)) else data
+    options["data"] = data if dataset is None else f"({type(data).__name__} given in Python)"
+    given: dict[str, dict[str, Any]] = {
+        "run": {},
+        "data": {},
         "recipe": settings or {},
         "generator": {"name": generator, **(generator_arguments or {})},
     }
-    return run_training(recipe, config, given, Path(out), resume=resume, dataset=data if own else None)  # type: ignore[arg-type]
+    for name, value in options.items():
+        table, field = OPTIONS[name]
+        given[table][field.name] = str(value) if isinstance(value, Path) else value
+    if (
+        given["data"]["depths"] is not None
+    ):  # an argument is relative to the current folder, a file's value to [data] folder
+        given["data"]["depths"] = str(Path(given["data"]["depths"]).resolve())
+
+    prepared = trainer.prepare(recipe, config, given, Path(out), resume=resume, dataset=dataset)
+    step = loop.fit(prepared, resume=resume)
+    trainer.finish(prepared, step)
+    return Run(prepared.out)
+
+
+def _signature() -> inspect.Signature:
+    """The signature of `train` with every option by name, so that editors and `help` list them."""
+    own = [one for one in inspect.signature(train).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    listed = {one.name for one in own}
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=f"{field.type} | None")
+        for name, (_, field) in OPTIONS.items()
+        if name not in listed
+    ]
+    return inspect.Signature([*own, *more], return_annotation="Run")
+
+
+train.__signature__ = _signature()  # type: ignore[attr-defined]

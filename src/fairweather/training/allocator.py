@@ -1,7 +1,7 @@
-"""Memory settings that make eager training on a Linux CPU nearly twice as fast.
+"""glibc memory settings that make eager training on a Linux CPU nearly twice as fast.
 
-glibc gives every large tensor fresh pages from the kernel and hands them back when it is freed; training then spends
-about half of its time on page faults. These thresholds keep the pages. glibc reads them once, when a process starts.
+By default glibc gives every large tensor fresh pages from the kernel and returns them when it is freed, and training
+spends half of its time in page faults. These thresholds keep the pages; glibc reads them when a process starts.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _MARK = "FAIRWEATHER_MALLOC"
 
 
 def tuned(environment: Mapping[str, str]) -> bool:
-    """Whether a process with this environment keeps its pages, or has another allocator or another system."""
+    """Whether a process with this environment has the settings, or another allocator or C library."""
     return platform.libc_ver()[0] != "glibc" or "LD_PRELOAD" in environment or set(MALLOC) <= set(environment)
 
 
 def restart_tuned() -> None:
-    """Start this program once more, in this process's place, with the settings; does nothing where they are set.
+    """Replace this process by the same program with the settings; do nothing if they are set.
 
-    For the command line alone, before torch is imported: whatever the program has done so far is done again.
+    For the command line, before torch is imported: the program runs again from its start.
     """
     if tuned(os.environ) or _MARK in os.environ:
         return

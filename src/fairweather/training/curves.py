@@ -1,4 +1,4 @@
-"""Loss curves as a picture: what a run's stats.jsonl tells, one panel a term, several runs over each other."""
+"""Loss curves of runs as an image: one panel per term of stats.jsonl, runs over each other."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 VALIDATION = "validation"
 SMOOTHED = 0.02
-"""Share of the longest run's steps that the bold lines are means over."""
+"""Window of the bold lines' moving mean, as a share of the longest run's steps."""
 FEW = 60
-"""Up to this many values are shown as points on the line."""
+"""Up to this many values are also drawn as points."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-"""Okabe and Ito's palette, which colour-blind people tell apart, without its yellow (too pale on white)."""
+"""Okabe and Ito's palette for colour-blind readers, without its yellow (too pale on white)."""
 DASHES = ("-", "--", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg")
@@ -34,47 +34,49 @@ SUFFIXES = (".png", ".svg", ".pdf", ".jpg")
 
 @dataclass(frozen=True)
 class Curves:
-    """What one run has told so far."""
+    """The curves of one run."""
 
     folder: Path
     about: str
-    """Recipe and generator, where run.json says so."""
+    """Recipe and generator, if run.json can be read."""
     steps: int
     minutes: float
     terms: dict[str, Series]
 
 
 def read_curves(run: str | os.PathLike[str]) -> Curves:
-    """The curves of a run folder, of a run in progress or killed too. Raises BadFolder where there are none."""
+    """Read the curves of a run that has ended, is in progress or was killed. Raises BadFolder if there are none."""
     run = Path(run)
     path = run / "stats.jsonl"
     if not path.is_file():
-        raise BadFolder(f"{path}: there is no such file; give a run folder (what `fairweather train --out` filled)")
-    lines = [line for line in read_stats(path) if isinstance(line, dict) and "step" in line]
+        raise BadFolder(f"{path}: there is no such file: give a run folder (the --out of `fairweather train`)")
+    lines = read_stats(path)
     if not lines:
-        raise BadFolder(f"{path} tells of no step yet: wait for the first, or see why the run ended before it")
+        raise BadFolder(f"{path} holds no step yet: wait for the first one, or check why the run ended before it")
     points: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for term, value in line.items():
-            if term not in ("step", "time") and isinstance(value, (int, float)) and math.isfinite(value):
+            if term not in ("step", "time") and _is_finite(value):
                 points.setdefault(term, []).append((line["step"], value))
+    if not points:
+        raise BadFolder(f"{path} holds no finite number to plot: every loss is NaN or infinite")
     arrays = {term: np.asarray(pairs, np.float64) for term, pairs in points.items()}
     return Curves(
         folder=run.resolve(),
         about=_about(run / "run.json"),
         steps=int(lines[-1]["step"]),
-        minutes=float(lines[-1].get("time", 0)) / 60,
+        minutes=time / 60 if _is_finite(time := lines[-1].get("time", 0)) else 0.0,
         terms={term: (pairs[:, 0], pairs[:, 1]) for term, pairs in arrays.items()},
     )
 
 
 def draw_curves(runs: Sequence[Curves], path: str | os.PathLike[str]) -> Path:
-    """Write the picture (PNG, SVG, PDF or JPEG by its suffix). Raises BadSettings, BadFolder, MissingExtra."""
+    """Write the image (PNG, SVG, PDF or JPEG by its suffix). Raises BadSettings, BadFolder, MissingExtra."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise BadSettings(f"{path}: a plot is a picture; give a name that ends in {', '.join(SUFFIXES)} (-o)")
+        raise BadSettings(f"{path}: unsupported image format: give a name that ends in {', '.join(SUFFIXES)} (-o)")
     try:
-        from matplotlib.figure import Figure  # without pyplot: no window system is looked for, no state is left
+        from matplotlib.figure import Figure  # not pyplot, which keeps state and looks for a display
     except ImportError:
         raise MissingExtra("matplotlib", "train", "plotting") from None
     panels = _panels(runs)
@@ -110,12 +112,11 @@ def draw_curves(runs: Sequence[Curves], path: str | os.PathLike[str]) -> Path:
         keys = [Line2D([], [], color=_colour(at), linestyle=_dash(at), linewidth=2) for at in range(len(runs))]
         legend = figure.legend(keys, labels, loc="outside upper left", fontsize=9, frameon=False)
         for text in legend.get_texts():
-            text.set_parse_math(False)  # a folder may be called a$b$c
+            text.set_parse_math(False)  # a folder may be named a$b$c
     else:
         figure.suptitle(labels[0], fontsize=10, x=0.01, ha="left", fontweight="bold", parse_math=False)
     if window > 1:
-        words = f"faint: every step; bold: mean over {window} steps"
-        figure.supxlabel(words, fontsize=8, x=0.01, ha="left")
+        figure.supxlabel(f"faint: every step; bold: mean over {window} steps", fontsize=8, x=0.01, ha="left")
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=130, format=path.suffix[1:].lower())
     return path
@@ -132,7 +133,7 @@ def smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
 
 
 def thinned(series: Series, bins: int = 1000) -> Series:
-    """A long series as the least and the greatest value of each bin, at their own steps: it looks the same."""
+    """Reduce a long series to the minimum and maximum of each bin, at their own steps: it looks the same."""
     steps, values = series
     if len(steps) <= 2 * bins:
         return series
@@ -143,10 +144,14 @@ def thinned(series: Series, bins: int = 1000) -> Series:
 
 
 def _panels(runs: Iterable[Curves]) -> list[str]:
-    """The terms of all runs in the order they came in; what is validated last, as one panel."""
+    """The terms of all runs in their order; validation last, as one panel."""
     terms = dict.fromkeys(term for curves in runs for term in curves.terms)
     panels = [term for term in terms if not _validates(term)]
     return panels + ([VALIDATION] if len(panels) < len(terms) else [])
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 1e300
 
 
 def _validates(term: str) -> bool:
@@ -171,7 +176,7 @@ def _term(axis: Any, runs: Sequence[Curves], term: str, window: int) -> None:
         shown += [*np.percentile(values, (1, 99)), means.min(), means.max()]
         bold += [means.min(), means.max()]
     low, high = min(shown), max(shown)
-    # Over such a range a linear axis would show the first steps and a flat line.
+    # Over such a range, a linear axis would show the first steps and then a flat line.
     if low > 0 and max(bold) > 30 * min(bold):
         axis.set_yscale("log")
         axis.set_ylim(low / 1.15, high * 1.15)
@@ -212,8 +217,8 @@ def _about(record: Path) -> str:
     try:
         settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
         return f"{settings['recipe']['name']}, {settings['generator']['name']}"
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""  # a run's curves are worth seeing without its record
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""  # curves can be drawn without run.json
 
 
 def _colour(at: int) -> str:

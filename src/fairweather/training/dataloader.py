@@ -1,4 +1,4 @@
-"""Batches for the loop: in an order that (seed, step) decides alone, prepared beside the networks' work."""
+"""Datasets and batches of a run, in an order that depends on the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from fairweather.pairs import Pair
 from fairweather.recipes import RECIPES, Batch, Recipe
 from fairweather.training.config import DataConfig
 
+log = logging.getLogger("fairweather")
+
 
 class SampleSource(Protocol):
-    """What the loop wants of a dataset."""
+    """A dataset as the data loader uses it."""
 
     def __len__(self) -> int:
-        """Samples an epoch."""
+        """Samples per epoch."""
 
     def sample(self, seed: int, epoch: int, index: int) -> dict[str, Tensor]:
-        """`degraded` and `clear`, each 3 x H x W in [0,1]; every random draw comes from the arguments."""
+        """`degraded` and `clear`, each 3 x H x W in [0,1]; every random draw depends on the arguments alone."""
 
 
 class BatchLoader:
-    """Endless batches of a dataset, starting behind `position` samples.
+    """Endless batches of a dataset, starting after `position` samples.
 
-    Epochs follow each other without a gap: a batch may hold the end of one and the beginning of the next, so that
-    a dataset smaller than a batch is no special case.
-
-    Among `size` processes the one of rank r takes every `size`-th sample from the r-th on: together they see, step by
-    step, what one process with batches of `size * batch` sees.
+    A batch may hold the end of one epoch and the start of the next, so a dataset smaller than a batch is no special
+    case. Of `size` processes, the one of rank r gets every `size`-th sample from the r-th on: together they see what one
+    process with batches of `size * batch` sees.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class BatchLoader:
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_start_worker,
-            # Without one of its own, the loader draws from the global generator, and a resumed run would differ.
+            # The default is the global generator, from which a resumed run would draw again.
             generator=torch.Generator().manual_seed(0),
-            # Forked workers share the photos that are decoded already; a spawned one would decode its own.
+            # Forked workers share the decoded photos; spawned ones would decode their own.
             multiprocessing_context="fork" if workers else None,
         )
 
@@ -85,13 +85,13 @@ class BatchLoader:
 
 
 class DeviceBatchLoader:
-    """The same batches of `Batched` photos, made on their device; on CUDA by a thread, beside the networks' work."""
+    """The same batches, made on the device by `GPUBatches`; on CUDA in a thread, concurrently with training."""
 
     def __init__(
         self, photos: GPUBatches, *, seed: int, batch: int, position: int = 0, rank: int = 0, size: int = 1,
         ahead: int | None = None,
     ) -> None:  # fmt: skip
-        """`ahead`: batches that are ready or in the making before they are asked for; none where it is 0."""
+        """`ahead`: number of batches prepared in advance by a thread (default: 2 on CUDA, else 0: no thread)."""
         self.photos, self.seed = photos, seed
         self.keys = _Keys(len(photos), batch, position, rank, size)
         self.cuda = photos.device.type == "cuda"
@@ -123,7 +123,7 @@ class DeviceBatchLoader:
                         put((batch, None if stream is None else stream.record_event()))
                         if ended.is_set():
                             return
-            except BaseException as error:  # the loop's to deal with, whatever it is
+            except BaseException as error:  # raised again by the consumer
                 put(error)
 
         worker = Thread(target=work, daemon=True, name="batches")
@@ -138,7 +138,7 @@ class DeviceBatchLoader:
                     now = torch.cuda.current_stream(self.photos.device)
                     now.wait_event(made)
                     for side in (batch.degraded, batch.clear):
-                        side.record_stream(now)  # its memory is in use there, not only where it was made
+                        side.record_stream(now)  # its memory is used there, not only on the stream that made it
                 yield batch
         finally:
             ended.set()
@@ -154,7 +154,7 @@ class _Keyed(torch_data.Dataset[dict[str, Tensor]]):
 
 
 class _Keys:
-    """Lists of (epoch, index), for ever."""
+    """Endless lists of (epoch, index)."""
 
     def __init__(self, length: int, batch: int, position: int, rank: int, size: int) -> None:
         self.length, self.batch, self.position, self.rank, self.size = length, batch, position, rank, size
@@ -171,23 +171,18 @@ def _collate(samples: list[dict[str, Tensor]]) -> Batch:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C is the main process's affair: it finishes its step and saves; workers end with it.
+    # The main process handles Ctrl-C: it finishes its step and saves; workers end with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import cv2
 
-    # OpenCV's own threads do not survive a fork, and would fight the networks' threads for the cores.
+    # OpenCV's threads do not survive a fork, and would compete with the networks' threads for the cores.
     cv2.setNumThreads(0)
 
 
-# From the `[data]` table to a dataset.
-
-log = logging.getLogger("fairweather")
-
-
 def check_headers(data: DataConfig, recipe: type[Recipe], crop: int, quiet: bool = False) -> None:
-    """The fast part of `check-data`, before minutes of decoding: raises BadFolder on errors, logs one line of warnings.
+    """The fast checks of `check-data`, before minutes of decoding: raise BadFolder on errors, log warnings in one line.
 
-    What the settings name has been looked at before, by `check_choice`.
+    `check_sources` must have passed.
     """
     pairs: list[Pair] = []
     photos: list[Path] = []
@@ -206,39 +201,35 @@ def check_headers(data: DataConfig, recipe: type[Recipe], crop: int, quiet: bool
         photos = [path for folder in (data.degraded, data.clear) if folder for path in photos_in(folder)]
     photos += [path for pair in pairs for path in (pair.degraded, pair.clear)]
     folders = [data.folder] if data.folder else [folder for folder in (data.degraded, data.clear) if folder]
-    told = check_before_training(folders, photos, pairs if recipe.paired else (), crop)
-    if told and not quiet:
-        log.warning("%s", told)
+    warnings = check_before_training(folders, photos, pairs if recipe.paired else (), crop)
+    if warnings and not quiet:
+        log.warning("%s", warnings)
 
 
-def check_choice(data: DataConfig, recipe: type[Recipe], name: str) -> None:
-    """Raises BadSettings where the table names no data, too much, or what the recipe cannot learn from."""
+def check_sources(data: DataConfig, recipe: type[Recipe], name: str) -> None:
+    """Raise BadSettings if the settings name no data, too much, or what the recipe cannot be trained on."""
     if data.on_device and not data.sources:
-        raise BadSettings("data.on_device is for mixtures: list data.sources, or take it out")
+        raise BadSettings("data.on_device is for mixtures: list data.sources, or remove it")
     if data.depths is not None and not data.sources:
         raise BadSettings("data.depths is for mixtures: list data.sources, or remove depths (--depths)")
-    if data.frames is not None and data.frames < 1:
-        raise BadSettings(f"data.frames is {data.frames}: a clip has at least 1")
-    if recipe.filmed and not (data.sources and data.frames):
-        raise BadSettings(
-            f"{name} learns from clips: list data.sources and say how many frames a clip has (data.frames)"
-        )
-    if data.frames and not recipe.filmed:
-        films = [other for other, kind in RECIPES.items() if kind.filmed]
-        raise BadSettings(f"data.frames: {name} learns from photos; {', '.join(films)} learns from clips")
+    if recipe.uses_clips and not (data.sources and data.frames):
+        raise BadSettings(f"{name} trains on clips: list data.sources and set the frames per clip (data.frames)")
+    if data.frames and not recipe.uses_clips:
+        others = [other for other, kind in RECIPES.items() if kind.uses_clips]
+        raise BadSettings(f"data.frames: {name} trains on photos: remove it, or use {' or '.join(others)}")
     if data.sources:
         if not recipe.paired:
             raise BadSettings(
-                f"data.sources give pairs, and {name} draws its two sides independently: take data.sources out and "
-                "give --degraded and --clear, or --data"
+                f"data.sources give pairs, and {name} draws its two sides independently: remove data.sources and give "
+                "--degraded and --clear, or --data"
             )
         if data.folder is None:
-            raise BadSettings("data.sources are paths below a folder: say which (--data)")
+            raise BadSettings("data.sources are relative to a folder: give it with --data")
     elif recipe.paired:
         if data.folder is None or data.degraded or data.clear:
-            raise BadSettings(f"{name} learns from pairs: give their folder (--data), not --degraded and --clear")
+            raise BadSettings(f"{name} trains on pairs: give their folder (--data), not --degraded and --clear")
     elif data.hold_back:
-        raise BadSettings(f"data.hold_back: {name} learns from unpaired photos; there is no ground truth to measure by")
+        raise BadSettings(f"data.hold_back: {name} trains on unpaired photos, without ground truth: remove it")
     elif data.folder is not None:
         if data.degraded or data.clear:
             raise BadSettings("give either --data or --degraded and --clear, not both")
@@ -247,14 +238,13 @@ def check_choice(data: DataConfig, recipe: type[Recipe], name: str) -> None:
 
 
 def open_data(data: DataConfig, recipe: type[Recipe], name: str, crop: int) -> Dataset:
-    """The dataset of a run; every file is decoded once. Raises BadSettings, BadFolder or BadImage."""
-    check_choice(data, recipe, name)
+    """Open the dataset of a run; every file is decoded once. Raises BadSettings, BadFolder or BadImage."""
+    check_sources(data, recipe, name)
     table = {**data.augment, "crop": crop}
     if data.sources:
         assert data.folder is not None
         mixed: dict[str, Any] = {"sources": data.sources, "augment": table, "hold_back": data.hold_back}
-        kept = ("samples", "short_side", "memory_gib", "frames", "depths")
-        optional = {key: getattr(data, key) for key in kept}
+        optional = {key: getattr(data, key) for key in ("samples", "short_side", "memory_gib", "frames", "depths")}
         mixed |= {key: value for key, value in optional.items() if value is not None}
         return Mixture(MixtureSettings.from_table(mixed), data.folder)
     if data.augment or not recipe.paper_crops:
@@ -275,10 +265,11 @@ def open_data(data: DataConfig, recipe: type[Recipe], name: str, crop: int) -> D
     return unpaired_dataset(data.degraded, data.clear, augment=augment, memory=memory)
 
 
-def on_device(data: DataConfig, dataset: Dataset, device: torch.device) -> GPUBatches | None:
-    """What makes batches on the device, where the settings want that, or say nothing and the photos fit into a GPU.
+def gpu_batches(data: DataConfig, dataset: Dataset, device: torch.device) -> GPUBatches | None:
+    """Load a mixture's photos into device memory if `data.on_device` is true, or by default on CUDA if they fit.
 
-    Raises BadSettings where they are wanted there and cannot be.
+    Raises:
+        BadSettings: `data.on_device` is true, and it is not a mixture or does not fit.
     """
     if data.on_device is False or (data.on_device is None and device.type != "cuda"):
         return None

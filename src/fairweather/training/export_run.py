@@ -1,4 +1,4 @@
-"""From a run to a model folder: at its end, or later and elsewhere, from its last checkpoint."""
+"""Model folders of runs: at the end of a run, or later from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -32,31 +32,18 @@ from fairweather.training.optimization import (
     recalibrate_batchnorm,
 )
 
-if TYPE_CHECKING:
-    pass
-
-
 log = logging.getLogger("fairweather")
 
 Direction = Literal["restore", "degrade"]
-SEES_SENTENCE: dict[Direction, Literal["degraded", "clear"]] = {"restore": "degraded", "degrade": "clear"}
-"""Which side of the data goes into a generator of each direction."""
+INPUT_SIDE: dict[Direction, Literal["degraded", "clear"]] = {"restore": "degraded", "degrade": "clear"}
+"""The side of the data that is the input of a generator."""
 
 
-def recipe_of(settings: TrainingConfig) -> Recipe:
-    """The recipe with fresh networks. Raises BadSettings."""
+def build_recipe(settings: TrainingConfig) -> Recipe:
+    """The recipe with fresh networks."""
     kind = RECIPES[settings.recipe.name]
     own = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.recipe.settings.items()}
-    return kind(lambda: build(settings), kind.settings_type(**own))
-
-
-def build(settings: TrainingConfig) -> nn.Module:
-    """A fresh generator. Raises BadSettings where its arguments do not make one."""
-    name, arguments = settings.generator.name, settings.generator.settings
-    try:
-        return GENERATORS[name](**arguments)
-    except (TypeError, ValueError) as error:
-        raise BadSettings(f"generator {name} with {arguments}: {error}") from error
+    return kind(lambda: GENERATORS[settings.generator.name](**settings.generator.settings), kind.settings_type(**own))
 
 
 def export_model(
@@ -65,13 +52,13 @@ def export_model(
     dataset: Dataset,
     step: int,
     out: Path,
-    batched: GPUBatches | None = None,
+    gpu_batches: GPUBatches | None = None,
 ) -> None:
-    """RUN/model: the network that ships as a model folder, compared on training crops. Raises ParityFailed."""
+    """Write RUN/model at the end of a run; the engines are compared on training crops. Raises ParityFailed."""
     run = settings.run
     assert run.batch is not None
     most = min(RECALIBRATION_SAMPLES, step * run.batch * run.devices)
-    network = recalibrate_batchnorm(engine.shipped(), batched or dataset, seed=run.seed, most=most)
+    network = recalibrate_batchnorm(engine.restorer_network(), gpu_batches or dataset, seed=run.seed, most=most)
     crops = [dataset.sample(run.seed, 0, at)["degraded"] for at in range(min(3, len(dataset)))]
     start = read_record(out).get("start")
     write_model(
@@ -80,12 +67,12 @@ def export_model(
         step,
         out / "model",
         name=out.resolve().name,
-        noted={
+        facts={
             **({} if start is None else {"start": start}),
             "commit": git_commit(),
             "fairweather": fairweather.__version__,
             "torch": torch.__version__,
-            **engine.recipe.remarks(),
+            **engine.recipe.notes(),
         },
         photos=[crop.permute(1, 2, 0).numpy() for crop in crops],
     )
@@ -101,16 +88,27 @@ def export_run(
     choice: str | None = None,
     half: bool | None = None,
 ) -> model_folder.Card:
-    """A model folder of a run's last checkpoint, whether the run has ended or not, and its card.
+    """Export a run's last checkpoint, whether the run has ended or not.
 
-    `restore` is the generator that `train` ships (its moving average where it ships that), `degrade` the one that
-    makes clear photos degraded. Batch norm is measured anew as at a run's end, on `dataset` or on the run's own photos;
-    where those cannot be opened, the log and the card say that it is not. A run that has ended, with its RUN/model,
-    gives that model again. `photos` are what the engines are compared on, invented pictures where there are none.
-    `choice` goes onto the card: why this model of those that were kept. `half` rounds weights to float16.
+    Batch norm is recalibrated as at the end of a run; if the photos cannot be opened, a warning and the card say so. A
+    run that has ended and has RUN/model gives a copy of that model.
 
-    Raises BadFolder (no run, no checkpoint, no step taken yet), BadSettings (a recipe that learns no weather) and what
-    `fairweather.deploy.onnx_export.export_generator` raises.
+    Args:
+        run: the run folder.
+        out: the model folder to write.
+        direction: `restore` exports the generator that `train` exports, `degrade` the one for the other direction.
+        photos: photos to compare the engines on (default: synthetic ones).
+        dataset: for the recalibration of batch norm (default: the run's own).
+        choice: for the card: why this model was selected among several.
+        half: round weights to float16.
+
+    Returns:
+        The model's card.
+
+    Raises:
+        BadFolder: there is no run, no checkpoint, or no step has been taken.
+        BadSettings: the recipe has no generator for this direction.
+        ParityFailed: an engine and the trained network disagree.
     """
     from fairweather.deploy.onnx_export import export_model_folder
 
@@ -118,36 +116,36 @@ def export_run(
     refuse_within(out, [run])
     record, shipped = read_record(run), run / "model"
     try:
-        saved = checkpoint.load_checkpoint(run / "state")
+        saved = checkpoint.load_checkpoint(run / "checkpoints")
     except BadFolder as error:
         if direction == "restore" and has_ended(run, None):
             return export_model_folder(shipped, out, photos=photos, choice=choice, half=half)
-        raise BadFolder(f"{run}: its networks are in its checkpoint, and there is none to be read ({error})") from error
+        raise BadFolder(f"{run}: no checkpoint to export ({error})") from error
     step = saved["step"]
     ended = has_ended(run, step)
     if direction == "restore" and ended:
         return export_model_folder(shipped, out, photos=photos, choice=choice, half=half)
     if step == 0:
-        raise BadFolder(f"{run} holds no trained network yet: its last checkpoint was written before the first step")
+        raise BadFolder(f"{run} holds no trained network yet: its last checkpoint is from before the first step")
     settings = settings_of(record, run)
     kind = RECIPES[settings.recipe.name]
     network = trained_network(settings, saved["engine"], direction)
-    noted = note_export(record, ended=ended)
+    facts = run_facts(record, ended=ended)
     if has_batch_norm(network):
         try:
             if dataset is None:
-                dataset = _opened(settings, kind)
+                dataset = _open_data(settings, kind)
             own = settings.run
             most = min(RECALIBRATION_SAMPLES, step * (own.batch or kind.batch) * own.devices)
-            network = recalibrate_batchnorm(network, dataset, seed=own.seed, most=most, side=SEES_SENTENCE[direction])
+            network = recalibrate_batchnorm(network, dataset, seed=own.seed, most=most, side=INPUT_SIDE[direction])
         except FairweatherError as error:
-            noted["batch_norm"] = "running averages of training, not measured anew"
+            facts["batch_norm"] = "running averages of training, not recalibrated"
             log.warning(
-                "batch norm keeps the running averages of training, which are less exact: they are measured anew on "
-                "the run's photos, and those cannot be opened (%s)",
+                "batch norm keeps the running averages of training, which are less accurate, since the run's photos "
+                "cannot be opened to recalibrate it (%s)",
                 error,
             )
-    log.info("exporting the network as it was after step %d (%s)", step, direction)
+    log.info("exporting the network of step %d (%s)", step, direction)
     name = run.resolve().name if direction == "restore" else f"{run.resolve().name}-{direction}"
     return write_model(
         network,
@@ -156,7 +154,7 @@ def export_run(
         Path(out),
         name=name,
         direction=direction,
-        noted=noted,
+        facts=facts,
         photos=photos,
         choice=choice or "",
         half=bool(half),
@@ -164,7 +162,7 @@ def export_run(
 
 
 def has_ended(run: Path, step: int | None) -> bool:
-    """Whether RUN/model is there and of the checkpoint after `step` (None: there is none): else it was gone on with."""
+    """Whether RUN/model exists and belongs to the checkpoint of `step` (None: any); if not, the run was resumed."""
     model = run / "model"
     recover(model)
     if not (model / model_folder.CARD).is_file():
@@ -172,14 +170,14 @@ def has_ended(run: Path, step: int | None) -> bool:
     return step is None or model_folder.read_card(model, verify=False).training.get("steps") == step
 
 
-def note_export(record: Mapping[str, Any], *, ended: bool) -> dict[str, Any]:
-    """What a run's record says of the machine and the versions that trained it, and of what it started from."""
+def run_facts(record: Mapping[str, Any], *, ended: bool) -> dict[str, Any]:
+    """Facts for the card from a run's record: versions, commit, notes and initial weights."""
     return {
         **{key: record[key] for key in ("start",) if key in record},
         **{key: record.get("versions", {}).get(key) for key in ("fairweather", "torch")},
         "commit": record.get("commit"),
-        **record.get("remarks", {}),
-        **({} if ended else {"exported": "from a checkpoint, before the run's end"}),
+        **record.get("notes", {}),
+        **({} if ended else {"exported": "from a checkpoint before the end of the run"}),
     }
 
 
@@ -190,13 +188,13 @@ def write_model(
     folder: Path,
     *,
     name: str,
-    noted: Mapping[str, Any],
+    facts: Mapping[str, Any],
     direction: Direction = "restore",
     photos: Sequence[NDArray[Any]] = (),
     choice: str = "",
     half: bool = False,
 ) -> model_folder.Card:
-    """The network as a model folder, with what the settings say of it; `noted` goes among its training's facts."""
+    """Write a network as a model folder; `facts` complete those of the settings on the card."""
     from fairweather.deploy.onnx_export import export_generator
     from fairweather.deploy.parity import PARITY_ENGINES
 
@@ -211,7 +209,7 @@ def write_model(
         arguments=settings.generator.settings,
         licence=data.licence,
         terms=data.terms,
-        training=training_facts(settings, step, noted),
+        training=training_facts(settings, step, facts),
         description=data.description,
         direction=direction,
         choice=choice,
@@ -222,12 +220,12 @@ def write_model(
     )
 
 
-def training_facts(settings: TrainingConfig, step: int, noted: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says of the training."""
+def training_facts(settings: TrainingConfig, step: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The card's `training`: settings, and `facts`."""
     data, run = settings.data, settings.run
-    told = ("kind", "path", "weight", "fog", "streaks")
-    sources = [{key: source[key] for key in told if key in source} for source in data.sources]
-    # Names of folders, not where they lie: a card travels.
+    listed = ("kind", "path", "weight", "fog", "streaks")
+    sources = [{key: source[key] for key in listed if key in source} for source in data.sources]
+    # Names of folders without their paths, which mean nothing on other machines.
     folders = {key: Path(value).name for key in ("folder", "degraded", "clear") if (value := getattr(data, key))}
     return {
         "recipe": settings.recipe.name,
@@ -240,68 +238,68 @@ def training_facts(settings: TrainingConfig, step: int, noted: Mapping[str, Any]
         "seed": run.seed,
         "precision": run.precision,
         "device": run.device,
-        **noted,
+        **facts,
     }
 
 
 def git_commit() -> str | None:
-    """The commit of the source that runs, with `+` where it was changed since; None outside of git."""
+    """The commit of this source, with `+` if it has uncommitted changes; None outside of git."""
     here = Path(__file__).parent
     try:
-        words = [
+        done = [
             subprocess.run(["git", "-C", str(here), *command], capture_output=True, text=True, timeout=10, check=True)
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", "."])
         ]
     except (OSError, subprocess.SubprocessError):
         return None
-    return words[0].stdout.strip() + ("+" if words[1].stdout.strip() else "")
+    return done[0].stdout.strip() + ("+" if done[1].stdout.strip() else "")
 
 
 def settings_of(record: dict[str, Any], run: Path) -> TrainingConfig:
-    """The settings in a run's record. Raises BadSettings where they are another release's."""
+    """The settings in a run's record. Raises BadSettings if another release wrote them."""
     try:
         return complete_config(record["settings"], {})
     except (KeyError, BadSettings) as error:
         raise BadSettings(
-            f"{run / 'run.json'} is not one that this release understands ({error}): install the release that wrote it"
+            f"{run / 'run.json'} holds settings that this release does not know ({error}): use the one that wrote it"
         ) from None
 
 
 def trained_network(settings: TrainingConfig, saved: dict[str, Any], direction: Direction) -> nn.Module:
-    """The generator of that direction with the checkpoint's weights, in evaluation mode."""
+    """The generator of a direction with the checkpoint's weights, in evaluation mode."""
     level = log.level
-    log.setLevel(logging.ERROR)  # what a recipe says of its losses' own weights is of no account here
+    log.setLevel(logging.ERROR)  # messages about the weights of losses do not matter here
     try:
-        recipe = recipe_of(settings)
+        recipe = build_recipe(settings)
     finally:
         log.setLevel(level)
     directions = recipe.directions()
     if direction not in directions:
         weather = [name for name, kind in RECIPES.items() if kind.directions is not Recipe.directions]
         raise BadSettings(
-            f"--direction {direction}: {settings.recipe.name} learns to {' and to '.join(directions)} alone; "
-            f"recipes that learn weather: {', '.join(weather) or 'none'}"
+            f"--direction {direction}: {settings.recipe.name} trains {' and '.join(directions)} only; recipes that "
+            f"train degrade: {', '.join(weather) or 'none'}"
         )
     network = directions[direction]
-    if saved["ema"] is not None and network is recipe.shipped():
+    if saved["ema"] is not None and network is recipe.restorer_network():
         weights = saved["ema"]["weights"]
     else:
-        # Its own tensors alone: a loss may have state that could not be restored on this machine.
+        # Only its own tensors: a loss may have state that cannot be restored on this machine.
         (prefix,) = (f"{name}." for name, module in recipe.named_modules() if module is network)
-        state_of = saved["recipe"].items()
-        weights = {key.removeprefix(prefix): tensor for key, tensor in state_of if key.startswith(prefix)}
+        tensors = saved["recipe"].items()
+        weights = {key.removeprefix(prefix): tensor for key, tensor in tensors if key.startswith(prefix)}
     network.load_state_dict(weights)
     return network.eval()
 
 
-def _opened(settings: TrainingConfig, kind: type[Recipe]) -> Dataset:
+def _open_data(settings: TrainingConfig, kind: type[Recipe]) -> Dataset:
     data = settings.data
     if (data.folder or "").startswith("("):
-        raise BadFolder("they were given in Python")
+        raise BadFolder("the dataset was given in Python")
     assert data.crop is not None
     return open_data(data, kind, settings.recipe.name, data.crop)
 
 
 def _file_name(value: Any) -> Any:
-    """A setting as a card shows it: of the path of a file, its name."""
+    """A setting for the card: the name of a file without its path."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -1,4 +1,4 @@
-"""Epochs: when one ends, and what its steps come to."""
+"""Logs of a run: stats.jsonl (a line per step), epochs.jsonl, TensorBoard and the progress bar."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from fairweather.files import atomic
 
+log = logging.getLogger("fairweather")
+
+LogValues = dict[str, float]
+
 
 def epochs_done(step: int, length: int, batch: int) -> int:
-    """How many passes over `length` samples are complete after `step` steps of `batch` samples."""
+    """Number of complete passes over `length` samples after `step` steps of `batch` samples."""
     return step * batch // length
 
 
 def epoch_due(step: int, length: int, batch: int, every: int) -> bool:
-    """Whether step number `step` completes the next `every` epochs; never where `every` is 0."""
+    """Whether step number `step` completes another `every` epochs; never if `every` is 0."""
     if not every:
         return False
     before, now = (epochs_done(at, length, batch) // every for at in (step - 1, step))
@@ -30,23 +34,22 @@ def epoch_due(step: int, length: int, batch: int, every: int) -> bool:
 
 
 class EpochMeter:
-    """Adds up the lines of stats.jsonl into one line an epoch.
+    """Summarizes the lines of stats.jsonl by epoch.
 
-    It knows nothing but those lines, so that a resumed run, which reads them again, ends with the same epochs.
+    It depends on those lines alone, so a resumed run, which reads them again, ends with the same epochs.
     """
 
     def __init__(self, *, length: int, batch: int) -> None:
         self.length, self.batch = length, batch
-        self._begun = 0.0
+        self._start = 0.0
         self._sums: dict[str, tuple[float, int]] = {}
         self._steps = 0
 
     def add(self, line: dict[str, Any]) -> dict[str, Any] | None:
-        """The epoch that this step completes, or None.
+        """Add a step's line and return the line of the epoch that it completes, or None.
 
-        `epoch` counts from 1; `step` and `time` are its last step's; `seconds` is all that passed since the epoch
-        before (looking and saving too), `photos_per_second` follows from it. Every other value is the mean over the
-        steps that have it.
+        `epoch` counts from 1; `step` and `time` are those of its last step; `seconds` is the time since the last epoch,
+        validation and checkpoints included; every other value is the mean over the steps that have it.
         """
         step = line["step"]
         self._steps += 1
@@ -57,7 +60,7 @@ class EpochMeter:
         done = epochs_done(step, self.length, self.batch)
         if done == epochs_done(step - 1, self.length, self.batch):
             return None
-        seconds = line["time"] - self._begun
+        seconds = line["time"] - self._start
         epoch = {
             "epoch": done,
             "step": step,
@@ -66,31 +69,26 @@ class EpochMeter:
             "photos_per_second": round(self._steps * self.batch / seconds, 2) if seconds > 0 else 0.0,
             **{name: total / count for name, (total, count) in self._sums.items()},
         }
-        self._begun, self._sums, self._steps = line["time"], {}, 0
+        self._start, self._sums, self._steps = line["time"], {}, 0
         return epoch
 
 
-# What a run says while it works: a line a step in stats.jsonl, a line an epoch in epochs.jsonl and in the log,
-# TensorBoard, a progress bar.
-
-log = logging.getLogger("fairweather")
-
-LogValues = dict[str, float]
-
-
 def read_stats(path: Path) -> list[dict[str, Any]]:
-    """The lines of a stats.jsonl or epochs.jsonl; one that was cut off while it was being written is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    """Read the lines of a stats.jsonl or epochs.jsonl, up to the first invalid one (one cut off by a kill)."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            break
+        lines.append(line)
     return lines
 
 
 def truncate_stats(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drop the lines behind `step`, which tell of steps that a resumed run takes again; returns those that stay."""
+    """Drop the lines after `step`, whose steps a resumed run takes again, and return the others."""
     kept = [line for line in read_stats(path) if line["step"] <= step]
     _rewrite(path, kept)
     return kept
@@ -102,7 +100,7 @@ def _rewrite(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 class TrainingLog:
-    """Open for the length of the loop; `step` takes each step's terms, and `epochs` adds them up."""
+    """Writes the logs of a run; open during the loop."""
 
     def __init__(
         self,
@@ -118,7 +116,7 @@ class TrainingLog:
         self.every, self.minutes, self.first, self.epochs = every, minutes, step, epochs
         self.stats = folder / "stats.jsonl"
         kept = truncate_stats(self.stats, step)
-        # Told anew from the steps that stay, so that the epoch under way has its first steps too.
+        # Written again from the kept steps, so that the current epoch includes its first steps.
         _rewrite(folder / "epochs.jsonl", [line for line in map(epochs.add, kept) if line is not None])
         self._file = open(self.stats, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
         self._epochs_file = open(folder / "epochs.jsonl", "a", encoding="utf-8")  # noqa: SIM115
@@ -142,10 +140,10 @@ class TrainingLog:
         self._last: float | None = None
 
     def step(self, step: int, time: float, values: LogValues, photos: int) -> None:
-        """Note step number `step`, finished `time` seconds after the run's start, which saw `photos` photos."""
+        """Log step number `step` of `photos` photos, finished `time` seconds after the run's start."""
         line = {"step": step, "time": round(time, 4), **values}
         self._file.write(json.dumps(line) + "\n")
-        # A line at a time, so that a killed run has told all that it did.
+        # After each line, so that a killed run has logged every step.
         self._file.flush()
         if self._last is not None and time > self._last:
             now = photos / (time - self._last)
@@ -169,7 +167,7 @@ class TrainingLog:
         means = {name: value for name, value in line.items() if name not in ("epoch", "step", "time", "seconds")}
         if self._board is not None:
             for name, value in means.items():
-                # At the step, not the epoch: what is dropped on resuming is dropped by its step.
+                # By step, since a resumed run drops entries by their step.
                 self._board.add_scalar(f"epoch/{name}", value, line["step"])
         speed = means.pop("photos_per_second")
         log.info(
@@ -187,7 +185,7 @@ class TrainingLog:
         if self._bar is not None:
             self._bar.stop()
         for file in (self._file, self._epochs_file, self._board):
-            # A full disk fails again here, on what the failed write left in the buffer: the first error is the one.
+            # After a full disk, closing fails again on the buffered data: the first error is raised.
             with suppress(OSError) if error is not None else nullcontext():
                 if file is not None:
                     file.close()
@@ -201,7 +199,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        log.info("tensorboard is not installed, so its files are not written; stats.jsonl holds the same numbers")
+        log.info("no TensorBoard files, since tensorboard is not installed; stats.jsonl holds the same numbers")
         return None
-    # purge_step hides what a killed run had written behind its last checkpoint.
+    # purge_step hides what a killed run wrote after its last checkpoint.
     return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,4 +1,4 @@
-"""Looking at the network while it learns: sample sheets and PSNR on held-back pairs. Neither touches the training."""
+"""Sample sheets and holdout PSNR during training; neither affects it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAIRS_PER_SOURCE = 12
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards modes and random generators are as they were."""
+    """Evaluation mode without gradients; restores modes and random generators on exit."""
     modes = {module: module.training for module in network.modules()}
     states = random_states()
     network.eval()
@@ -41,11 +41,11 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 
 def draw_samples(engine: TrainingEngine, samples: SampleSource, seed: int, path: Path, *, paired: bool) -> None:
-    """A picture of rows: input | output, and | target where there is one."""
+    """Write a sheet with rows of input | output, and | target for pairs."""
     count = min(ROWS, len(samples))
     chosen = [samples.sample(seed, 0, at * len(samples) // count) for at in range(count)]
     degraded = torch.stack([sample["degraded"] for sample in chosen])
-    columns = [degraded, _answer(engine, degraded, engine.recipe.shown)]
+    columns = [degraded, _output(engine, degraded, engine.recipe.preview)]
     if paired:
         columns.append(torch.stack([sample["clear"] for sample in chosen]))
     sheet = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
@@ -54,20 +54,20 @@ def draw_samples(engine: TrainingEngine, samples: SampleSource, seed: int, path:
 
 
 def restore(engine: TrainingEngine, degraded: Tensor) -> Tensor:
-    """N x 3 x H x W of any size through the network that ships -> the same, float32 on the CPU, in [0,1]."""
-    return _answer(engine, degraded, padded)
+    """Run the network to export on N x 3 x H x W of any size -> the same shape, float32 on the CPU, in [0,1]."""
+    return _output(engine, degraded, padded)
 
 
-def _answer(engine: TrainingEngine, degraded: Tensor, through: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
-    network = engine.shipped()
-    # In float32 whatever the training's precision: so it ships.
+def _output(engine: TrainingEngine, degraded: Tensor, through: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+    network = engine.restorer_network()
+    # In float32 for every precision of training: as it is exported.
     with evaluation_mode(network):
         restored = through(network, degraded.to(engine.fabric.device))
     return restored.float().clamp(0, 1).cpu()
 
 
 def validation_pairs(dataset: Dataset) -> dict[str, list[Pair]]:
-    """A few held-back pairs of each source, spread evenly over it."""
+    """Up to about PAIRS_PER_SOURCE holdout pairs of each source, evenly spaced."""
     chosen = {}
     for name, pairs in dataset.held_back().items():
         if pairs:
@@ -77,13 +77,13 @@ def validation_pairs(dataset: Dataset) -> dict[str, list[Pair]]:
 
 
 def validate(engine: TrainingEngine, pairs: dict[str, list[Pair]], photos: PhotoCache) -> dict[str, float]:
-    """PSNR in dB of the network that ships, the mean over each source's held-back pairs and over the sources.
+    """Mean PSNR in dB of the network to export, per source (`validation/NAME`) and over sources (`validation`).
 
-    The photos come as training sees them (reduced to `photos.short_side`): numbers to compare steps by, no scores.
+    Photos are reduced to `photos.short_side` as in training: the values compare steps and are not scores.
     """
     values = {}
-    for name, some in pairs.items():
-        values[f"validation/{name}"] = fmean(_psnr(engine, *_sides(pair, photos)) for pair in some)
+    for name, chosen in pairs.items():
+        values[f"validation/{name}"] = fmean(_psnr(engine, *_sides(pair, photos)) for pair in chosen)
     return values | ({"validation": fmean(values.values())} if values else {})
 
 

@@ -1,4 +1,4 @@
-"""From settings to a finished run folder: check everything, build, train, export."""
+"""What `train` does around the loop: check everything before any work, build networks and data, record, export."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import time
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from fairweather.training import distributed
 from fairweather.training.allocator import MALLOC, tuned
 from fairweather.training.checkpoint import disk_errors, seed_everything
 from fairweather.training.config import (
-    CADENCE,
+    CHANGEABLE,
     LENGTHS,
     Tables,
     TrainingConfig,
@@ -34,163 +35,83 @@ from fairweather.training.config import (
     read_record,
     resume_config,
 )
-from fairweather.training.dataloader import check_choice, check_headers, on_device, open_data
+from fairweather.training.dataloader import check_headers, check_sources, gpu_batches, open_data
 from fairweather.training.distributed import ProcessGroup
-from fairweather.training.export_run import export_model, git_commit, recipe_of
+from fairweather.training.export_run import build_recipe, export_model, git_commit
 from fairweather.training.initial_weights import InitialWeights, read_initial_weights
-from fairweather.training.loop import fit
 from fairweather.training.optimization import TrainingEngine, choose_device, choose_precision
-from fairweather.training.run_folder import Run
 
 log = logging.getLogger("fairweather")
 
 
-def run_training(
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is ready for `loop.fit`."""
+
+    config: TrainingConfig
+    """Complete settings; "auto" is resolved."""
+    engine: TrainingEngine
+    dataset: Dataset
+    gpu_batches: GPUBatches | None
+    """Makes the batches of the dataset on the device; None: the data loader makes them."""
+    out: Path
+
+
+def prepare(
     recipe: str | None, config: str | Path | None, given: Tables, out: Path, *, resume: bool, dataset: Dataset | None
-) -> Run:
-    """`train`, with its arguments sorted into tables."""
+) -> PreparedRun:
+    """Check the settings, start the processes, open the photos, build the networks and write run.json.
+
+    Args:
+        recipe, config: as for `fairweather.train`.
+        given: its other arguments, by table.
+        out: the run folder.
+        resume: continue the run in `out`.
+        dataset: a dataset passed in Python, or None.
+    """
     if not distributed.is_main():
         log.setLevel(logging.ERROR)
     for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # our own line says which precision it is
+        logging.getLogger(name).setLevel(logging.WARNING)  # our own line names the precision
     check_place(out, "--out")
     with distributed.agree_on_errors():
         settings, lengths, record, start = _load_config(recipe, config, given, out, resume=resume)
-        check_out(out, settings, fresh=not resume)
-        check_exporters(settings.run.parity)
-        run = settings.run
-        device = choose_device(run.device)
-        precision = choose_precision(run.precision, device)
-        processes = ProcessGroup(device, precision, run.devices)
+        _check_out(out, settings, fresh=not resume)
+        _check_exporters(settings.run.parity)
+        device = choose_device(settings.run.device)
+        processes = ProcessGroup(device, choose_precision(settings.run.precision, device), settings.run.devices)
     with processes.together():
-        dataset, batched, settings, engine = _prepare(settings, processes, dataset, lengths, record, start)
+        prepared = _build(settings, processes, dataset, out, start)
+        groups = prepared.engine.optimizer_groups.values()
+        if lengths and any(group.schedule != "constant" or group.warmup for group in groups):
+            raise BadSettings(
+                f"run.{lengths[0]} differs from the run's own, and its learning rates depend on the length: "
+                "resume with the same length, or start another run"
+            )
+        if record is not None:
+            _check_machine(record, prepared.config)
         if processes.main:
-            for place in (out, out / "state", out / "samples"):
-                sweep(place)
-            begun = (record or {}).get("start") if start is None else start.training
-            write_record(out, settings, engine, begun)
-    if batched is not None:
-        log.info("batches are made on %s, of photos that take %.2f GiB there", batched.device, batched.used / 2**30)
-    log.info(
-        "%s with %s on %s (%s), %d photos an epoch, batch %s, %s",
-        *(settings.recipe.name, settings.generator.name),
-        device if processes.size == 1 else f"{processes.size} x {device}",
-        *(precision, len(dataset), processes.size * (run.batch or 0)),
-        next(f"{value} {key}" for key in LENGTHS if (value := getattr(run, key)) is not None),
-    )
-    if engine.device == "cpu" and not tuned(os.environ):
-        words = " ".join(f"{key}={value}" for key, value in MALLOC.items())
-        log.info("training on this CPU is nearly twice as fast in a process started with %s", words)
-    crop, paired = settings.data.crop, engine.recipe.paired
-    assert crop is not None
-    step = fit(engine, dataset, settings.run, out, crop=crop, paired=paired, resume=resume, batched=batched)
+            for folder in (out, out / "checkpoints", out / "samples"):
+                sweep(folder)
+            _write_record(prepared, (record or {}).get("start") if start is None else start.training)
+    _log_start(prepared)
+    return prepared
+
+
+def finish(prepared: PreparedRun, step: int) -> None:
+    """Export the network as RUN/model, in the main process. Raises ParityFailed, BadFolder."""
+    processes, out = prepared.engine.processes, prepared.out
     processes.finish()
     with processes.together():
         if processes.main:
             with disk_errors(out, out / "model"):
-                export_model(engine, settings, dataset, step, out, batched)
+                export_model(prepared.engine, prepared.config, prepared.dataset, step, out, prepared.gpu_batches)
     log.info("the model is in %s", out / "model")
-    return Run(out)
-
-
-def _load_config(
-    recipe: str | None, config: str | Path | None, given: Tables, out: Path, *, resume: bool
-) -> tuple[TrainingConfig, list[str], dict[str, Any] | None, InitialWeights | None]:
-    """The settings, the lengths that differ from those of the run that goes on, the record of that run; and what a new
-    run starts from."""
-    tables, said = collect_tables(recipe, config, given)
-    devices = distributed.resolve_devices(tables["run"].get("devices"), said.get("run.devices"))
-    if devices is not None:
-        tables["run"]["devices"] = devices
-        said.setdefault("run.devices", "as many as were started")
-    if resume:
-        record = read_record(out)
-        return *resume_config(record, tables, said), record, None
-    if (out / "run.json").exists():
-        raise BadFolder(f"{out} holds a run already: go on with it (--resume) or take another folder (--out)")
-    start = None
-    if tables["run"].get("start") is not None:
-        start = read_initial_weights(str(tables["run"]["start"]))
-        tables["generator"] = start.completed(tables["generator"])
-    settings = complete_config(tables, said)
-    if start is not None:
-        start.check(settings.generator)
-    return settings, [], None, start
-
-
-def _prepare(
-    settings: TrainingConfig,
-    processes: ProcessGroup,
-    dataset: Dataset | None,
-    lengths: list[str],
-    record: dict[str, Any] | None,
-    start: InitialWeights | None,
-) -> tuple[Dataset, GPUBatches | None, TrainingConfig, TrainingEngine]:
-    """Photos (and what makes batches of them on the device) and networks, and the settings with what "auto" came to."""
-    run, crop = settings.run, settings.data.crop
-    assert crop is not None
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
-    seed_everything(run.seed)
-    kind = RECIPES[settings.recipe.name]
-    network = recipe_of(settings)
-    if start is not None:
-        start.load(network.shipped())
-        log.info("the network begins with the weights of %s", start.place)
-    check_crop(network, crop, settings)
-    if dataset is None:
-        check_choice(settings.data, kind, settings.recipe.name)
-        check_headers(settings.data, kind, crop, quiet=not processes.main)
-        # Each process keeps photos of its own.
-        data = dataclasses.replace(settings.data, memory_gib=settings.data.memory_gib / processes.local)
-        dataset = open_data(data, kind, settings.recipe.name, crop)
-    engine = TrainingEngine(
-        network,
-        device=run.device,
-        precision=run.precision,
-        seed=run.seed,
-        processes=processes,
-        compiled=run.compile,
-    )
-    if not processes.main:
-        seed_everything(processes.seed(run.seed))  # dropout of its own; the weights are the main process's
-    if lengths and any(p.schedule != "constant" or p.warmup for p in engine.players.values()):
-        raise BadSettings(
-            f"run.{lengths[0]} differs from the run's own, and its learning rates depend on the length; "
-            "resume with the same length, or start another run"
-        )
-    batched = on_device(settings.data, dataset, engine.fabric.device)
-    settings = dataclasses.replace(
-        settings,
-        run=dataclasses.replace(run, device=engine.device, precision=engine.precision),
-        data=dataclasses.replace(settings.data, on_device=batched is not None),
-    )
-    if record is not None:
-        _same_machine(record, settings)
-        _compare_versions(record)
-    return dataset, batched, settings, engine
-
-
-def check_out(out: Path, settings: TrainingConfig, *, fresh: bool) -> None:
-    """Raises BadFolder where what a run writes would replace what it reads, or a folder that is not its own."""
-    data = settings.data
-    photos = [place for place in (data.folder, data.degraded, data.clear) if place is not None]
-    if os.path.realpath(out) in map(os.path.realpath, photos):
-        raise BadFolder(f"{out} is the folder of the photos; choose another with --out")
-    for name in ("samples", "state"):
-        refuse_within(out / name, photos, "--out")
-    start = settings.run.start if fresh else None  # a run that goes on has read its start already
-    if start is not None and start not in model_folder.shipped():
-        photos += [
-            place for place in (start, f"{start}/model") if os.path.isfile(os.path.join(place, model_folder.CARD))
-        ]
-    refuse_within(out / "model", photos, "--out")
-    refuse_other_than_model(out / "model", "--out")
 
 
 def check_crop(recipe: Recipe, crop: int, settings: TrainingConfig) -> None:
-    """Raises BadSettings where the generator cannot take crops of this size."""
-    multiple = getattr(recipe.shipped(), "multiple_of", 1)
+    """Raise BadSettings if the generator cannot process crops of this size."""
+    multiple = getattr(recipe.restorer_network(), "multiple_of", 1)
     if crop % multiple:
         near = max(1, round(crop / multiple)) * multiple
         raise BadSettings(
@@ -198,18 +119,145 @@ def check_crop(recipe: Recipe, crop: int, settings: TrainingConfig) -> None:
         )
 
 
-def _same_machine(record: dict[str, Any], settings: TrainingConfig) -> None:
+def _load_config(
+    recipe: str | None, config: str | Path | None, given: Tables, out: Path, *, resume: bool
+) -> tuple[TrainingConfig, list[str], dict[str, Any] | None, InitialWeights | None]:
+    """The settings; when resuming, which lengths changed and the run's record; else its initial weights."""
+    tables, origins = collect_tables(recipe, config, given)
+    devices = distributed.resolve_devices(tables["run"].get("devices"), origins.get("run.devices"))
+    if devices is not None:
+        tables["run"]["devices"] = devices
+        origins.setdefault("run.devices", "the number of processes started")
+    if resume:
+        record = read_record(out)
+        return *resume_config(record, tables, origins), record, None
+    # A run that was killed before its first checkpoint has nothing to resume from and nothing to lose.
+    if any(path.exists() for path in (out / "stats.jsonl", out / "model", *(out / "checkpoints").glob("*.pt"))):
+        raise BadFolder(f"{out} holds a run already: resume it (--resume), or use another folder (--out)")
+    start = None
+    if tables["run"].get("start") is not None:
+        start = read_initial_weights(str(tables["run"]["start"]))
+        tables["generator"] = start.completed(tables["generator"])
+    settings = complete_config(tables, origins)
+    if start is not None:
+        start.check(settings.generator)
+    return settings, [], None, start
+
+
+def _build(
+    settings: TrainingConfig, processes: ProcessGroup, dataset: Dataset | None, out: Path, start: InitialWeights | None
+) -> PreparedRun:
+    """Open the photos and build the networks."""
+    run, crop = settings.run, settings.data.crop
+    assert crop is not None
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    seed_everything(run.seed)
+    kind = RECIPES[settings.recipe.name]
+    recipe = build_recipe(settings)
+    if start is not None:
+        start.load(recipe.restorer_network())
+        log.info("initial weights: %s", start.place)
+    check_crop(recipe, crop, settings)
+    if dataset is None:
+        check_sources(settings.data, kind, settings.recipe.name)
+        check_headers(settings.data, kind, crop, quiet=not processes.main)
+        # Each process decodes its own photos.
+        data = dataclasses.replace(settings.data, memory_gib=settings.data.memory_gib / processes.local)
+        dataset = open_data(data, kind, settings.recipe.name, crop)
+    engine = TrainingEngine(
+        recipe,
+        device=run.device,
+        precision=run.precision,
+        seed=run.seed,
+        processes=processes,
+        compiled=run.compile,
+    )
+    if not processes.main:
+        seed_everything(processes.seed(run.seed))  # for dropout; the weights are the main process's
+    batches = gpu_batches(settings.data, dataset, engine.fabric.device)
+    settings = dataclasses.replace(
+        settings,
+        run=dataclasses.replace(run, device=engine.device, precision=engine.precision),
+        data=dataclasses.replace(settings.data, on_device=batches is not None),
+    )
+    return PreparedRun(settings, engine, dataset, batches, out)
+
+
+def _log_start(prepared: PreparedRun) -> None:
+    config, run, engine = prepared.config, prepared.config.run, prepared.engine
+    if (batches := prepared.gpu_batches) is not None:
+        log.info("batches are made on %s; its photos take %.2f GiB there", batches.device, batches.used / 2**30)
+    size = engine.processes.size
+    log.info(
+        "%s with %s on %s (%s), %d photos per epoch, batch %s, %s",
+        *(config.recipe.name, config.generator.name),
+        engine.device if size == 1 else f"{size} x {engine.device}",
+        *(engine.precision, len(prepared.dataset), size * (run.batch or 0)),
+        next(f"{value} {key}" for key in LENGTHS if (value := getattr(run, key)) is not None),
+    )
+    if engine.device == "cpu" and not tuned(os.environ):
+        variables = " ".join(f"{key}={value}" for key, value in MALLOC.items())
+        log.info("training on this CPU is nearly twice as fast in a process started with %s", variables)
+
+
+def _check_out(out: Path, settings: TrainingConfig, *, fresh: bool) -> None:
+    """Raise BadFolder if the run would overwrite its inputs, or a folder that is not a run's."""
+    data = settings.data
+    inputs = [place for place in (data.folder, data.degraded, data.clear) if place is not None]
+    if os.path.realpath(out) in map(os.path.realpath, inputs):
+        raise BadFolder(f"{out} is the folder of the photos: choose another with --out")
+    for name in ("samples", "checkpoints"):
+        refuse_within(out / name, inputs, "--out")
+    start = settings.run.start if fresh else None  # a resumed run has read its initial weights already
+    if start is not None and start not in model_folder.shipped():
+        inputs += [
+            place for place in (start, f"{start}/model") if os.path.isfile(os.path.join(place, model_folder.CARD))
+        ]
+    refuse_within(out / "model", inputs, "--out")
+    refuse_other_than_model(out / "model", "--out")
+
+
+def _check_exporters(parity: str) -> None:
+    """Raise MissingExtra before training rather than after it."""
+    for module, extra in (("onnx", "train"), ("onnxscript", "train"), ("onnxruntime", "train"), ("openvino", None)):
+        if find_spec(module) is None and not (module == "openvino" and parity == "installed"):
+            raise MissingExtra(module, extra, "exporting the trained model")
+
+
+def _check_machine(record: dict[str, Any], settings: TrainingConfig) -> None:
+    """Raise BadSettings if the device or precision changed; warn about other differences."""
     for key in ("device", "precision"):
-        before, now = record["settings"]["run"][key], getattr(settings.run, key)
+        before, now = record["settings"]["run"].get(key), getattr(settings.run, key)
         if before != now:
-            raise BadSettings(f"run.{key} is {now!r}, but the run was started with {before!r}; resume it with that one")
-
-
-def _compare_versions(record: dict[str, Any]) -> None:
-    before, now = ({**one["versions"], "threads": one["machine"]["threads"]} for one in (record, _environment()))
-    changed = [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if value != before.get(key)]
+            raise BadSettings(f"run.{key} is {now!r}, but the run was started with {before!r}: resume it with that one")
+    old, new = ({**one["versions"], "threads": one["machine"].get("threads")} for one in (record, _environment()))
+    changed = [f"{key} {old.get(key)} -> {value}" for key, value in new.items() if value != old.get(key)]
     if changed:
-        log.warning("resuming is not exact to the bit, since something changed: %s", ", ".join(changed))
+        log.warning("the resumed run may differ in the last bits, since these changed: %s", ", ".join(changed))
+
+
+def _write_record(prepared: PreparedRun, start: dict[str, Any] | None) -> None:
+    """Write run.json: every setting, versions, seed, commit and the initial weights. Raises BadFolder."""
+    engine, out = prepared.engine, prepared.out
+    record = {
+        "format": 1,
+        "settings": prepared.config.tables(),
+        **({} if start is None else {"start": start}),
+        "may_change": sorted(CHANGEABLE),
+        "channels_last": engine.channels_last,
+        "parameters": {name: sum(p.numel() for p in group) for name, group in engine.parameters.items()},
+        **_environment(),
+        "commit": git_commit(),
+        "notes": engine.recipe.notes(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic(out / "run.json") as path:
+            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadFolder(f"{out}: the run folder cannot be written ({error}): choose another (--out)") from error
 
 
 def _environment() -> dict[str, Any]:
@@ -221,39 +269,3 @@ def _environment() -> dict[str, Any]:
         },
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
     }
-
-
-def check_exporters(parity: str) -> None:
-    """Raises MissingExtra now rather than after hours of training."""
-    for module, extra in (("onnx", "train"), ("onnxscript", "train"), ("onnxruntime", "train"), ("openvino", None)):
-        if find_spec(module) is None and not (module == "openvino" and parity == "installed"):
-            raise MissingExtra(module, extra, "exporting the trained model")
-
-
-def write_record(
-    out: Path, settings: TrainingConfig, engine: TrainingEngine, start: dict[str, Any] | None = None
-) -> None:
-    """run.json: every setting, versions, seed, commit, and what the run started from. Raises BadFolder where the folder
-    cannot be written."""
-    tree: Tables = {}
-    for key, value in settings.flat().items():
-        table, _, name = key.partition(".")
-        tree.setdefault(table, {})[name] = value
-    record = {
-        "format": 1,
-        "settings": tree,
-        **({} if start is None else {"start": start}),
-        "may_change": sorted(CADENCE),
-        "channels_last": engine.channels_last,
-        "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in engine.players.items()},
-        **_environment(),
-        "commit": git_commit(),
-        "remarks": engine.recipe.remarks(),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic(out / "run.json") as path:
-            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadFolder(f"{out}: the run folder cannot be written ({error}); take another one (--out)") from error

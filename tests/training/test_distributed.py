@@ -56,14 +56,14 @@ def together(recipe: str, out: Path, *, size: int = 2, **said: Any) -> tuple[lis
     return [process.exitcode for process in started], [log.read_text() for log in logs]
 
 
-def told(out: Path, size: int = 2) -> list[dict[str, Any]]:
+def states(out: Path, size: int = 2) -> list[dict[str, Any]]:
     """What the processes of a finished run have left."""
     return [torch.load(out / f"rank-{rank}.pt") for rank in range(size)]
 
 
-def shared(told: dict[str, Any]) -> dict[str, Tensor]:
+def shared(state: dict[str, Any]) -> dict[str, Tensor]:
     """All of a process's tensors that must be the same in all: weights, statistics, moments, average."""
-    engine = {key: value for key, value in told["engine"].items() if key not in ("pools", "pool_generator")}
+    engine = {key: value for key, value in state["engine"].items() if key not in ("histories", "history_generator")}
     return {name: leaf for name, leaf in leaves(engine).items() if isinstance(leaf, Tensor)}
 
 
@@ -101,15 +101,17 @@ def test_two_processes_are_one_with_twice_the_batch(
     no_export(monkeypatch)
     said = {**WITHOUT_BATCH_NORM, "settings": settings}
     one = small_run(recipe, tmp_path / "one", batch=2, **said)
-    start = checkpoint.load_checkpoint(small_run(recipe, tmp_path / "start", batch=2, steps=1, **said).folder / "state")
-    alone = checkpoint.load_checkpoint(one.folder / "state")["engine"]
+    start = checkpoint.load_checkpoint(
+        small_run(recipe, tmp_path / "start", batch=2, steps=1, **said).folder / "checkpoints"
+    )
+    alone = checkpoint.load_checkpoint(one.folder / "checkpoints")["engine"]
     codes, logs = together(recipe, tmp_path / "two", batch=1, **said)
     assert codes == [0, 0], logs
-    both = [process["engine"] for process in told(tmp_path / "two")]
+    both = [process["engine"] for process in states(tmp_path / "two")]
     assert apart(alone, both[0], start["engine"]) < 1e-4
     codes, logs = together(recipe, tmp_path / "apart", batch=1, apart=True, **said)
     assert codes == [0, 0], logs
-    separate = [process["engine"] for process in told(tmp_path / "apart")]
+    separate = [process["engine"] for process in states(tmp_path / "apart")]
     assert apart(alone, separate[0], start["engine"]) > 0.2, "the comparison must notice gradients left apart"
 
 
@@ -126,7 +128,7 @@ def test_two_processes_are_one_with_twice_the_batch(
 def test_processes_stay_in_step(recipe: str, size: int, said: dict[str, Any], tmp_path: Path) -> None:
     codes, logs = together(recipe, tmp_path / "run", size=size, **said)
     assert codes == [0] * size, logs
-    first, *others = told(tmp_path / "run", size)
+    first, *others = states(tmp_path / "run", size)
     for other in others:
         assert first["step"] == other["step"]
         assert shared(first).keys() == shared(other).keys()
@@ -134,7 +136,7 @@ def test_processes_stay_in_step(recipe: str, size: int, said: dict[str, Any], tm
             assert torch.equal(value, shared(other)[name]), name
         assert not torch.equal(first["draw"], other["draw"]), "dropout is each process's own"
     if recipe == "cyclegan":
-        pools = [process["engine"]["pools"]["clear"]["photos"] for process in (first, *others)]
+        pools = [process["engine"]["histories"]["clear"]["photos"] for process in (first, *others)]
         assert [len(photos) for photos in pools] == [2, 2]
         assert not torch.equal(pools[0][0], pools[1][0]), "each process shows its own fakes"
     assert all(not log for log in logs[1:]), "the main process speaks"
@@ -148,18 +150,18 @@ def test_stopped_and_resumed_equals_uninterrupted(recipe: str, signal: str, rank
     trouble = {"what": signal, "rank": rank, "step": 5}
     codes, logs = together(recipe, tmp_path / "part", trouble=trouble)
     assert codes == [130, 130], logs
-    part = checkpoint.load_checkpoint(tmp_path / "part" / "state")
+    part = checkpoint.load_checkpoint(tmp_path / "part" / "checkpoints")
     assert part["step"] == 5
     assert len(part["others"]) == 1
     codes, logs = together(recipe, tmp_path / "part", resume=True)
     assert codes == [0, 0], logs
-    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("whole", "part")))
+    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "part")))
     assert terms(tmp_path / "part") == terms(tmp_path / "whole")
     assert [line["step"] for line in terms(tmp_path / "part")] == list(range(1, 9))
     with pytest.raises(BadSettings, match=r"run\.devices is 1 .* started with 2"):
         small_run(recipe, tmp_path / "part", data=str(tmp_path), devices=1, resume=True)
     with pytest.raises(BadSettings, match=r"run\.devices is 3, but 2 processes"):
-        checkpoint.rank_state(part, 0, 3)
+        checkpoint.process_checkpoint(part, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,6 @@ def test_stopped_and_resumed_equals_uninterrupted(recipe: str, signal: str, rank
     [
         ({"trouble": {"what": "nan", "rank": 1, "step": 3}}, [1, 1], "is nan in step 3", ""),
         ({"data": "/nowhere/to/be/found"}, [1, 1], "/nowhere/to/be/found", ""),
-        ({"data": "/nowhere/to/be/found", "strategy": "fsdp"}, [1, 1], "take 'ddp'", ""),
         ({"trouble": {"what": "error", "rank": 1, "step": 3}}, [1, 1], "before the run did", "photo.png: not a"),
         ({"trouble": {"what": "SIGKILL", "rank": 0, "step": 3}}, [-9, 1], "", ""),
         ({"trouble": {"what": "SIGKILL", "rank": 1, "step": 3}}, [1, -9], "before the run did", ""),
@@ -176,7 +177,7 @@ def test_stopped_and_resumed_equals_uninterrupted(recipe: str, signal: str, rank
 def test_what_fails_in_one_fails_in_all(
     said: dict[str, Any], codes: list[int], words: str, others: str, tmp_path: Path
 ) -> None:
-    """Nobody waits for the dead; what all know the main process says, what one alone knows that one says."""
+    """No process waits for one that has ended; errors that all find alike are reported by the main one."""
     found, logs = together("supervised", tmp_path / "run", **said)
     assert found == codes, logs
     assert words in logs[0]
@@ -201,7 +202,7 @@ def test_torchrun(tmp_path: Path) -> None:
     assert Run(tmp_path / "run").settings()["settings"]["run"]["devices"] == 2
     codes, logs = together("pix2pix", tmp_path / "placed", steps=3)
     assert codes == [0, 0], logs
-    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "state") for name in ("run", "placed")))
+    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "checkpoints") for name in ("run", "placed")))
 
 
 def test_an_error_in_a_process_that_was_started_here(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_an_error_in_a_process_that_was_started_here(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "photo.png: not a picture" in done.stderr
     assert "before the run did" in done.stderr
-    assert (tmp_path / "run" / "state").is_dir()
+    assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
 def test_the_command_line_from_photos_to_a_model(tmp_path: Path, photo: np.ndarray) -> None:
@@ -233,11 +234,11 @@ def test_the_command_line_from_photos_to_a_model(tmp_path: Path, photo: np.ndarr
 
 LIGHT = """
 import os, time
-from fairweather.training import launch
-if launch.world() is None:
-    launch.start(3)
+from fairweather.training import distributed as launch
+if launch.world_size() is None:
+    launch.start_processes(3)
 launch.GRACE = 0.1
-launch.watch()
+launch.watch_processes()
 os.write(1, os.environ["LOCAL_RANK"].encode() + b"\\n")  # in one piece: three processes share the pipe
 time.sleep(2)
 if launch.is_main() is {main}:
@@ -308,7 +309,6 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             small_run("supervised", tmp_path / "run", **options)
         assert not (tmp_path / "run").exists()
 
-    refused("one backward pass", strategy="fsdp")
     refused("devices is 0", devices=0)
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     refused("notebook", devices=2)
@@ -322,4 +322,4 @@ def test_alone_nothing_is_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     no_export(monkeypatch)
     for name in ("all_reduce", "broadcast", "gather_object", "all_gather_object", "new_group", "barrier"):
         monkeypatch.setattr(torch.distributed, name, None)
-    assert "others" not in checkpoint.load_checkpoint(small_run("cyclegan", tmp_path).folder / "state")
+    assert "others" not in checkpoint.load_checkpoint(small_run("cyclegan", tmp_path).folder / "checkpoints")

@@ -90,10 +90,11 @@ def test_it_grows_from_a_swift_and_goes_on_exactly(
 
     with pytest.raises(KeyboardInterrupt):
         clips_run(tmp_path / "part", data=Strips(interrupt), **words)
-    assert checkpoint.load_checkpoint(tmp_path / "part" / "state")["step"] == 3
+    assert checkpoint.load_checkpoint(tmp_path / "part" / "checkpoints")["step"] == 3
     resumed = clips_run(tmp_path / "part", resume=True, **words)
     assert_same_state(
-        checkpoint.load_checkpoint(whole.folder / "state"), checkpoint.load_checkpoint(resumed.folder / "state")
+        checkpoint.load_checkpoint(whole.folder / "checkpoints"),
+        checkpoint.load_checkpoint(resumed.folder / "checkpoints"),
     )
 
 
@@ -113,7 +114,7 @@ def test_it_begins_with_the_pictures_of_that_swift(swift: Path) -> None:
         assert (network(photo) - old(photo)).abs().max() < 1e-6
     with pytest.raises(BadSettings, match=r"widths=\[4, 4, 4, 4\], but generator\.widths is \[4, 4, 4, 8\]"):
         start.check(NamedArguments("recurrent_maps", {**arguments, "widths": [4, 4, 4, 8]}))
-    with pytest.raises(BadSettings, match=r"is a swift, but generator\.name is 'unet'"):
+    with pytest.raises(BadSettings, match=r"is a scattering_maps, but generator\.name is 'unet'"):
         start.check(NamedArguments("unet", {}))
 
 
@@ -128,7 +129,7 @@ def test_the_memory_alone_learns(swift: Path, tmp_path: Path, monkeypatch: pytes
         assert last < share * first, (term, first, last)
     before, after = (
         read_initial_weights(str(swift)).weights,
-        checkpoint.load_checkpoint(run.folder / "state")["engine"]["recipe"],
+        checkpoint.load_checkpoint(run.folder / "checkpoints")["engine"]["recipe"],
     )
     for name, value in before.items():
         if "num_batches" not in name:
@@ -185,16 +186,15 @@ def test_a_run_from_its_settings_file_ships_a_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "data", "words"),
     [
-        ("supervised_video", {}, r"clips learns from clips.*data\.frames"),
-        ("supervised_video", {"frames": 0}, r"data\.frames is 0"),
-        ("supervised", {"frames": 3}, r"data\.frames: supervised learns from photos; clips learns from clips"),
+        ("supervised_video", {}, r"supervised_video trains on clips.*data\.frames"),
+        ("supervised", {"frames": 3}, r"data\.frames: supervised trains on photos: remove it, or use supervised_video"),
     ],
 )
 def test_photos_and_clips_are_told_apart(recipe: str, data: dict[str, Any], words: str) -> None:
     from fairweather.recipes import RECIPES
     from fairweather.training.config import DataConfig
-    from fairweather.training.dataloader import check_choice
+    from fairweather.training.dataloader import check_sources
 
     sources = [{"kind": "clear", "path": "clear"}]
     with pytest.raises(BadSettings, match=words):
-        check_choice(DataConfig(folder="x", sources=sources, **data), RECIPES[recipe], recipe)
+        check_sources(DataConfig(folder="x", sources=sources, **data), RECIPES[recipe], recipe)

@@ -1,17 +1,20 @@
-"""An interrupted run that goes on ends in the uninterrupted one's weights, bit for bit."""
+"""Interrupted runs: resumed, they end with the same weights as uninterrupted ones, bit for bit."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from fairweather.errors import BadFolder, BadSettings
-from fairweather.training import Run, checkpoint
+from fairweather.training import Run, checkpoint, loop
+from fairweather.training.optimization import TrainingEngine
 from tests.training import killed
 from tests.training.several import forked
 from tests.training.toy import SMALL, Toy, assert_same_state, no_export, small_run
@@ -23,7 +26,7 @@ def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    return checkpoint.load_checkpoint(folder / "state")
+    return checkpoint.load_checkpoint(folder / "checkpoints")
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
@@ -48,7 +51,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
         assert_same_state(final(whole[recipe].folder), final(part))
         assert [line["step"] for line in resumed.stats()] == list(range(1, 9))
         assert terms(resumed) == terms(whole[recipe])
-    pools = final(whole["cyclegan"].folder)["engine"]["pools"]
+    pools = final(whole["cyclegan"].folder)["engine"]["histories"]
     assert {name: len(pool["photos"]) for name, pool in pools.items()} == {"clear": 2, "degraded": 2}
 
 
@@ -69,9 +72,11 @@ def test_the_other_recipes_go_on_exactly_too(recipe: str, tmp_path: Path) -> Non
         assert kept == ["compare._extra_state"]
 
 
-@pytest.mark.parametrize("forgotten", ["random", "pools", "pool_generator", "optimizers", "ema", "judges"])
+@pytest.mark.parametrize(
+    "forgotten", ["random", "histories", "history_generator", "optimizers", "ema", "discriminators"]
+)
 def test_everything_in_the_state_is_needed(tmp_path: Path, forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison can fail: whoever forgets a part of the state ends elsewhere."""
+    """The comparison can fail: without any part of the state, a resumed run ends with other weights."""
     recipe = {"random": "pix2pix", "optimizers": "supervised", "ema": "supervised"}.get(forgotten, "cyclegan")
     whole = small_run(recipe, tmp_path / "whole")
     interrupt_at(5, recipe, tmp_path / "part")
@@ -80,11 +85,13 @@ def test_everything_in_the_state_is_needed(tmp_path: Path, forgotten: str, monke
     blank = final(small.folder)
     if forgotten == "random":
         fresh["random"] = blank["random"]
-    elif forgotten == "pools":
-        fresh["engine"]["pools"] = {}
-    elif forgotten == "judges":
+    elif forgotten == "histories":
+        fresh["engine"]["histories"] = {}
+    elif forgotten == "discriminators":
         networks = fresh["engine"]["recipe"]
-        networks |= {name: value for name, value in blank["engine"]["recipe"].items() if name.startswith("judge")}
+        networks |= {
+            name: value for name, value in blank["engine"]["recipe"].items() if name.startswith("discriminator")
+        }
     else:
         fresh["engine"][forgotten] = blank["engine"][forgotten]
     monkeypatch.setattr(checkpoint, "load_checkpoint", lambda _: fresh)
@@ -124,12 +131,12 @@ def test_a_damaged_newest_checkpoint_leaves_the_one_before(tmp_path: Path, caplo
     whole = small_run("supervised", tmp_path / "whole")
     part = tmp_path / "part"
     interrupt_at(6, "supervised", part, checkpoint_steps=4)
-    path = part / "state" / "state.pt"
+    path = part / "checkpoints" / "latest.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     resumed = small_run("supervised", part, resume=True)
-    assert any("state.pt is damaged" in words and "after step 4" in words for words in caplog.messages)
+    assert any("latest.pt is damaged" in words and "after step 4" in words for words in caplog.messages)
     assert_same_state(final(whole.folder), final(part))
     assert terms(resumed) == terms(whole)
     assert [without_times(line) for line in resumed.epochs()] == [without_times(line) for line in whole.epochs()]
@@ -190,3 +197,75 @@ def test_a_run_is_not_written_over(tmp_path: Path) -> None:
 def test_resume_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(BadFolder, match=r"run\.json"):
         small_run("supervised", tmp_path / "nothing", resume=True)
+
+
+# A run by the clock: its length and learning rates count the time of training alone.
+
+MINUTES = 14 / 60
+"""Seven steps of two photos, each of which takes a second by this clock."""
+
+
+class StoppedClock:
+    """A clock that advances by a second per sample, and between two parts of a run."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.photos = 0
+        self.rates: list[tuple[float, float]] = []
+
+    def part(self, out: Path, *, stop_after: int | None = None, **options: Any) -> Callable[[], None]:
+        def on_sample(epoch: int, index: int) -> None:
+            self.now += 1
+            self.photos += 1
+            if self.photos == stop_after:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return lambda: small_run(
+            "supervised", out, data=Toy(on_sample=on_sample), steps=None, minutes=MINUTES, **options
+        )
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
+    made = StoppedClock()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: made.now))
+    step = TrainingEngine.step
+
+    def watched(self: TrainingEngine, batch: Any, progress: float) -> Any:
+        terms = step(self, batch, progress)
+        made.rates.append((progress, self.optimizers["generator"].param_groups[0]["lr"]))
+        return terms
+
+    monkeypatch.setattr(TrainingEngine, "step", watched)
+    return made
+
+
+def test_three_parts_are_one_run_by_the_clock(clock: StoppedClock, tmp_path: Path) -> None:
+    clock.part(tmp_path / "whole")()
+    whole, clock.rates = clock.rates, []
+    assert [round(progress, 6) for progress, _ in whole] == [round(step / 7, 6) for step in range(7)]
+    assert len({rate for _, rate in whole}) == 7
+    for stop, resume in ((4, False), (4, True)):
+        clock.photos = 0
+        with pytest.raises(KeyboardInterrupt):
+            clock.part(tmp_path / "part", stop_after=stop, resume=resume)()
+        clock.now += 3600  # the machine did something else
+    assert checkpoint.load_checkpoint(tmp_path / "part" / "checkpoints")["seconds"] == 8
+    clock.part(tmp_path / "part", resume=True)()
+    assert clock.rates == whole
+    ends = [checkpoint.load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "part")]
+    assert_same_state(*ends)
+    assert [end["seconds"] for end in ends] == [14, 14]
+
+
+def test_steps_lost_in_a_crash_are_taken_again(clock: StoppedClock, tmp_path: Path) -> None:
+    """Interrupted after four steps, the last checkpoint after two: the time of the lost steps does not count."""
+    clock.part(tmp_path / "whole")()
+    clock.photos = 0
+    with pytest.raises(KeyboardInterrupt):
+        clock.part(tmp_path / "part", stop_after=8, checkpoint_steps=2)()
+    path = tmp_path / "part" / "checkpoints"
+    path.joinpath("previous.pt").replace(path / "latest.pt")
+    assert checkpoint.load_checkpoint(path)["seconds"] < 8
+    clock.part(tmp_path / "part", resume=True)()
+    assert_same_state(*(checkpoint.load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "part")))

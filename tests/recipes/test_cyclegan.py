@@ -1,4 +1,4 @@
-"""The unpaired recipes: photos cross between the domains, and each term goes through the network it is about."""
+"""The unpaired recipes: translation crosses domains, and each term uses the right networks."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairweather.recipes import CycleGANSettings, DerainSettings
-from fairweather.recipes.cyclegan import CycleRecipe
-from tests.recipes.standins import Teacher, batch, made
+from fairweather.recipes import CycleGAN, CycleGANSettings
+from tests.recipes.standins import RecordingUpdate, batch, made
 
 CYCLES = ["claritygan", "cyclegan", "derain"]
 
 
-def cycle(name: str, **settings: float) -> CycleRecipe:
+def cycle(name: str, **settings: float) -> CycleGAN:
     recipe = made(name, **settings)
-    assert isinstance(recipe, CycleRecipe)
+    assert isinstance(recipe, CycleGAN)
     return recipe
 
 
 @pytest.mark.parametrize("name", CYCLES)
 def test_the_cycle_crosses_domains(name: str) -> None:
-    """Translation, cycle and identity each go through the generator that they are about."""
+    """Translation, cycle and identity use the right generators."""
     recipe = cycle(name)
     photos = batch(1)
     with torch.no_grad():
         recipe.restore.amount.fill_(0.25)
         recipe.degrade.amount.fill_(-0.5)
-    terms = {name: term.detach() for name, term in recipe.step(photos, Teacher(recipe)).items()}
+    terms = {name: term.detach() for name, term in recipe.step(photos, RecordingUpdate(recipe)).items()}
     restore, degrade = recipe.restore.given, recipe.degrade.given
     # restore sees the degraded photo, what degrade made of the clear one, and the clear one (identity)
     for seen, wanted in zip(restore, [photos.degraded, photos.clear - 0.5, photos.clear], strict=True):
@@ -39,58 +38,57 @@ def test_the_cycle_crosses_domains(name: str) -> None:
     for term, value in expected.items():
         assert float(terms[term]) == pytest.approx(value, rel=1e-4), term
     with torch.no_grad():
-        judged = {
-            "adversarial_clear": recipe.judge_clear(photos.degraded + 0.25),
-            "adversarial_degraded": recipe.judge_degraded(photos.clear - 0.5),
+        expected_scores = {
+            "adversarial_clear": recipe.discriminator_clear(photos.degraded + 0.25),
+            "adversarial_degraded": recipe.discriminator_degraded(photos.clear - 0.5),
         }
-    for term, scores in judged.items():
+    for term, scores in expected_scores.items():
         torch.testing.assert_close(terms[term], (scores - 1).square().mean())
 
 
 @pytest.mark.parametrize("name", CYCLES)
-def test_discriminators_see_the_pool_and_half_their_loss(name: str) -> None:
+def test_discriminators_use_the_history_and_half_their_loss(name: str) -> None:
     recipe = cycle(name, pool=7)
-    learn, photos = Teacher(recipe), batch(1)
-    terms = recipe.step(photos, learn)
-    torch.testing.assert_close(learn.recalled["clear"][0], photos.degraded + 0.1)
-    torch.testing.assert_close(learn.recalled["degraded"][0], photos.clear + 0.1)
-    assert {size for _, size in learn.recalled.values()} == {7}
-    from_pool = torch.full((1, 3, 32, 32), 0.25)
-    for name, judge, real in (
-        ("clear", recipe.judge_clear, photos.clear),
-        ("degraded", recipe.judge_degraded, photos.degraded),
+    update, photos = RecordingUpdate(recipe), batch(1)
+    terms = recipe.step(photos, update)
+    torch.testing.assert_close(update.from_history["clear"][0], photos.degraded + 0.1)
+    torch.testing.assert_close(update.from_history["degraded"][0], photos.clear + 0.1)
+    assert {size for _, size in update.from_history.values()} == {7}
+    from_history = torch.full((1, 3, 32, 32), 0.25)
+    for name, discriminator, real in (
+        ("clear", recipe.discriminator_clear, photos.clear),
+        ("degraded", recipe.discriminator_degraded, photos.degraded),
     ):
-        expected = 0.5 * ((judge(real) - 1).square().mean() + judge(from_pool).square().mean())
+        expected = 0.5 * ((discriminator(real) - 1).square().mean() + discriminator(from_history).square().mean())
         torch.testing.assert_close(terms[f"discriminator_{name}"], expected)
 
 
 @pytest.mark.parametrize("name", CYCLES)
-def test_the_papers_settings_and_players(name: str) -> None:
+def test_the_papers_settings_and_groups(name: str) -> None:
     papers = {"cycle": 10, "identity": 5, "pool": 50, "lr": 2e-4, "beta1": 0.5, "hold": 0.5, "width": 64}
     assert CycleGANSettings() == CycleGANSettings(**papers)
-    assert DerainSettings() == DerainSettings(**papers)
     recipe = cycle(name)
     assert {key: getattr(type(recipe).settings_type(), key) for key in papers} == papers
-    players = recipe.players()
-    assert set(players) == {"generators", "discriminators"}
-    for player in players.values():
-        assert (player.optimizer, player.lr, player.betas) == ("adam", 2e-4, (0.5, 0.999))
-        assert player.schedule == "linear"
+    groups = recipe.optimizer_groups()
+    assert set(groups) == {"generators", "discriminators"}
+    for group in groups.values():
+        assert (group.optimizer, group.lr, group.betas) == ("adam", 2e-4, (0.5, 0.999))
+        assert group.schedule == "linear"
     assert (recipe.batch, recipe.epochs, recipe.crop, recipe.paired) == (1, 200, 256, False)
-    for judge in (recipe.judge_clear, recipe.judge_degraded):
-        assert sum(isinstance(module, nn.InstanceNorm2d) for module in judge.modules()) == 3
+    for discriminator in (recipe.discriminator_clear, recipe.discriminator_degraded):
+        assert sum(isinstance(module, nn.InstanceNorm2d) for module in discriminator.modules()) == 3
 
 
-def test_what_looks_right_to_vgg_is_compared_with_where_the_cycle_began() -> None:
-    """Twice across: each reconstruction beside its own original; the weight is the setting's, and all of it counts."""
-    recipe, photos, learn = cycle("claritygan", perceptual=3.0), batch(1), None
+def test_the_perceptual_term_compares_reconstructions_with_their_originals() -> None:
+    """With the weight of the settings."""
+    recipe, photos, update = cycle("claritygan", perceptual=3.0), batch(1), None
     with torch.no_grad():
         recipe.restore.amount.fill_(0.25)
         recipe.degrade.amount.fill_(-0.5)
     seen: list[tuple[Tensor, Tensor]] = []
     recipe.compare.register_forward_hook(lambda _, given, value: seen.append(given))
-    learn = Teacher(recipe)
-    terms = recipe.step(photos, learn)
+    update = RecordingUpdate(recipe)
+    terms = recipe.step(photos, update)
     pairs = [(photos.degraded - 0.25, photos.degraded), (photos.clear - 0.25, photos.clear)]
     for (again, original), (wanted_again, wanted) in zip(seen, pairs, strict=True):
         torch.testing.assert_close(again, wanted_again)
@@ -100,14 +98,14 @@ def test_what_looks_right_to_vgg_is_compared_with_where_the_cycle_began() -> Non
         assert terms[term] > 0.01
 
 
-def test_the_perceptual_term_is_learned() -> None:
-    """Without it the generators' loss is smaller by exactly what is logged for it, and their gradients differ."""
+def test_the_perceptual_term_is_optimized() -> None:
+    """Without it, the loss is smaller by exactly the logged terms, and the gradients differ."""
     losses, gradients, logged = {}, {}, {}
     for weight in (0.0, 1.0):
         recipe = cycle("claritygan", perceptual=weight)
-        learn = Teacher(recipe)
-        logged[weight] = recipe.step(batch(1), learn)
-        losses[weight], gradients[weight] = learn.losses["generators"], learn.gradients["generators"]
+        update = RecordingUpdate(recipe)
+        logged[weight] = recipe.step(batch(1), update)
+        losses[weight], gradients[weight] = update.losses["generators"], update.gradients["generators"]
     extra = logged[1.0].keys() - logged[0.0].keys()
     assert extra == {"perceptual_degraded", "perceptual_clear"}
     torch.testing.assert_close(losses[1.0] - losses[0.0], sum(logged[1.0][term].detach() for term in extra))

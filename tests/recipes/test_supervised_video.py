@@ -1,4 +1,4 @@
-"""Regression on clips: strips are cut into frames, change is compared with the truth's change."""
+"""Regression on clips: strips and frames, temporal terms, recurrent generators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fairweather.generators import RecurrentMaps
 from fairweather.losses import charbonnier
 from fairweather.recipes import Batch, SupervisedVideo, SupervisedVideoSettings
 from fairweather.recipes.supervised_video import frames_of, restored_clips, strips_of
-from tests.recipes.standins import Dye, Teacher
+from tests.recipes.standins import RecordingUpdate, Tint
 
 ALONE = {"charbonnier": 0.0, "ssim": 0.0, "frequency": 0.0, "psnr": 0.0, "steadiness": 3.0}
 
@@ -30,9 +30,9 @@ def test_strips_and_frames_are_the_same_pixels() -> None:
         frames_of(strip[:, :, :50])
 
 
-def test_an_error_that_stays_is_steady_and_one_that_flickers_is_not() -> None:
-    class Painter(nn.Module):
-        """Gives the truth with an error of 0.2: always (`flicker` 0), or in every second frame."""
+def test_steadiness_penalizes_flickering_errors_only() -> None:
+    class WithError(nn.Module):
+        """Returns the input with an error of 0.2, in every frame or in every second one."""
 
         multiple_of = 1
 
@@ -47,15 +47,15 @@ def test_an_error_that_stays_is_steady_and_one_that_flickers_is_not() -> None:
 
     truth, terms = strips(), {}
     for flicker in (False, True):
-        recipe = SupervisedVideo(lambda flicker=flicker: Painter(flicker), SupervisedVideoSettings(**ALONE))
-        terms[flicker] = recipe.step(Batch(truth, truth), Teacher(recipe))["steadiness"].item()
+        recipe = SupervisedVideo(lambda flicker=flicker: WithError(flicker), SupervisedVideoSettings(**ALONE))
+        terms[flicker] = recipe.step(Batch(truth, truth), RecordingUpdate(recipe))["steadiness"].item()
     none = 3 * charbonnier(torch.zeros(1), torch.zeros(1)).item()
     assert terms[False] == pytest.approx(none, rel=1e-3)
     assert terms[True] == pytest.approx(3 * 0.2, rel=0.02)
 
 
-def test_a_picture_that_pulsates_as_a_whole_flickers() -> None:
-    """By half a level in every second frame; what a difference of pixels sees of noise, its mean does not."""
+def test_flicker_penalizes_pulsation_of_the_whole_frame() -> None:
+    """By half a level in every second frame; noise, which has no mean, is not penalized."""
     only = {**ALONE, "steadiness": 0.0, "flicker": 10.0}
     truth = strips().clamp(0.1, 0.9)
     on = torch.arange(4).repeat_interleave(16)[:, None] % 2
@@ -64,14 +64,14 @@ def test_a_picture_that_pulsates_as_a_whole_flickers() -> None:
     for name, off in (("pulse", 0.5 / 255 * on), ("still", torch.full_like(truth, 0.05)), ("noise", noise)):
         recipe = SupervisedVideo(lambda off=off: Adding(off))
         recipe.settings = SupervisedVideoSettings(**only)
-        found[name] = recipe.step(Batch(truth, truth), Teacher(recipe))["flicker"].item()
+        found[name] = recipe.step(Batch(truth, truth), RecordingUpdate(recipe))["flicker"].item()
     assert found["pulse"] == pytest.approx(10 * 0.5 / 255, rel=1e-3)
     assert found["still"] < 1e-5
     assert found["noise"] < 0.2 * 10 * 0.05
 
 
 class Adding(nn.Module):
-    """Adds what it is given, a strip, and a parameter of nothing."""
+    """Adds a strip, and a parameter of zero."""
 
     multiple_of = 1
 
@@ -84,7 +84,7 @@ class Adding(nn.Module):
         return frames + frames_of(off) + self.amount
 
 
-def test_a_memory_sees_the_frames_in_their_order_and_others_see_each_alone() -> None:
+def test_recurrent_generators_get_frames_in_order_others_each_frame_alone() -> None:
     torch.manual_seed(0)
     network = RecurrentMaps(size=32, widths=(4, 4, 4, 4), heads=2, states=2).eval()
     nn.init.normal_(network.maps_module.memory.outwards.weight)
@@ -93,32 +93,32 @@ def test_a_memory_sees_the_frames_in_their_order_and_others_see_each_alone() -> 
         there = restored_clips(network, clips)
         back = restored_clips(network, clips.flip(1)).flip(1)
     assert (there - back).abs().max() > 1e-4
-    dye = Dye()
-    assert torch.equal(restored_clips(dye, clips), clips + dye.amount)
-    assert dye.given[0].shape == (8, 3, 32, 32)
+    tint = Tint()
+    assert torch.equal(restored_clips(tint, clips), clips + tint.amount)
+    assert tint.given[0].shape == (8, 3, 32, 32)
 
 
-def test_the_memory_alone_learns_where_that_is_asked() -> None:
+def test_only_the_recurrent_part_is_trained_unless_whole() -> None:
     def build() -> nn.Module:
         return RecurrentMaps(size=32, widths=(4, 4, 4, 4), heads=2, states=2)
 
     recipe = SupervisedVideo(build, SupervisedVideoSettings(whole=False))
-    (player,) = recipe.players().values()
+    (group,) = recipe.optimizer_groups().values()
     own = {id(p) for p in recipe.restore.maps_module.memory.parameters()}
-    assert {id(p) for p in player.parameters()} == own
+    assert {id(p) for p in group.parameters()} == own
     truth = strips(side=32)
-    recipe.step(Batch(strips(side=32, seed=1), truth), Teacher(recipe))
+    recipe.step(Batch(strips(side=32, seed=1), truth), RecordingUpdate(recipe))
     with pytest.raises(BadSettings, match=r"recipe\.whole"):
-        SupervisedVideo(Dye, SupervisedVideoSettings(whole=False)).players()
+        SupervisedVideo(Tint, SupervisedVideoSettings(whole=False)).optimizer_groups()
 
 
-def test_a_clip_of_one_frame_has_no_change() -> None:
-    recipe = SupervisedVideo(Dye)
+def test_a_clip_of_one_frame_has_no_temporal_terms() -> None:
+    recipe = SupervisedVideo(Tint)
     photo = strips(frames=1)
-    assert "steadiness" not in recipe.step(Batch(photo, photo), Teacher(recipe))
+    assert "steadiness" not in recipe.step(Batch(photo, photo), RecordingUpdate(recipe))
 
 
-def test_a_sheet_shows_the_clips() -> None:
-    recipe = SupervisedVideo(Dye)
+def test_previews_are_strips() -> None:
+    recipe = SupervisedVideo(Tint)
     strip = strips()
-    assert torch.equal(recipe.shown(recipe.restore, strip), strip + recipe.restore.amount)
+    assert torch.equal(recipe.preview(recipe.restore, strip), strip + recipe.restore.amount)

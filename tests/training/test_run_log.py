@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairweather import images
-from fairweather.cli import _guarded
-from fairweather.training.run_log import EpochMeter, epoch_due
+from fairweather import cli, images
+from fairweather.commands import train
+from fairweather.training.run_log import EpochMeter, epoch_due, read_stats, truncate_stats
 from tests.training.toy import no_export, small_run
 
 
@@ -81,7 +81,7 @@ def test_log_lines_go_where_stderr_is_now(monkeypatch: pytest.MonkeyPatch, capsy
 
     written: list[str] = []
 
-    def run(verb: str, arguments: list[str]) -> int:
+    def run() -> int:
         console = Console(file=sys.stderr, force_terminal=True, width=60)
         with Progress(console=console, auto_refresh=False) as bar:
             written.append(type(sys.stderr).__name__)
@@ -90,8 +90,54 @@ def test_log_lines_go_where_stderr_is_now(monkeypatch: pytest.MonkeyPatch, capsy
             bar.refresh()
         return 0
 
-    monkeypatch.setattr("fairweather.cli._run", run)
-    assert _guarded("train", []) == 0
+    monkeypatch.setattr(train, "parse", lambda *_: run)
+    assert cli.main(["train"]) == 0
     assert written == ["FileProxy"]
-    told = capsys.readouterr().err
-    assert told.index("fairweather: epoch 1") < told.rindex("steps")
+    printed = capsys.readouterr().err
+    assert printed.index("fairweather: epoch 1") < printed.rindex("steps")
+
+
+def test_without_tensorboard_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import sys
+
+    no_export(monkeypatch)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with caplog.at_level(logging.INFO, logger="fairweather"):
+        small_run("supervised", tmp_path, steps=1, tensorboard=True)
+    assert sum("tensorboard is not installed" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_stats_survive_a_line_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    path.write_text('{"step": 1, "a": 1.5}\n{"step": 2, "a": 1.25}\n{"step": 3, "a"')
+    assert [line["step"] for line in read_stats(path)] == [1, 2]
+    truncate_stats(path, 1)
+    assert path.read_text() == '{"step": 1, "a": 1.5}\n'
+
+
+def test_tensorboard_has_the_same_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    no_export(monkeypatch)
+    run = small_run("supervised", tmp_path, steps=3, tensorboard=True)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    line = run.stats()[1]
+    for name in line.keys() - {"step", "time"}:
+        scalars = board.Scalars(name)
+        assert [event.step for event in scalars] == [1, 2, 3]
+        assert scalars[1].value == pytest.approx(line[name])
+
+
+def test_the_log_has_every_term_and_the_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    no_export(monkeypatch)
+    with caplog.at_level(logging.INFO, logger="fairweather"):
+        small_run("supervised", tmp_path, steps=4, log_steps=2)
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
+    assert [line.split(",")[0] for line in lines] == ["step 2", "step 4"]
+    assert all(word in lines[1] for word in ("charbonnier", "ssim", "frequency", "photos/s"))

@@ -20,7 +20,7 @@ from fairweather.training import checkpoint, trainer
 from fairweather.training.config import NamedArguments
 from fairweather.training.export_run import export_run
 from fairweather.training.initial_weights import InitialWeights, read_initial_weights
-from tests.training.test_resume import interrupt_at
+from tests.training.test_loop import interrupt_at
 from tests.training.toy import assert_same_state, no_export, small_run
 
 UNET = {"levels": 2, "width": 4, "dropout": 0.0}
@@ -43,7 +43,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine_of(run: Path) -> dict[str, Any]:
-    return checkpoint.load_checkpoint(run / "state")["engine"]
+    return checkpoint.load_checkpoint(run / "checkpoints")["engine"]
 
 
 def learned(weights: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
@@ -118,19 +118,19 @@ def test_what_it_cannot_begin_with(tiny_model: Path, first: Path, tmp_path: Path
         read_initial_weights(str(tmp_path / "empty"))
     hazer = shutil.copytree(tiny_model, tmp_path / "hazer")
     model_folder.write_card(hazer, dataclasses.replace(model_folder.read_card(hazer), direction="degrade"))
-    with pytest.raises(BadSettings, match="puts haze into photos"):
+    with pytest.raises(BadSettings, match="adds haze to photos"):
         read_initial_weights(str(hazer))
     broken = shutil.copytree(tiny_model, tmp_path / "broken")
     (broken / "weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(BadCard, match=r"weights\.safetensors"):
         read_initial_weights(str(broken))
     other = dataclasses.replace(read_initial_weights(str(tiny_model)), weights={"one": torch.zeros(1)})
-    with pytest.raises(BadCard, match="no unet of this release"):
+    with pytest.raises(BadCard, match="do not fit this release's unet"):
         other.load(torch.nn.Linear(1, 1))
     fresh = shutil.copytree(first, tmp_path / "fresh")
-    saved = {key: value for key, value in checkpoint.load_checkpoint(fresh / "state").items() if key != "format"}
-    shutil.rmtree(fresh / "state")
-    checkpoint.save_checkpoint(fresh / "state", {**saved, "step": 0})
+    saved = {key: value for key, value in checkpoint.load_checkpoint(fresh / "checkpoints").items() if key != "format"}
+    shutil.rmtree(fresh / "checkpoints")
+    checkpoint.save_checkpoint(fresh / "checkpoints", {**saved, "step": 0})
     with pytest.raises(BadFolder, match="no trained network yet"):
         read_initial_weights(str(fresh))
 
@@ -143,18 +143,18 @@ def test_a_run_that_was_thinned_out_or_has_ended_gives_its_model(first: Path, ti
     assert read_initial_weights(str(run)).training["name"] == "tiny"
     model_folder.write_card(model, dataclasses.replace(card, training={"steps": 2}))
     assert read_initial_weights(str(run)).training["name"] == "run", "it was gone on with: the checkpoint is newer"
-    shutil.rmtree(run / "state")
+    shutil.rmtree(run / "checkpoints")
     assert read_initial_weights(str(run)).training["name"] == "tiny"
 
 
 def test_the_second_phase_goes_on_exactly_without_its_start(
     first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Interrupted while the judge gains its weight; where the weights came from is gone by then."""
+    """Interrupted while the discriminator gains its weight; where the weights came from is gone by then."""
     start = shutil.copytree(first, tmp_path / "first")
     phase = {
         "steps": 6,
-        "settings": {"lr": 1e-3, "ema": 0.9, "adversarial": 0.1, "judge_alone": 2, "width": 4},
+        "settings": {"lr": 1e-3, "ema": 0.9, "adversarial": 0.1, "discriminator_warmup": 2, "width": 4},
         "generator_arguments": UNET,
     }
     whole = small_run("supervised", tmp_path / "whole", start=start, **phase)
@@ -164,13 +164,14 @@ def test_the_second_phase_goes_on_exactly_without_its_start(
         resumed = small_run("supervised", tmp_path / "part", start=start, resume=True, **phase)
     assert not caplog.text
     assert_same_state(
-        checkpoint.load_checkpoint(whole.folder / "state"), checkpoint.load_checkpoint(resumed.folder / "state")
+        checkpoint.load_checkpoint(whole.folder / "checkpoints"),
+        checkpoint.load_checkpoint(resumed.folder / "checkpoints"),
     )
     assert ["adversarial" in line for line in resumed.stats()] == [False, False, True, True, True, True]
     assert resumed.settings()["start"] == whole.settings()["start"]
     with caplog.at_level(logging.WARNING, "fairweather"):
         small_run("supervised", tmp_path / "part", start="elsewhere", resume=True, **phase)
-    assert "run.start (the arguments) is not looked at: the run began with" in caplog.text
+    assert "run.start (the arguments) is ignored: the run started from" in caplog.text
     assert resumed.settings()["settings"]["run"]["start"] == str(start)
 
 

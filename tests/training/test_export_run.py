@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from fairweather.errors import BadFolder, BadSettings
 from fairweather.training import checkpoint
 from fairweather.training.export_run import export_run
-from fairweather.training.optimization import recalibrate_batchnorm
 from tests.training.toy import Toy, small_run
 
 UNET = {"generator": "unet", "generator_arguments": {"levels": 2, "width": 4}}
@@ -38,7 +37,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
 
 
 def saved(run: Path) -> dict[str, Any]:
-    return checkpoint.load_checkpoint(run / "state")["engine"]
+    return checkpoint.load_checkpoint(run / "checkpoints")["engine"]
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
@@ -61,7 +60,7 @@ def test_the_checkpoint_ships_what_training_ships(tmp_path: Path, exports: list[
     assert not later.network.training
     assert (later.name, later.folder, later.direction) == ("run", tmp_path / "model", "restore")
     told, then = dict(later.training), dict(ended.training)
-    assert told.pop("exported") == "from a checkpoint, before the run's end"
+    assert told.pop("exported") == "from a checkpoint before the end of the run"
     assert told == then
     assert (told["steps"], told["recipe"]) == (4, "supervised")
 
@@ -75,7 +74,7 @@ def test_where_the_photos_are_gone_it_is_said(
     assert "batch norm keeps the running averages" in caplog.text
     assert "given in Python" in caplog.text
     assert_same(exports[-1].network.state_dict(), saved(run.folder)["ema"]["weights"])
-    assert "not measured anew" in exports[-1].training["batch_norm"]
+    assert "not recalibrated" in exports[-1].training["batch_norm"]
 
 
 @pytest.fixture
@@ -113,24 +112,9 @@ def test_the_network_that_degrades(
     assert torch.equal(exports[-1].network.state_dict()[first], degrade[first])
 
 
-def test_the_side_that_statistics_are_of() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.BatchNorm2d(3))
-    clear, degraded = (
-        recalibrate_batchnorm(network, Toy(), seed=0, most=16, side=side) for side in ("clear", "degraded")
-    )
-    means = {
-        side: torch.stack([Toy().sample(0, 0, at)[side] for at in range(5)]).mean((0, 2, 3))
-        for side in ("clear", "degraded")
-    }
-    assert torch.allclose(clear[0].running_mean, means["clear"], atol=0.05)
-    assert torch.allclose(degraded[0].running_mean, means["degraded"], atol=0.05)
-    assert (degraded[0].running_mean > clear[0].running_mean + 0.03).all()
-
-
 def test_recipes_that_learn_no_weather_name_those_that_do(tmp_path: Path, exports: list[SimpleNamespace]) -> None:
     run = small_run("pix2pix", tmp_path / "run", steps=1)
-    with pytest.raises(BadSettings, match=r"pix2pix learns to restore alone; recipes that learn weather: cyclegan"):
+    with pytest.raises(BadSettings, match=r"pix2pix trains restore only; recipes that train degrade: cyclegan"):
         export_run(run.folder, tmp_path / "model", direction="degrade")
     assert len(exports) == 1
 
@@ -161,7 +145,7 @@ def test_a_run_that_has_ended_gives_its_model(
     assert exports[-1].direction == "restore"
     assert exports[-1].training["steps"] == 3
     steps(3)
-    shutil.rmtree(run / "state")  # a run that was thinned out
+    shutil.rmtree(run / "checkpoints")  # a run that was thinned out
     export_run(run, tmp_path / "out")
     assert again == [model, model]
     with pytest.raises(BadFolder, match="checkpoint"):
@@ -172,15 +156,15 @@ def test_what_is_no_run_yet(tmp_path: Path, exports: list[SimpleNamespace]) -> N
     with pytest.raises(BadFolder, match=r"run\.json"):
         export_run(tmp_path, tmp_path / "out")
     run = small_run("cyclegan", tmp_path / "run", steps=1).folder
-    start = checkpoint.load_checkpoint(run / "state")
-    shutil.rmtree(run / "state")
+    start = checkpoint.load_checkpoint(run / "checkpoints")
+    shutil.rmtree(run / "checkpoints")
     checkpoint.save_checkpoint(
-        run / "state", {**{key: value for key, value in start.items() if key != "format"}, "step": 0}
+        run / "checkpoints", {**{key: value for key, value in start.items() if key != "format"}, "step": 0}
     )
     with pytest.raises(BadFolder, match="no trained network yet"):
         export_run(run, tmp_path / "out")
     record = json.loads((run / "run.json").read_text())
-    checkpoint.save_checkpoint(run / "state", {key: value for key, value in start.items() if key != "format"})
+    checkpoint.save_checkpoint(run / "checkpoints", {key: value for key, value in start.items() if key != "format"})
     record["settings"]["recipe"]["magic"] = 3
     (run / "run.json").write_text(json.dumps(record))
     with pytest.raises(BadSettings, match=r"run\.json.*magic"):
@@ -191,7 +175,7 @@ def test_what_is_no_run_yet(tmp_path: Path, exports: list[SimpleNamespace]) -> N
 def test_remarks_of_the_run_s_own_machine(tmp_path: Path, exports: list[SimpleNamespace]) -> None:
     run = small_run("cyclegan", tmp_path / "run", steps=1).folder
     record = json.loads((run / "run.json").read_text())
-    assert record["remarks"] == {}
-    (run / "run.json").write_text(json.dumps({**record, "remarks": {"perceptual": "theirs"}, "commit": "abc"}))
+    assert record["notes"] == {}
+    (run / "run.json").write_text(json.dumps({**record, "notes": {"perceptual": "theirs"}, "commit": "abc"}))
     export_run(run, tmp_path / "out")
     assert (exports[-1].training["perceptual"], exports[-1].training["commit"]) == ("theirs", "abc")

@@ -82,10 +82,12 @@ def test_a_run_on_the_device_resumes_exactly(tmp_path: Path, photos: Path, confi
         patched.setattr(GPUBatches, "batch", batch)
         with pytest.raises(KeyboardInterrupt):
             run(part, photos, config, on_device=True, checkpoint_steps=1)
-    assert checkpoint.load_checkpoint(part / "state")["step"] == 2
+    assert checkpoint.load_checkpoint(part / "checkpoints")["step"] == 2
     # what was said once need not be said again
     run(part, photos, config, resume=True)
-    assert_same_state(checkpoint.load_checkpoint(whole.folder / "state"), checkpoint.load_checkpoint(part / "state"))
+    assert_same_state(
+        checkpoint.load_checkpoint(whole.folder / "checkpoints"), checkpoint.load_checkpoint(part / "checkpoints")
+    )
 
 
 def test_on_a_cpu_samples_come_from_the_loader_unless_told(tmp_path: Path, photos: Path, config: Path) -> None:
@@ -110,14 +112,14 @@ def test_other_data_cannot_be_held_on_the_device(tmp_path: Path) -> None:
 def test_photos_that_do_not_fit_are_refused_or_loaded(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Refused where the settings want them there; where nothing is said the loader does it, and that is said."""
     from fairweather.training.config import DataConfig
-    from fairweather.training.dataloader import on_device
+    from fairweather.training.dataloader import gpu_batches
 
     data = Mixture(MixtureSettings((SourceSettings("clear", "clear"),), augment=Augment(crop=32)), photos)
     with pytest.raises(BadSettings, match="more than"):
-        on_device(DataConfig(on_device=True, memory_gib=1e-6), data, CPU)
-    assert on_device(DataConfig(on_device=None), data, CPU) is None
-    assert on_device(DataConfig(on_device=False), data, CUDA) is None
-    assert on_device(DataConfig(on_device=None, memory_gib=1e-6), data, CUDA) is None
+        gpu_batches(DataConfig(on_device=True, memory_gib=1e-6), data, CPU)
+    assert gpu_batches(DataConfig(on_device=None), data, CPU) is None
+    assert gpu_batches(DataConfig(on_device=False), data, CUDA) is None
+    assert gpu_batches(DataConfig(on_device=None, memory_gib=1e-6), data, CUDA) is None
     assert "batches are made on the CPU" in caplog.text
 
 
@@ -173,7 +175,8 @@ def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(calls) == 1
     assert settings_of(compiled.folder)["run"]["compile"] is True
     assert_same_state(
-        checkpoint.load_checkpoint(plain.folder / "state"), checkpoint.load_checkpoint(compiled.folder / "state")
+        checkpoint.load_checkpoint(plain.folder / "checkpoints"),
+        checkpoint.load_checkpoint(compiled.folder / "checkpoints"),
     )
     torch.compiler.reset()  # or the network of before would do
     averageless = {**SMALL["supervised"]["settings"], "ema": 0.0}
