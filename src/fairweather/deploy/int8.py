@@ -342,6 +342,7 @@ def quantize_static(
         extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},
     )
     quantizer.quantize_model()
+    quantizer.model.topological_sort()  # the quantizer appends its nodes at the end, which ONNX does not allow
     written: onnx.ModelProto = quantizer.model.model
     return written
 
