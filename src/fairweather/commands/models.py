@@ -99,14 +99,14 @@ def _detector() -> dict[str, str | Table]:
     training = dict(card.training)
     decisions: dict[str, dict[str, int]] = training.pop("on_held_back_scenes", {})
     names = list(dict.fromkeys(decision for counts in decisions.values() for decision in counts))
-    table = Table("holdout scenes", *(Column(f"detected: {name}", justify="right") for name in names), box=None)
+    table = Table("holdout scenes", *(Column(name, justify="right") for name in names), box=None)
     for kind, counts in decisions.items():
         table.add_row(kind, *(str(counts.get(name, 0)) for name in names))
     return {
         "model": f"{card.name}, detects what `restore --weather auto` removes",
         "description": card.description,
         "training": "\n".join(_flat(training)),
-        "decisions": table if decisions else "",
+        "detected": table if decisions else "",
         "licence": card.licence,
         "terms": card.terms,
         "folder": f"{DETECTOR_FOLDER} ({_size(DETECTOR_FOLDER)}, checksums match)",
