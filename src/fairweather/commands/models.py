@@ -13,12 +13,13 @@ from fairweather import model_folder
 
 
 def models() -> None:
-    """List the models that come with fairweather, with their sizes and scores."""
-    table = Table("model", "task", "network", "size", "scores (unprocessed photos in brackets)", box=None)
+    """List the models that come with fairweather, with their sizes and main scores; `info` prints all scores."""
+    table = Table("model", "weather", "size", "scores (unprocessed photos in brackets)", box=None)
     for name, folder in model_folder.shipped().items():
         card = model_folder.read_card(folder, verify=False)
-        scores = "\n".join(map(score_line, card.scores)) or "none"
-        table.add_row(name, _task(card), card.generator, _size(folder), scores)
+        main = [one for one in card.scores if (one["metric"], one["protocol"]) == ("psnr", "rgb") and "input" in one]
+        scores = "\n".join(map(score_line, main or card.scores)) or "none"
+        table.add_row(name, card.weather, _size(folder), scores)
     _print(table if table.rows else "No model comes with this build of fairweather: make one with `fairweather train`.")
 
 
