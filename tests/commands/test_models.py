@@ -93,5 +93,5 @@ def test_info_of_the_weather_detector(capsys: pytest.CaptureFixture[str]) -> Non
     page = printed(capsys, "info", "weather")
     for words in ("restore --weather auto", "research data", "held_back = 0.15", "checksums match"):
         assert words in page
-    assert "detected holdout scenes none haze rain both clear" in page
+    assert "detected holdout scenes none haze rain both sots_outdoor" in page
     assert "on_held_back_scenes" not in page
