@@ -11,7 +11,7 @@ def size(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_the_papers_counts() -> None:
+def test_parameter_counts_of_the_papers() -> None:
     assert size(PatchGAN()) == 2_764_737  # CycleGAN
     assert size(PatchGAN(6, norm="batch")) == 2_768_705  # pix2pix
     assert size(PatchGAN(spectral=True)) == 2_764_737, "spectral norm adds no parameter"
@@ -19,11 +19,11 @@ def test_the_papers_counts() -> None:
 
 
 @pytest.mark.parametrize(("layers", "field"), [(1, 16), (2, 34), (3, 70)])
-def test_one_logit_sees_its_patch_and_no_more(layers: int, field: int) -> None:
+def test_receptive_field(layers: int, field: int) -> None:
     """34 and 70 px are the paper's patches (table 4); its 16 px one is this depth as well."""
     network = PatchGAN(width=2, layers=layers, norm="none")
     assert network.receptive_field == field
-    # Biases at zero and slopes of LeakyReLU never zero: a pixel that is seen has a gradient.
+    # With zero biases and LeakyReLU, every pixel of the patch has a gradient.
     photo = torch.rand(1, 3, 160, 168, requires_grad=True)
     logits = network(photo)
     logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
@@ -33,7 +33,7 @@ def test_one_logit_sees_its_patch_and_no_more(layers: int, field: int) -> None:
     assert columns[-1] - columns[0] + 1 == field
 
 
-def test_logits_are_not_squashed_and_cover_the_photo() -> None:
+def test_logits_cover_the_photo() -> None:
     network = PatchGAN(width=4, norm="none")
     for parameter in network.parameters():
         parameter.data.mul_(30)
@@ -44,7 +44,7 @@ def test_logits_are_not_squashed_and_cover_the_photo() -> None:
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize("spectral", [False, True])
-def test_every_weight_learns(norm: str, spectral: bool) -> None:
+def test_every_weight_has_a_gradient(norm: str, spectral: bool) -> None:
     network = PatchGAN(6, width=4, norm=norm, spectral=spectral)
     network(torch.rand(1, 6, 48, 40)).square().mean().backward()
     for name, parameter in network.named_parameters():
@@ -59,8 +59,8 @@ def norms(network: PatchGAN) -> list[float]:
     return [torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item() for layer in layers]
 
 
-def test_spectral_norm_holds_every_layer_to_one() -> None:
-    """From the first forward pass on, and 20 passes after every weight has become another one."""
+def test_spectral_norm_is_one_in_every_layer() -> None:
+    """From the first forward pass, and 20 passes after every weight was replaced."""
     torch.manual_seed(0)
     network = PatchGAN(6, width=32, norm="none", spectral=True)
     assert norms(network) == pytest.approx([1.0] * 5, abs=1e-3)
@@ -74,13 +74,11 @@ def test_spectral_norm_holds_every_layer_to_one() -> None:
     assert norms(network) == pytest.approx([1.0] * 5, abs=1e-3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network(torch.rand(1, 6, 24, 24))
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), (
-        "looking turns nothing"
-    )
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_spectral_norm_is_differentiated_through() -> None:
-    """The gradient of a function of W / |W| is that of finite differences: the norm is no constant."""
+def test_gradient_of_spectral_norm() -> None:
+    """Against finite differences: the norm is not a constant."""
     torch.manual_seed(1)
     layer = PatchGAN(width=1, layers=1, norm="none", spectral=True).double().network[0]
     assert isinstance(layer, torch.nn.Conv2d)
@@ -98,7 +96,7 @@ def test_spectral_norm_is_differentiated_through() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_spectral_norm_is_not_rounded_by_autocast(memory_format: torch.memory_format) -> None:
+def test_spectral_norm_is_float32_under_autocast(memory_format: torch.memory_format) -> None:
     torch.manual_seed(2)
     network = PatchGAN(width=16, norm="none", spectral=True).to(memory_format=memory_format)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -109,13 +107,13 @@ def test_spectral_norm_is_not_rounded_by_autocast(memory_format: torch.memory_fo
         assert norms(network) == pytest.approx([1.0] * 5, abs=1e-5)
 
 
-def test_the_smallest_crop_and_one_below() -> None:
+def test_the_smallest_crop() -> None:
     network = PatchGAN(width=2)
     assert network(torch.rand(1, 3, 24, 24)).shape == (1, 1, 1, 1)
     with pytest.raises(BadSettings, match="24 x 24"):
         network(torch.rand(1, 3, 23, 24))
 
 
-def test_misspelt_norm() -> None:
+def test_unknown_norm() -> None:
     with pytest.raises(UnknownName, match="instance"):
         PatchGAN(norm="instanse")  # type: ignore[arg-type]

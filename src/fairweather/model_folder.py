@@ -1,12 +1,9 @@
-"""A model folder: what a trained network is when it leaves training, and all that restoring needs of it.
+"""Model folders: what training leaves behind and everything that inference needs, read strictly and written atomically.
 
-    card.json             what the model is, where it came from, on which terms, how well it scores
-    weights.safetensors   the generator's tensors, float32 (nothing is ever unpickled)
+    card.json             what the model is, how it was trained, on which terms, its scores
+    weights.safetensors   the generator's tensors (nothing is ever unpickled)
     model.onnx            the same network with free height and width
-    model.int8.onnx       the same again, quantized: only where `fairweather quantize` made it
-
-`card.json` is read strictly: a card that this release does not fully understand is refused, because a model
-that runs with a setting misread gives a wrong picture without a word.
+    model.int8.onnx       the quantized network, where `fairweather quantize` made one
 """
 
 from __future__ import annotations
@@ -14,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,147 +36,193 @@ WEIGHTS = "weights.safetensors"
 ONNX = "model.onnx"
 INT8 = "model.int8.onnx"
 SUMMED = (WEIGHTS, ONNX)
-"""The files whose SHA-256 stands in every card; that of INT8 stands in the card of a model that is quantized."""
-
+"""The files with a SHA-256 in every card; a quantized model's card also has that of INT8."""
 MODELS = Path(__file__).resolve().parent / "models"
+MAX_DEPTH = 32
+"""Deepest nesting of objects and lists in a card."""
+UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, changes of text direction, unpaired surrogates: no text of a card has them,
+so that all of it can be printed to a terminal."""
 
 
 @dataclass(frozen=True)
 class MapsSpec:
-    """How a network that gives maps is fed and how its maps meet the photo (see restoring/apply.py)."""
+    """Input size of a network that predicts maps, and the guided filter that applies them to the photo."""
 
     size: int
-    """The network sees the photo reduced to about size x size pixels."""
+    """The network's input is the photo reduced to about size x size pixels."""
     radius: int
-    """Radius of the guided filter, in pixels of the reduced photo."""
+    """Radius of the guided filter, in pixels of the maps."""
     eps: float
-    """Regularisation of the guided filter, for pictures in [0,1]."""
+    """Regularization of the guided filter, for pictures in [0,1]."""
 
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a network for video keeps from frame to frame: 1 x channels x h/stride x w/stride float32 for a network's
-    input of h x w, zeros before the first frame; `state` and `state_after` of model.onnx."""
+    """State that a network for video carries from frame to frame: 1 x channels x h/stride x w/stride float32 for an
+    input of h x w, zeros before the first frame; input `state` and output `state_after` of model.onnx."""
 
     channels: int
-    """Channels of the state."""
     stride: int
-    """Pixels of the network's input, along each side, for one place of the state; divides `multiple_of`."""
+    """Input pixels per state cell along each side; divides `multiple_of`."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What `card.json` says. Every field but those that say so stands in the file; defaults are for those who
-    write one."""
+    """The contents of `card.json`."""
 
     name: str
     weather: str
-    """What it takes out, or puts in: "haze", "rain", ..."""
+    """The weather that the model removes or adds: "haze", "rain", ..."""
     generator: str
     """One of GENERATOR_NAMES."""
     arguments: dict[str, Any]
-    """Keyword arguments that rebuild the generator."""
+    """Keyword arguments of the generator."""
     output: Literal["image", "maps"]
     multiple_of: int
-    """The network takes sides that are multiples of this; tiles are aligned to it."""
+    """Required divisor of the network's input sides; tiles are aligned to it."""
     receptive_field: int | None
-    """Side in pixels of what one output pixel depends on; None = the whole picture (global statistics): never tiled."""
+    """Side in pixels of the input region that one output pixel depends on; None = the whole picture: never tiled."""
     maps: MapsSpec | None
-    """Set where output is "maps"."""
+    """Present if and only if `output` is "maps"."""
     training: dict[str, Any]
-    """Recipe, settings, data and duration, as the training noted them."""
+    """Recipe, settings, data and duration, as recorded by training."""
     scores: list[dict[str, Any]]
-    """Each with metric, protocol, data, n, value and, where known, input (the score of the untouched photos), spread
-    (standard deviation over the photos) and worse (how many photos were left further from the truth)."""
+    """Each with metric, protocol, data, n and value; optionally input (score of the unprocessed photos), spread
+    (standard deviation over the photos) and worse (number of photos that lost quality)."""
     licence: str
     terms: str
     """Terms that the training data put on the use of the weights."""
     bytes_per_pixel: float = 0.0
-    """Peak memory of the network's activations per input pixel, float32, as counted at export; 0 = not known."""
+    """Peak memory of the float32 activations per input pixel, counted at export; 0 = unknown."""
     description: str = ""
     direction: Literal["restore", "degrade"] = "restore"
-    """`degrade`: it puts the weather into clear photos. Stands in the file only then: the format stays version 1, since
-    what restores is written as ever, and a release that does not know the field refuses what it would misuse."""
+    """`degrade` models add the weather to clear photos."""
     choice: str = ""
-    """Which of what was trained this one is, chosen by what, and why. Stands in the file only where it was said."""
+    """Why this model was selected among the trained candidates."""
     most_pixels: int = 0
-    """Of a network that gives a picture: it sees larger photos reduced to about so many pixels, and what it changes is
-    enlarged; 0 = it sees them as they are. Stands in the file only where it is not 0."""
+    """For output "image": larger photos are reduced to about this many pixels, and the predicted change is enlarged;
+    0 = no limit."""
     state: StateSpec | None = None
-    """Of a network with a memory: what it takes and gives beside the picture. Stands in the file only then."""
+    """Present for recurrent networks."""
     quantized: dict[str, Any] | None = None
-    """How model.int8.onnx was made and how it compares with the float model: method, calibration, which layers stay in
-    float and why, parity, cost (see deploy/quantize.py). Stands in the file only where there is such a network."""
+    """Present if there is a model.int8.onnx: how it was made and how it compares (see deploy/quantization.py)."""
     picture_range: tuple[float, float] = (0.0, 1.0)
     checksums: dict[str, str] = field(default_factory=dict)
     """File name -> SHA-256, filled in by write_card."""
     format_version: int = FORMAT_VERSION
 
 
-def read_card(folder: str | os.PathLike[str], *, verify: bool = True) -> Card:
-    """The card of a model folder; with `verify` the checksums of the files beside it are compared too.
+def shipped() -> dict[str, Path]:
+    """Name -> folder of the models that come with the package."""
+    return {card.parent.name: card.parent for card in sorted(MODELS.glob(f"*/{CARD}"))}
 
-    Raises BadCard (incomplete, altered, or of another version) and BadFolder (no such folder).
+
+def find(name_or_path: str | os.PathLike[str]) -> Path:
+    """Find a model folder.
+
+    Args:
+        name_or_path: name of a shipped model, path of a model folder, or path of a run folder (its `model/` is used).
+            A shipped name takes precedence over a folder of that name; write ./name for the folder.
+
+    Raises:
+        UnknownName: a word that is neither a shipped model nor a folder.
+        BadFolder: a path without a model.
+    """
+    models = shipped()
+    text = os.fspath(name_or_path)
+    if text in models:
+        return models[text]
+    path = Path(text)
+    for folder in (path, path / "model"):
+        recover(folder)
+        if (folder / CARD).is_file():
+            return folder
+    if (path / "checkpoints").is_dir():
+        raise BadFolder(
+            f"{path} is an unfinished run without a model: resume it (train --resume), "
+            f"or export its last checkpoint (fairweather export {path} -o DIR)"
+        )
+    if path.is_dir():
+        raise BadFolder(f"{path} holds no model, neither {CARD} nor model/{CARD}: give another folder")
+    if isinstance(name_or_path, str) and path.name == text:
+        raise UnknownName("model", text, models)
+    raise BadFolder(f"{path} is not a model folder: give a shipped name ({', '.join(models)}) or a folder with {CARD}")
+
+
+def read_card(folder: str | os.PathLike[str], *, verify: bool = True) -> Card:
+    """Read the card of a model folder.
+
+    Args:
+        folder: the model folder.
+        verify: also compare the checksums of the model's files.
+
+    Raises:
+        BadCard: the folder is incomplete, altered, or of a version or content that this release does not read.
+        BadFolder: the folder does not exist.
     """
     folder = Path(folder)
     recover(folder)
     if not folder.is_dir():
         raise BadFolder(f"{folder} is not a folder: a model is a folder with {CARD}, {WEIGHTS} and {ONNX}")
     path = folder / CARD
-    try:
-        fields = json.loads(path.read_bytes(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except FileNotFoundError:
-        raise BadCard(f"{path} is missing: this is not a model folder, or only a part of one; copy it again") from None
-    except OSError as error:
-        raise BadCard(f"{path} cannot be read ({error.strerror}): check its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise BadCard(f"{path} is not valid JSON ({error}): copy or export the model again") from None
-    card = _parse(fields, path)
+    card = _parse(read_json(path, "copy or export the model again"), path)
     if verify:
-        for name in summed(card):
+        for name in card.checksums:
             checked(folder, card, name)
     return card
 
 
-def summed(card: Card) -> tuple[str, ...]:
-    """The files whose SHA-256 stands in this card."""
-    return SUMMED if card.quantized is None else (*SUMMED, INT8)
-
-
 def write_card(folder: str | os.PathLike[str], card: Card) -> Card:
-    """Write card.json beside the files it sums (atomically) and give the card with its checksums.
+    """Write `card.json` atomically, with the checksums of the files next to it.
 
-    Raises BadCard where a summed file is missing or a field of the card could not be read back.
+    Returns:
+        The card as `read_card` reads it: characters that are not printable are replaced by their escapes.
+
+    Raises:
+        BadCard: a file of the model is missing, or a field has a value that could not be read back.
     """
     folder = Path(folder)
-    card = dataclasses.replace(card, checksums={name: _sha256(folder / name) for name in summed(card)})
     path = folder / CARD
+    names = SUMMED if card.quantized is None else (*SUMMED, INT8)
+    fields = dataclasses.asdict(dataclasses.replace(card, checksums={name: _sha256(folder / name) for name in names}))
+    fields = {key: value for key, value in fields.items() if key not in _OPTIONAL or value != _OPTIONAL[key]}
     try:
-        text = json.dumps(_fields(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(_printable(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise BadCard(f"{path} cannot be written: a field is not plain JSON ({error})") from None
-    card = _parse(json.loads(text), path)  # what is written is what will be read
+    card = _parse(json.loads(text), path)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return card
 
 
 def read_weights(folder: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Name -> array of weights.safetensors, its checksum compared first. Raises BadCard."""
-    card = read_card(folder, verify=False)
-    path = checked(folder, card, WEIGHTS)
+    """Read weights.safetensors, after comparing its checksum.
+
+    Returns:
+        Tensor name -> array.
+
+    Raises:
+        BadCard: the file is missing, altered, no safetensors file, or contains NaN or Inf.
+    """
+    path = checked(folder, read_card(folder, verify=False), WEIGHTS)
     try:
         tensors: dict[str, NDArray[Any]] = load_safetensors(path.read_bytes())
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise BadCard(f"{path} is not a safetensors file ({error}): copy or export the model again") from None
     for name, tensor in tensors.items():
         if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-            raise BadCard(f"{path}: tensor {name!r} holds NaN or infinity: the training diverged; use another model")
+            raise BadCard(f"{path}: tensor {name!r} contains NaN or Inf, so training diverged: use another model")
     return tensors
 
 
 def checked(folder: str | os.PathLike[str], card: Card, name: str) -> Path:
-    """The path of one of the model's files, once its checksum is the card's. Raises BadCard."""
+    """Path of one of the model's files, after comparing its checksum with the card's.
+
+    Raises:
+        BadCard: the file is missing or differs.
+    """
     path = Path(folder) / name
     found, expected = _sha256(path), card.checksums[name]
     if found != expected:
@@ -190,38 +233,60 @@ def checked(folder: str | os.PathLike[str], card: Card, name: str) -> Path:
     return path
 
 
-def shipped() -> dict[str, Path]:
-    """Name -> folder of the models that come with the package."""
-    return {card.parent.name: card.parent for card in sorted(MODELS.glob(f"*/{CARD}"))}
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON object strictly.
 
+    Keys are unique, nesting is at most MAX_DEPTH deep, numbers are finite and below 2^63, and texts are printable.
 
-def find(name_or_path: str | os.PathLike[str]) -> Path:
-    """The model folder behind a shipped name, a model folder's path, or a run folder's path (its `model/`).
+    Args:
+        path: the file.
+        remedy: how to fix a wrong file, for the message.
 
-    A shipped name wins over a folder of the same name; write ./name for the folder.
-    Raises UnknownName for a word that is neither, BadFolder for a path that holds no model.
+    Raises:
+        BadCard: the file cannot be read or is no such object.
     """
-    models = shipped()
-    text = os.fspath(name_or_path)
-    if text in models:
-        return models[text]
-    path = Path(text)
-    recover(path)
-    recover(path / "model")
-    if (path / CARD).is_file():
-        return path
-    if (path / "model" / CARD).is_file():
-        return path / "model"
-    if (path / "checkpoints").is_dir():
-        raise BadFolder(
-            f"{path} is a run that has not ended and holds no model yet: go on with it (train --resume), "
-            f"or make a model of its last checkpoint (fairweather export {path} -o DIR)"
-        )
-    if path.is_dir():
-        raise BadFolder(f"{path} holds no model: there is neither {CARD} nor model/{CARD} in it; give another folder")
-    if isinstance(name_or_path, str) and path.name == text:
-        raise UnknownName("model", text, models)
-    raise BadFolder(f"{path} is not a model folder: give a shipped name ({', '.join(models)}) or a folder with {CARD}")
+    try:
+        fields = json.loads(path.read_bytes(), object_pairs_hook=_unique)
+        _check_values(fields)
+    except FileNotFoundError:
+        raise BadCard(f"{path} is missing, so this is no model folder or only a part of one: {remedy}") from None
+    except OSError as error:
+        raise BadCard(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+    except (ValueError, RecursionError) as error:
+        raise BadCard(f"{path} is not valid JSON ({error}): {remedy}") from None
+    if not isinstance(fields, dict):
+        raise BadCard(f"{path} holds no JSON object: {remedy}")
+    return fields
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return fields
+
+
+def _check_values(value: Any, at: str = "", depth: int = 0) -> None:
+    """Raise ValueError for the first value that is not safe to print or to compute with."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"objects are nested more than {MAX_DEPTH} deep")
+    if isinstance(value, str) and (found := UNPRINTABLE.search(value)):
+        raise ValueError(f"the character {found[0]!a} is not allowed{at and f' in {at}'}")
+    if isinstance(value, int | float) and not abs(value) < 2**63:  # also NaN
+        raise ValueError(f"numbers are finite and below 2^63{at and f', unlike {at}'}")
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_values(key, at, depth)
+            _check_values(one, f"{at}.{key}" if at else str(key), depth + 1)
+
+
+def _printable(value: Any) -> Any:
+    """The value with characters that `read_json` rejects as backslash escapes: file names may contain them."""
+    if isinstance(value, str):
+        return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], value)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(one) for key, one in value.items()}
+    return [_printable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _sha256(path: Path) -> str:
@@ -231,108 +296,19 @@ def _sha256(path: Path) -> str:
     except FileNotFoundError:
         raise BadCard(f"{path} is missing: the model folder is incomplete; copy or export the model again") from None
     except OSError as error:
-        raise BadCard(
-            f"{path} cannot be read ({error.strerror}): check that it is a file and its permissions"
-        ) from None
+        raise BadCard(f"{path} cannot be read ({error.strerror}): check its type and permissions") from None
 
 
-def _fields(card: Card) -> dict[str, Any]:
-    fields = dataclasses.asdict(card)
-    return {key: value for key, value in fields.items() if key not in _OPTIONAL or value != _OPTIONAL[key]}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field is there twice")
-    return fields
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number")
-
-
-def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    return (isinstance(value, float) and math.isfinite(value)) or (_integer(value) and abs(value) < 2**63)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _a_score(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and set(value) - {"input", "spread", "worse"} == {"metric", "protocol", "data", "n", "value"}
-        and all(_text(value[key]) for key in ("metric", "protocol", "data"))
-        and _integer(value["n"])
-        and _number(value["value"])
-        and all(value.get(key) is None or _number(value[key]) for key in ("input", "spread", "worse"))
-    )
-
-
-_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "name": (lambda v: _text(v) and v != "" and not set(v) & set("/\\\0"), "a name without slashes"),
-    "weather": (lambda v: _text(v) and v != "", "a text"),
-    "generator": (_text, "a text"),
-    "arguments": (lambda v: isinstance(v, dict), "an object"),
-    "output": (lambda v: v in ("image", "maps"), '"image" or "maps"'),
-    "multiple_of": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),
-    "receptive_field": (lambda v: v is None or (_integer(v) and v >= 1), "a whole number from 1, or null"),
-    "maps": (lambda v: v is None or isinstance(v, dict), "an object or null"),
-    "training": (lambda v: isinstance(v, dict), "an object"),
-    "scores": (
-        lambda v: isinstance(v, list) and all(map(_a_score, v)),
-        "a list of objects, each with metric, protocol, data, n, value (and input, spread, worse)",
-    ),
-    "licence": (_text, "a text"),
-    "terms": (_text, "a text"),
-    "bytes_per_pixel": (lambda v: _number(v) and v >= 0, "a number from 0"),
-    "description": (_text, "a text"),
-    "direction": (lambda v: v in ("restore", "degrade"), '"restore" or "degrade"'),
-    "choice": (_text, "a text"),
-    "most_pixels": (lambda v: _integer(v) and v >= 0, "a whole number from 0"),
-    "state": (lambda v: v is None or isinstance(v, dict), "an object or null"),
-    "quantized": (
-        lambda v: v is None or (isinstance(v, dict) and _text(v.get("method")) and isinstance(v.get("passed"), bool)),
-        "an object with method and passed, among others",
-    ),
-    "picture_range": (lambda v: isinstance(v, list) and v == [0, 1], "[0, 1]"),
-    "checksums": (
-        lambda v: isinstance(v, dict) and set(v) - {INT8} == set(SUMMED) and all(map(_text, v.values())),
-        f"an object with the SHA-256 of {' and '.join(SUMMED)} (and of {INT8} where the model is quantized)",
-    ),
-    "format_version": (_integer, "a whole number"),
-}
-_OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": "", "most_pixels": 0, "state": None, "quantized": None}
-"""Fields that came after the first release, with what a card means that does not have them."""
-_STATE_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "channels": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),
-    "stride": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),
-}
-_MAPS_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "size": (lambda v: _integer(v) and v >= 1, "a whole number from 1"),
-    "radius": (lambda v: _integer(v) and v >= 0, "a whole number from 0"),
-    "eps": (lambda v: _number(v) and v > 0, "a number above 0"),
-}
-
-
-def _parse(fields: Any, path: Path) -> Card:
-    """The card in `fields` (of the file `path`, for the messages). Raises BadCard."""
-    if not isinstance(fields, dict):
-        raise BadCard(f"{path} holds no JSON object: copy or export the model again")
+def _parse(fields: dict[str, Any], path: Path) -> Card:
+    """Build the card from the fields of the file `path`. Raises BadCard."""
     version = fields.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION or isinstance(version, bool):  # before the rest: another version has other fields
+    if version != FORMAT_VERSION or isinstance(version, bool):  # first: another version has other fields
         raise BadCard(
             f"{path} has format version {version!r}; this fairweather reads version {FORMAT_VERSION}: "
             "install the release that wrote it, or export the model again with this one"
         )
     fields = {**_OPTIONAL, **fields}
-    _check(fields, _KINDS, path, "")
+    _check_fields(fields, _FIELDS, path)
     if fields["generator"] not in GENERATOR_NAMES:
         raise BadCard(
             f"{path}: generator {fields['generator']!r} is not one of {', '.join(GENERATOR_NAMES)}: "
@@ -341,28 +317,121 @@ def _parse(fields: Any, path: Path) -> Card:
     if (fields["output"] == "maps") != (fields["maps"] is not None):
         raise BadCard(f'{path}: field "maps" belongs to output "maps" and to no other: export the model again')
     if (fields["quantized"] is not None) != (INT8 in fields["checksums"]):
-        raise BadCard(
-            f'{path}: field "quantized" and the checksum of {INT8} belong together: quantize the model again, or copy '
-            "it again"
-        )
+        raise BadCard(f'{path}: field "quantized" and the checksum of {INT8} belong together: quantize the model again')
     maps = state = None
     if fields["maps"] is not None:
-        _check(fields["maps"], _MAPS_KINDS, path, "maps.")
+        _check_fields(fields["maps"], _MAPS_FIELDS, path, "maps.")
         maps = MapsSpec(**fields["maps"])
     if fields["state"] is not None:
-        _check(fields["state"], _STATE_KINDS, path, "state.")
+        _check_fields(fields["state"], _STATE_FIELDS, path, "state.")
         state = StateSpec(**fields["state"])
         if fields["multiple_of"] % state.stride:
             raise BadCard(f"{path}: state.stride must divide multiple_of: export the model again with this release")
     return Card(**{**fields, "maps": maps, "state": state, "picture_range": (0.0, 1.0)})
 
 
-def _check(fields: dict[str, Any], kinds: dict[str, tuple[Callable[[Any], bool], str]], path: Path, at: str) -> None:
+Check = tuple[Callable[[Any], bool], str]
+"""Whether a value is right, and in words what it must be."""
+
+
+def _check_fields(fields: dict[str, Any], checks: Mapping[str, Check], path: Path, at: str = "") -> None:
     remedy = "export the model again with this release"
-    if missing := [key for key in kinds if key not in fields]:
+    if missing := [key for key in checks if key not in fields]:
         raise BadCard(f"{path} lacks the field {', '.join(at + key for key in missing)}: {remedy}")
-    if unknown := [key for key in fields if key not in kinds]:
+    if unknown := [key for key in fields if key not in checks]:
         raise BadCard(f"{path} has an unknown field {', '.join(at + key for key in unknown)}: remove it, or {remedy}")
-    for key, (fits, words) in kinds.items():
+    for key, (fits, words) in checks.items():
         if not fits(fields[key]):
             raise BadCard(f"{path}: field {at}{key} must be {words}, not {json.dumps(fields[key])[:80]}: {remedy}")
+
+
+def _is_number(value: Any, low: float = -1e9, high: float = 1e9) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_score(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) - {"input", "spread", "worse"} == {"metric", "protocol", "data", "n", "value"}
+        and all(isinstance(value[key], str) for key in ("metric", "protocol", "data"))
+        and isinstance(value["n"], int)
+        and _is_number(value["value"])
+        and all(value.get(key) is None or _is_number(value[key]) for key in ("input", "spread", "worse"))
+    )
+
+
+def _is_quantized(value: Any) -> bool:
+    """Whether all that `fairweather info` prints of a quantized network is there."""
+    try:
+        return (
+            isinstance(value["method"], str)
+            and isinstance(value["passed"], bool)
+            and isinstance(value["layers"], int)
+            and isinstance(value["float_layers"], dict)
+            and isinstance(value.get("calibration", {}), dict)
+            and all(isinstance(one, str) for one in value.get("failures", []))
+            and all(_is_number(one["psnr"]) and "photos" in one for one in value["parity"].values())
+            and all(one["change"] is None or _is_number(one["change"]) for one in value["parity"].values())
+            and all(_is_number(value["cost"]["ms"][key]) for key in ("f32", "int8"))
+            and all(_is_number(value["cost"]["megabytes"][key]) for key in (ONNX, INT8))
+            and {"photo", "engine"} <= set(value["cost"])
+            and "data" in value
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _whole(low: int, high: int) -> Check:
+    return (lambda v: type(v) is int and low <= v <= high), f"a whole number from {low} to {high}"
+
+
+def _one_of(*values: str) -> Check:
+    return (lambda v: v in values), " or ".join(f'"{value}"' for value in values)
+
+
+def _optional(check: Check) -> Check:
+    return (lambda v: v is None or check[0](v)), f"{check[1]}, or null"
+
+
+_TEXT: Check = ((lambda v: isinstance(v, str)), "a text")
+_OBJECT: Check = ((lambda v: isinstance(v, dict)), "an object")
+_FIELDS: dict[str, Check] = {
+    "name": (lambda v: isinstance(v, str) and v != "" and not set(v) & set("/\\\n\t"), "a name without slashes"),
+    "weather": (lambda v: isinstance(v, str) and v != "" and not set(v) & set("\n\t"), "a text of one line"),
+    "generator": _TEXT,
+    "arguments": _OBJECT,
+    "output": _one_of("image", "maps"),
+    "multiple_of": _whole(1, 4096),
+    "receptive_field": _optional(_whole(1, 1 << 20)),
+    "maps": _optional(_OBJECT),
+    "training": _OBJECT,
+    "scores": (
+        lambda v: isinstance(v, list) and all(map(_is_score, v)),
+        "a list of objects, each with metric, protocol, data, n, value (and input, spread, worse)",
+    ),
+    "licence": _TEXT,
+    "terms": _TEXT,
+    "bytes_per_pixel": (lambda v: _is_number(v, 0, 1e7), "a number from 0 to 1e7"),
+    "description": _TEXT,
+    "direction": _one_of("restore", "degrade"),
+    "choice": _TEXT,
+    "most_pixels": _whole(0, 1 << 40),
+    "state": _optional(_OBJECT),
+    "quantized": _optional((_is_quantized, "an object with method, passed, layers, float_layers, data, parity, cost")),
+    "picture_range": (lambda v: isinstance(v, list) and v == [0, 1], "[0, 1]"),
+    "checksums": (
+        lambda v: isinstance(v, dict)
+        and set(v) - {INT8} == set(SUMMED)
+        and all(isinstance(one, str) for one in v.values()),
+        f"an object with the SHA-256 of {' and '.join(SUMMED)} (and of {INT8} for a quantized model)",
+    ),
+    "format_version": _whole(FORMAT_VERSION, FORMAT_VERSION),
+}
+_OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": "", "most_pixels": 0, "state": None, "quantized": None}
+"""Fields that a card may leave out, with their defaults."""
+_MAPS_FIELDS: dict[str, Check] = {
+    "size": _whole(1, 8192),
+    "radius": _whole(0, 256),
+    "eps": (lambda v: _is_number(v, 1e-12, 1e3), "a number from 1e-12 to 1e3"),
+}
+_STATE_FIELDS: dict[str, Check] = {"channels": _whole(1, 1 << 16), "stride": _whole(1, 4096)}

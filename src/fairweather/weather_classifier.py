@@ -1,4 +1,4 @@
-"""The network that sees which weather is in a photo: haze from the whole, reduced; rain from windows at full detail."""
+"""WeatherClassifier: detects haze in the reduced photo and rain in windows at full resolution."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.nn import functional
 
 
 class WeatherClassifier(nn.Module):
-    """Ours: two small stacks of plain 3 x 3 convolutions, one for each weather; 179,971 parameters.
+    """Our design: two small stacks of 3 x 3 convolutions, one for each weather; 179,971 parameters.
 
-    V x 3 x S x S in [0,1], V >= 3 views of one photo, S a multiple of 32 -> 1 x 2: the logits of haze and rain. The
-    first two views are the whole photo squeezed, the mean and the least of each 2 x 2 pixels; the others are windows,
-    in which streaks are still streaks (`fairweather.inference.weather_detection.detector_views` cuts them).
+    V x 3 x S x S in [0,1], V >= 3 views of one photo, S a multiple of 32 -> 1 x 2 logits of haze and rain. The first
+    two views are the whole photo, reduced: mean and minimum of each 2 x 2 pixels. The others are windows
+    (`fairweather.inference.weather_detection.detector_views`).
 
-    Haze is seen in colours and in the dark channel at two scales (He, Sun & Tang, CVPR 2009). Rain is seen in
-    windows of which some are sky or blown out and say nothing, so each has a say of its own in the answer (attention
-    over the instances of a bag: Ilse, Tomczak & Welling, ICML 2018).
+    Haze is detected from colours and the dark channel at two scales (He, Sun & Tang, CVPR 2009). Some windows are sky
+    or clipped and show no rain, so they are weighted by attention (over the instances of a bag: Ilse, Tomczak &
+    Welling, ICML 2018).
     """
 
     multiple_of: ClassVar[int] = 32
@@ -39,22 +39,22 @@ class WeatherClassifier(nn.Module):
         return torch.cat([self.haze_logit(views[:1], views[1:2]), self.rain_logit(views[None, 2:])], 1)
 
     def haze_logit(self, mean: Tensor, least: Tensor) -> Tensor:
-        """N x 3 x S x S twice -> N x 1."""
+        """Mean and minimum view, N x 3 x S x S each -> N x 1."""
         pixels, darkest = functional.pixel_unshuffle(mean, 4), functional.pixel_unshuffle(least, 4)
-        seen = torch.cat([pixels - 0.5, darkest - 0.5, *_dark_and_bright(darkest, pixels)], 1)
-        logit: Tensor = self.haze_head(_pooled(self.haze(seen)))
+        features = torch.cat([pixels - 0.5, darkest - 0.5, *_dark_and_bright(darkest, pixels)], 1)
+        logit: Tensor = self.haze_head(_pooled(self.haze(features)))
         return logit
 
     def rain_logit(self, windows: Tensor) -> Tensor:
         """N x K x 3 x S x S, K windows of each of N photos -> N x 1."""
         count, many = windows.shape[:2]
-        said = self.rain_head(_pooled(self.rain(windows.flatten(0, 1) - 0.5))).view(count, many, 2)
-        logit: Tensor = (said[..., 0] * said[..., 1].softmax(1)).sum(1, keepdim=True)
+        scores = self.rain_head(_pooled(self.rain(windows.flatten(0, 1) - 0.5))).view(count, many, 2)
+        logit: Tensor = (scores[..., 0] * scores[..., 1].softmax(1)).sum(1, keepdim=True)
         return logit
 
 
 def _dark_and_bright(darkest: Tensor, pixels: Tensor) -> list[Tensor]:
-    """Least value over colours and cells of 4 x 4 pixels, its erosions over 5 and 13 cells, and the greatest."""
+    """Minimum over channels and cells of 4 x 4 pixels, its erosions over 5 and 13 cells, and the maximum."""
     darkest = darkest.amin(1, keepdim=True)
     near = -functional.max_pool2d(-darkest, 5, 1, 2)
     return [darkest, near, -functional.max_pool2d(-near, 9, 1, 4), pixels.amax(1, keepdim=True)]

@@ -9,20 +9,20 @@ from fairweather.weather.haze import compose
 
 
 def scene(seed: int = 0) -> torch.Tensor:
-    """2 x 3 x 40 x 48 of saturated colours: every patch of 5 px has a pixel without one of the primaries."""
+    """2 x 3 x 40 x 48 of saturated colours: in every patch of 5 px a pixel lacks one of the primaries."""
     generator = torch.Generator().manual_seed(seed)
     colours = torch.rand(2, 3, 40, 48, generator=generator)
     return torch.where(torch.rand(2, 3, 40, 48, generator=generator) < 0.4, 0, colours)
 
 
 def hazed(clear: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Haze that is dense on the left and thin on the right, and its transmission."""
+    """Haze, dense on the left and thin on the right, and its transmission."""
     t = torch.linspace(0.05, 0.95, clear.shape[-1]).expand(len(clear), 1, clear.shape[-2], -1)
     return compose(clear, t, torch.tensor([[0.8, 0.82, 0.85]] * len(clear))), t
 
 
-def test_the_dark_channel_is_the_haze() -> None:
-    """By the definition, pixel by pixel; and against the transmission that made the haze."""
+def test_dark_channel_mask() -> None:
+    """By the definition, pixel by pixel, and against the transmission of synthetic haze."""
     hazy, t = hazed(scene())
     mask = dark_channel_mask(hazy, patch=5)
     dark = torch.zeros(2, 40, 48)
@@ -40,21 +40,20 @@ def test_the_dark_channel_is_the_haze() -> None:
             assert mask[photo, 0, y, x].item() == pytest.approx(min(1, window.min().item()), rel=1e-5)
     assert mask.shape == (2, 1, 40, 48)
     assert 0 <= mask.min() <= mask.max() <= 1
-    assert (mask - (1 - t)).abs().mean() < 0.06  # the least in a patch is a little too dark where haze grows
+    assert (mask - (1 - t)).abs().mean() < 0.06  # biased where haze varies in a patch
 
 
-def test_the_pairs_own_transmission_is_the_haze() -> None:
+def test_transmission_mask() -> None:
     clear = scene()
     hazy, t = hazed(clear)
     mask = transmission_mask(hazy, clear)
     assert mask.shape == (2, 1, 40, 48)
     assert (mask - (1 - t)).abs().mean() < 0.03
-    # no haze, no mask
     assert transmission_mask(clear, clear).max() < 0.01
 
 
 @pytest.mark.parametrize("mask", [dark_channel_mask, lambda photo, **o: transmission_mask(photo, scene(), **o)])
-def test_a_threshold_makes_it_hard(mask) -> None:
+def test_threshold(mask) -> None:
     hazy, _ = hazed(scene())
     soft, hard = mask(hazy), mask(hazy, threshold=0.5)
     assert set(hard.unique().tolist()) == {0, 1}
@@ -74,13 +73,13 @@ def test_masks_carry_no_gradient_and_full_precision() -> None:
         assert torch.equal(mask, wanted)
 
 
-def test_a_clear_dark_photo_has_little_haze() -> None:
+def test_a_clear_dark_photo_has_a_small_mask() -> None:
     dark = 0.05 + 0.05 * scene()
     assert dark_channel_mask(dark).max() < 0.25
     assert dark_channel_mask(torch.zeros(1, 3, 8, 8)).max() == 0
 
 
-def test_seven_parts_whole_and_three_inside() -> None:
+def test_weights_of_whole_and_inside() -> None:
     output, target = scene(1), scene(2)
     mask = torch.zeros(2, 1, 40, 48)
     mask[:, :, 4:9, 7:30] = 1
@@ -91,7 +90,7 @@ def test_seven_parts_whole_and_three_inside() -> None:
     assert haze_aware(output, target, mask, inside=1.0).item() == pytest.approx(inside.item(), rel=1e-5)
 
 
-def test_an_empty_mask_leaves_the_whole() -> None:
+def test_an_empty_mask() -> None:
     output, target = scene(1).requires_grad_(), scene(2)
     loss = haze_aware(output, target, torch.zeros(2, 1, 40, 48))
     loss.backward()
@@ -101,6 +100,6 @@ def test_an_empty_mask_leaves_the_whole() -> None:
 
 
 @pytest.mark.parametrize("patch", [0, 4])
-def test_a_patch_without_a_middle_is_refused(patch: int) -> None:
+def test_an_even_patch_is_rejected(patch: int) -> None:
     with pytest.raises(BadSettings, match="odd"):
         dark_channel_mask(torch.zeros(1, 3, 8, 8), patch=patch)

@@ -14,7 +14,7 @@ from fairweather.errors import BadSettings, UnknownName
 from fairweather.losses import Perceptual, perceptual
 
 SHALLOW = ("relu1_2",)
-# torchvision's vgg19().features: where its convolutions stand, and their channels (configuration E of the paper).
+# Indices of the convolutions in torchvision's vgg19().features, and their channels (configuration E of the paper).
 PLACES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 CHANNELS = (3, 64, 64, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)
 
@@ -32,7 +32,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def vgg_file(path: Path, *, count: int = 2, zipped: bool = True) -> dict[str, torch.Tensor]:
-    """A file like torchvision's, with the first `count` convolutions and a piece of the classifier."""
+    """A file like torchvision's, with the first `count` convolutions and part of the classifier."""
     generator = torch.Generator().manual_seed(5)
     state: dict[str, torch.Tensor] = {"classifier.6.bias": torch.zeros(1000)}
     for place, into, out in list(zip(PLACES, CHANNELS, CHANNELS[1:], strict=False))[:count]:
@@ -44,7 +44,7 @@ def vgg_file(path: Path, *, count: int = 2, zipped: bool = True) -> dict[str, to
 
 
 def test_the_network_is_vgg19() -> None:
-    network, places = perceptual._shape(15)
+    network, places = perceptual.vgg19(15)
     convolutions = {place: layer for place, layer in enumerate(network) if isinstance(layer, nn.Conv2d)}
     assert tuple(convolutions) == PLACES
     assert tuple(layer.out_channels for layer in convolutions.values()) == CHANNELS[1:]
@@ -54,8 +54,8 @@ def test_the_network_is_vgg19() -> None:
     assert (places["relu3_3"], places["relu4_3"], places["relu5_4"]) == (15, 24, 35)
 
 
-@pytest.mark.parametrize("zipped", [True, False])  # torchvision's own file is of the older kind
-def test_a_cached_file_is_found_and_computes_what_it_should(
+@pytest.mark.parametrize("zipped", [True, False])  # torchvision's file has the older format
+def test_a_cached_file_is_used(
     zipped: bool, empty_cache: Path, pair: tuple[torch.Tensor, torch.Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
     state = vgg_file(empty_cache / "vgg19-dcbb9e9d.pth", zipped=zipped)
@@ -80,15 +80,7 @@ def test_a_cached_file_is_found_and_computes_what_it_should(
     assert absolute.item() == pytest.approx((one[1] - two[1]).abs().mean().item(), rel=1e-4)
 
 
-def test_pooling_takes_the_largest() -> None:
-    """A bright spot is seen the same wherever in its 2 x 2 it lies, up to what the convolutions before see of it."""
-    network, _ = perceptual._shape(2)
-    photo = torch.rand(1, 64, 4, 4, generator=torch.Generator().manual_seed(0))
-    pooled = network[4](photo)
-    assert torch.equal(pooled[0, :, 0, 0], photo[0, :, :2, :2].amax((1, 2)))
-
-
-def test_the_file_in_the_settings_goes_before_the_cache(empty_cache: Path, tmp_path: Path) -> None:
+def test_the_given_file_takes_precedence_over_the_cache(empty_cache: Path, tmp_path: Path) -> None:
     vgg_file(empty_cache / "vgg19-dcbb9e9d.pth")
     state = vgg_file(tmp_path / "mine.pth")
     state["features.0.weight"] += 1
@@ -105,7 +97,7 @@ class Exploit:
 
 @pytest.mark.parametrize("damage", ["missing", "cut off", "another network", "too shallow", "code"])
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_file_that_is_no_vgg19_is_named(
+def test_a_wrong_file_is_named(
     damage: str, cached: bool, empty_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = (empty_cache if cached else tmp_path) / "vgg19-dcbb9e9d.pth"
@@ -126,7 +118,7 @@ def test_a_file_that_is_no_vgg19_is_named(
     assert "this ran" not in capsys.readouterr().out
 
 
-def test_without_weights_it_says_so_and_is_the_same_random_network(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_weights_a_fixed_random_network_is_logged_and_used(caplog: pytest.LogCaptureFixture) -> None:
     before = torch.get_rng_state()
     with caplog.at_level(logging.INFO, "fairweather"):
         one = Perceptual(("relu2_2",))
@@ -136,14 +128,14 @@ def test_without_weights_it_says_so_and_is_the_same_random_network(caplog: pytes
     torch.rand(3)
     deeper = Perceptual(("relu2_1", "relu3_1"))
     torch.set_rng_state(before)
-    assert torch.equal(one.network[5].weight, deeper.network[5].weight), "another depth is the same network"
-    # He: after every ReLU the mean square is that before the first convolution
+    assert torch.equal(one.network[5].weight, deeper.network[5].weight)
+    # He initialization preserves the mean square.
     noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * one.deviation + one.mean
     (features,) = one.features(noise)
-    assert 0.5 < features.square().mean() < 4  # pooling takes the largest, so a little more
+    assert 0.5 < features.square().mean() < 4  # max-pooling increases it a little
 
 
-def test_making_one_draws_nothing_from_the_global_generator() -> None:
+def test_the_global_random_generator_is_not_used() -> None:
     torch.manual_seed(8)
     expected = torch.rand(4)
     torch.manual_seed(8)
@@ -151,7 +143,7 @@ def test_making_one_draws_nothing_from_the_global_generator() -> None:
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_full_precision_whatever_happens(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_full_precision_under_autocast(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     loss = Perceptual(("relu2_2",))
     expected = loss(*pair).item()
     weights = [convolution.weight.clone() for convolution in loss.network if isinstance(convolution, nn.Conv2d)]
@@ -168,8 +160,7 @@ def test_full_precision_whatever_happens(pair: tuple[torch.Tensor, torch.Tensor]
         assert loss(*rounded).item() == pytest.approx(loss(*(r.float() for r in rounded)).item(), rel=1e-6)
 
 
-def test_it_belongs_to_nobody(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """No optimizer finds its weights, no checkpoint holds them, and it stays in evaluation mode."""
+def test_its_weights_are_not_trained_or_stored(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     loss = Perceptual(SHALLOW)
     owner = nn.Sequential(nn.Conv2d(3, 3, 1), loss)
     assert not list(loss.parameters())
@@ -186,7 +177,7 @@ def test_it_belongs_to_nobody(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     assert torch.equal(copy.deepcopy(loss)(*pair), loss(*pair))
 
 
-def test_going_on_with_other_weights_is_refused(empty_cache: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_weights_is_refused(empty_cache: Path, tmp_path: Path) -> None:
     random = Perceptual(SHALLOW)
     vgg_file(tmp_path / "one.pth")
     one = Perceptual(SHALLOW, tmp_path / "one.pth")
@@ -197,7 +188,7 @@ def test_going_on_with_other_weights_is_refused(empty_cache: Path, tmp_path: Pat
         kept = nn.Sequential(owner).state_dict()
         nn.Sequential(copy.deepcopy(owner)).load_state_dict(kept)
         for other in {random, one, two} - {owner}:
-            with pytest.raises(BadSettings, match="VGG-19 weights, other than"):
+            with pytest.raises(BadSettings, match="found now differ"):
                 nn.Sequential(other).load_state_dict(kept)
 
 
@@ -209,12 +200,12 @@ def test_equal_pictures_are_the_minimum(pair: tuple[torch.Tensor, torch.Tensor])
 
 
 @pytest.mark.parametrize("made", [lambda: Perceptual(("relu3_5",)), lambda: Perceptual(SHALLOW, distance="l3")])  # type: ignore[arg-type]
-def test_misspelt_names(made: Any) -> None:
+def test_unknown_names(made: Any) -> None:
     with pytest.raises(UnknownName, match=r"relu3_4|l1"):
         made()
 
 
-def test_what_cannot_be_compared() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(BadSettings, match="at least one layer"):
         Perceptual(())
     loss = Perceptual(("relu2_1",))

@@ -15,9 +15,9 @@ def as_batch(pixels: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("noise", [2.0, 25.0])
-def test_ssim_is_scikit_images(photo: np.ndarray, rng: np.random.Generator, noise: float) -> None:
+def test_ssim_matches_scikit_image(photo: np.ndarray, rng: np.random.Generator, noise: float) -> None:
     other = (photo + rng.normal(0, noise, photo.shape)).clip(0, 255).astype(np.uint8)
-    # Two different pairs in one batch: a channel or picture that strays into another's place would show.
+    # Two different pairs in one batch: mixed-up channels or pictures would show.
     output = torch.cat([as_batch(photo), as_batch(photo[::-1].copy())])
     target = torch.cat([as_batch(other), as_batch(photo)])
     expected = np.mean(
@@ -39,7 +39,7 @@ def test_ssim_is_scikit_images(photo: np.ndarray, rng: np.random.Generator, nois
     assert ssim_loss(channels_last, target).item() == pytest.approx(1 - expected, abs=1e-4)
 
 
-def test_ssim_gradient_is_that_of_finite_differences() -> None:
+def test_ssim_gradient_matches_finite_differences() -> None:
     generator = torch.Generator().manual_seed(1)
     output = torch.rand(1, 1, 14, 12, generator=generator, requires_grad=True)
     target = torch.rand(1, 1, 14, 12, generator=generator)
@@ -51,14 +51,14 @@ def test_ssim_gradient_is_that_of_finite_differences() -> None:
     assert slope.item() == pytest.approx(gradient.norm().item(), rel=1e-2)
 
 
-def test_ssim_refuses_pictures_below_its_window() -> None:
+def test_ssim_rejects_pictures_below_its_window() -> None:
     with pytest.raises(BadSettings, match="11 x 11"):
         ssim_loss(torch.zeros(1, 3, 10, 40), torch.zeros(1, 3, 10, 40))
 
 
 @pytest.mark.parametrize("width", [1, 2, 15, 16])
 @pytest.mark.parametrize("norm", ["backward", "ortho"])
-def test_frequency_is_the_whole_plane(width: int, norm: str) -> None:
+def test_frequency_is_the_mean_over_the_whole_plane(width: int, norm: str) -> None:
     generator = torch.Generator().manual_seed(width)
     a, b = torch.rand(2, 2, 3, 9, width, generator=generator)
     spectra = torch.view_as_real(torch.fft.fft2(a, norm=norm)) - torch.view_as_real(torch.fft.fft2(b, norm=norm))

@@ -1,14 +1,11 @@
-"""`fairweather export RUN|MODEL -o DIR`: a model folder, compared with the network that it was made from."""
+"""`fairweather export RUN|MODEL`: write a model folder and compare it with the network that it was made from."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
-
-if TYPE_CHECKING:
-    from fairweather import model_folder
 
 
 def export(
@@ -21,52 +18,39 @@ def export(
     choice: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = None,
     half: Annotated[bool | None, tyro.conf.arg(help_behavior_hint="")] = None,
 ) -> None:
-    """Export a run's or a model's network anew: weights, ONNX with free height and width, and the card.
+    """Export a run or a model as a model folder: weights, ONNX with free height and width, card.
 
-    Of a run that has not ended, the network of its last checkpoint. Refused unless ONNX Runtime and OpenVINO give
-    PyTorch's pictures, to 1e-4.
+    For an unfinished run, the last checkpoint is exported. The export is rejected unless ONNX Runtime and OpenVINO
+    agree with PyTorch to 1e-4.
 
     Args:
-        model: path of a run folder or a model folder, or a shipped model's name.
-        out: the model folder to write; one that is there already is replaced.
-        direction: of a run that learned both: restore (the default), or degrade, which puts the weather into clear
-            photos.
-        photos: folder of photos to compare on (the first three); invented pictures by default.
-        choice: for the card: which of what was trained this is, chosen by what, and why; as the model has it by
-            default.
-        half: weights rounded to float16, which halves their file; of a model, as it is by default.
+        model: path of a run folder or a model folder, or name of a shipped model.
+        out: model folder to write; an existing model folder is replaced.
+        direction: generator of an unpaired run: restore (default), or degrade, which adds weather to clear photos.
+        photos: folder of photos for the comparison (the first three are used); default: synthetic pictures.
+        choice: text for the card: why this model was selected; default: unchanged.
+        half: round the weights to float16, which halves their file; default: for a model, as its weights are.
     """
     from fairweather import images, model_folder
+    from fairweather.errors import BadSettings
     from fairweather.files import refuse_within
     from fairweather.pairs import pictures
 
     refuse_within(out, () if photos is None else (photos,))
-    seen = [] if photos is None else [images.read(path).pixels for path in pictures(photos)[:3]]
+    samples = [] if photos is None else [images.read(path).pixels for path in pictures(photos)[:3]]
     if model not in model_folder.shipped() and (Path(model) / "run.json").is_file():
         from fairweather.training.export_run import export_run
 
-        card = export_run(model, out, direction=direction or "restore", photos=seen, choice=choice, half=half)
+        card = export_run(model, out, direction=direction or "restore", photos=samples, choice=choice, half=half)
     else:
         from fairweather.deploy.onnx_export import export_model_folder
 
-        _same(model, direction)
-        card = export_model_folder(model, out, photos=seen, choice=choice, half=half)
-    print(f"{card.name} ({card.generator}) is in {out}: {_use(card, out)}")
-
-
-def _same(model: str, direction: str | None) -> None:
-    from fairweather import model_folder
-    from fairweather.errors import BadSettings
-
-    card = model_folder.read_card(model_folder.find(model), verify=False)
-    if direction not in (None, card.direction):
-        raise BadSettings(
-            f"--direction {direction}: {model} is a model, which goes one way ({card.direction}); "
-            "give the run folder that it came from"
-        )
-
-
-def _use(card: model_folder.Card, out: Path) -> str:
-    if card.direction == "degrade":
-        return f"fairweather synthesize {card.weather} PHOTOS -o OUT --model {out}"
-    return f"fairweather restore PHOTO --model {out}"
+        source = model_folder.read_card(model_folder.find(model), verify=False)
+        if direction not in (None, source.direction):
+            raise BadSettings(
+                f"--direction {direction}: the model {model} has one direction, {source.direction}: "
+                "give the run folder that it was exported from"
+            )
+        card = export_model_folder(model, out, photos=samples, choice=choice, half=half)
+    command = "restore PHOTO" if card.direction == "restore" else f"synthesize {card.weather} PHOTOS -o OUT"
+    print(f"{card.name} ({card.generator}) is in {out}: fairweather {command} --model {out}")

@@ -1,4 +1,4 @@
-"""`fairweather models` and `fairweather info MODEL`: what ships, and what one model's card says, for people."""
+"""`fairweather models` lists the models that come with the package; `fairweather info MODEL` prints one card."""
 
 from __future__ import annotations
 
@@ -13,118 +13,124 @@ from fairweather import model_folder
 
 
 def models() -> None:
-    """List the models that come with fairweather, with their sizes and scores."""
-    console = _console()
-    shipped = model_folder.shipped()
-    if not shipped:
-        console.print("No model ships with this build of fairweather; `fairweather train` makes one.")
-        return
-    table = Table("model", "what it does", "network", "size", "scores (untouched photos in brackets)", box=None)
-    for name, folder in shipped.items():
+    """List the models that come with fairweather, with their sizes and main scores; `info` prints all scores."""
+    table = Table("model", "weather", "size", "scores (unprocessed photos in brackets)", box=None)
+    for name, folder in model_folder.shipped().items():
         card = model_folder.read_card(folder, verify=False)
-        scores = "\n".join(score_line(score) for score in card.scores) or "none noted"
-        table.add_row(name, _does(card), card.generator, _size(folder), scores)
-    console.print(table)
+        main = [one for one in card.scores if (one["metric"], one["protocol"]) == ("psnr", "rgb") and "input" in one]
+        scores = "\n".join(map(score_line, main or card.scores)) or "none"
+        table.add_row(name, card.weather, _size(folder), scores)
+    _print(table if table.rows else "No model comes with this build of fairweather: make one with `fairweather train`.")
 
 
 def info(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
 ) -> None:
-    """Tell what a model is: its network, what it was trained on and on what terms it may be used.
+    """Print a model's card: its network, training data, scores, licence and terms of use.
 
     Args:
-        model: name of a shipped model, or path of a model folder or run folder; `weather` is what decides between
-            them.
+        model: name of a shipped model, or path of a model folder or run folder; `weather` is the detector that
+            `restore --weather auto` uses.
     """
     if model == "weather":
-        _recognizer()
+        _print(_rows(_detector()))
         return
-    from fairweather.commands.quantize import lines
-
     folder = model_folder.find(model)
     card = model_folder.read_card(folder)
-    console = _console()
-    table = Table.grid(padding=(0, 2))
-    rows: list[tuple[str, str]] = [
-        ("model", f"{card.name}, {_does(card)}"),
-        ("direction", card.direction),
-        ("what it is", card.description or "not described"),
-        ("network", f"{card.generator}({', '.join(f'{key}={value!r}' for key, value in card.arguments.items())})"),
-        ("gives", _gives(card)),
-        ("sees", _sees(card)),
-        *([("int8", "\n".join(lines(card)))] if card.quantized is not None else []),
-        ("trained", "\n".join(_flat(card.training)) or "not noted"),
-        ("scores", "\n".join(score_line(score) for score in card.scores) or "none noted"),
-        *([("chosen", card.choice)] if card.choice else []),
-        ("licence", card.licence),
-        ("terms", card.terms),
-        ("folder", f"{folder} ({_size(folder)}, checksums are right)"),
+    arguments = ", ".join(f"{key}={value!r}" for key, value in card.arguments.items())
+    rows = {
+        "model": f"{card.name}, {_task(card)}",
+        "direction": card.direction,
+        "description": card.description or "none",
+        "network": f"{card.generator}({arguments})",
+        "input": _input(card),
+        "output": "haze maps at low resolution, applied at full size" if card.output == "maps" else "the whole picture",
+        "int8": "\n".join(quantized_lines(card)),
+        "training": "\n".join(_flat(card.training)) or "not recorded",
+        "scores": "\n".join(map(score_line, card.scores)) or "none",
+        "selected": card.choice,
+        "licence": card.licence,
+        "terms": card.terms,
+        "folder": f"{folder} ({_size(folder)}, checksums match)",
+    }
+    _print(_rows(rows))
+
+
+def quantized_lines(card: model_folder.Card) -> list[str]:
+    """Lines that describe a model's int8 network; none for a model without one."""
+    record = card.quantized
+    if record is None:
+        return []
+    floats, calibration = record["float_layers"], record.get("calibration", {})
+    lines = [
+        f"{record['method']}, {record['layers'] - len(floats)} of {record['layers']} layers in int8"
+        + "".join(f", {key.replace('_', ' ')} {value}" for key, value in calibration.items())
     ]
-    for name, text in rows:
-        table.add_row(name, text)
-    console.print(table)
-
-
-def _recognizer() -> None:
-    """The card of the network that looks for haze and rain; it is no model that `restore --model` would take."""
-    from fairweather.inference.weather_detection import DETECTOR_FOLDER, load_detector
-
-    card = load_detector().card
-    training = dict(card.training)
-    held: dict[str, dict[str, int]] = training.pop("on_held_back_scenes", {})
-    table = Table.grid(padding=(0, 2))
-    table.add_row("model", f"{card.name}, decides what `restore --weather auto` takes out")
-    table.add_row("what it is", card.description)
-    table.add_row("trained", "\n".join(_flat(training)))
-    if held:
-        decisions = list(dict.fromkeys(decision for counts in held.values() for decision in counts))
-        counted = Table("scenes held back", *(Column(f"seen: {one}", justify="right") for one in decisions), box=None)
-        for kind, counts in held.items():
-            counted.add_row(kind, *(str(counts.get(one, 0)) for one in decisions))
-        table.add_row("decides", counted)
-    table.add_row("licence", card.licence)
-    table.add_row("terms", card.terms)
-    table.add_row("folder", f"{DETECTOR_FOLDER} ({_size(DETECTOR_FOLDER)}, checksums are right)")
-    _console().print(table)
+    lines += [f"float: {layer}, {reason}" for layer, reason in floats.items()]
+    for network, found in record["parity"].items():
+        change = "" if found["change"] is None else f", PSNR to the ground truth {found['change']:+.2f} dB"
+        lines.append(
+            f"{network}: {found['psnr']:.1f} dB to the float model{change} ({record['data']}, n={found['photos']})"
+        )
+    if not record["passed"]:
+        lines.append(f"BELOW THE BAR, kept by --force: {'; '.join(record.get('failures', []))}")
+    cost = record["cost"]
+    ms, size = cost["ms"], cost["megabytes"]
+    lines.append(
+        f"network at {cost['photo']} in {cost['engine']}: {ms['int8']:.1f} ms, f32 {ms['f32']:.1f} ms; "
+        f"{size[model_folder.INT8]:.2f} MB, f32 {size[model_folder.ONNX]:.2f} MB"
+    )
+    return [*lines, str(cost["slow"])] if "slow" in cost else lines
 
 
 def score_line(score: dict[str, Any]) -> str:
-    """A score with all that gives it meaning: `psnr 24.61 dB (15.89), rgb, sots_outdoor, n=39`."""
-    unit = " dB" if str(score["metric"]).lower() == "psnr" else ""
+    """A score with its context: `psnr 24.61 dB (15.89), rgb, sots_outdoor, n=39`."""
+    unit = " dB" if score["metric"].lower() == "psnr" else ""
     digits = 2 if unit else 3
     before = f" ({score['input']:.{digits}f})" if score.get("input") is not None else ""
     value = f"{score['metric']} {score['value']:.{digits}f}{unit}{before}"
     return f"{value}, {score['protocol']}, {score['data']}, n={score['n']}"
 
 
-def _does(card: model_folder.Card) -> str:
-    if card.direction == "degrade":
-        return f"puts {card.weather} into clear photos"
-    return f"takes out {card.weather}"
+def _detector() -> dict[str, str | Table]:
+    """Rows for the weather detector, which is no model that `restore --model` accepts."""
+    from fairweather.inference.weather_detection import DETECTOR_FOLDER, load_detector
+
+    card = load_detector().card
+    training = dict(card.training)
+    decisions: dict[str, dict[str, int]] = training.pop("on_held_back_scenes", {})
+    names = list(dict.fromkeys(decision for counts in decisions.values() for decision in counts))
+    table = Table("holdout scenes", *(Column(name, justify="right") for name in names), box=None)
+    for kind, counts in decisions.items():
+        table.add_row(kind, *(str(counts.get(name, 0)) for name in names))
+    return {
+        "model": f"{card.name}, detects what `restore --weather auto` removes",
+        "description": card.description,
+        "training": "\n".join(_flat(training)),
+        "detected": table if decisions else "",
+        "licence": card.licence,
+        "terms": card.terms,
+        "folder": f"{DETECTOR_FOLDER} ({_size(DETECTOR_FOLDER)}, checksums match)",
+    }
 
 
-def _gives(card: model_folder.Card) -> str:
-    if card.output == "maps":
-        return "haze maps at low resolution, applied to the photo at its full size"
-    return "the whole picture"
+def _task(card: model_folder.Card) -> str:
+    return f"adds {card.weather}" if card.direction == "degrade" else f"removes {card.weather}"
 
 
-def _sees(card: model_folder.Card) -> str:
+def _input(card: model_folder.Card) -> str:
     if card.maps is not None:
-        return f"the photo reduced to about {card.maps.size} x {card.maps.size} pixels, whole"
+        return f"the whole photo, reduced to about {card.maps.size} x {card.maps.size} pixels"
     if card.receptive_field is None:
-        return "the whole photo at once (never in tiles)"
-    return f"{card.receptive_field} pixels around each pixel; large photos go through in tiles"
+        return "the whole photo, never in tiles"
+    return f"the photo, in tiles where it is large (receptive field {card.receptive_field} pixels)"
 
 
-def _flat(fields: dict[str, Any], at: str = "") -> list[str]:
+def _flat(fields: dict[str, Any], prefix: str = "") -> list[str]:
     """Nested settings as `a.b = value` lines."""
     lines: list[str] = []
     for key, value in fields.items():
-        if isinstance(value, dict):
-            lines += _flat(value, f"{at}{key}.")
-        else:
-            lines.append(f"{at}{key} = {value}")
+        lines += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key} = {value}"]
     return lines
 
 
@@ -132,6 +138,14 @@ def _size(folder: Path) -> str:
     return f"{sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6:.1f} MB"
 
 
-def _console() -> Console:
-    # A card may hold [brackets] and rich would take them for its own markup.
-    return Console(markup=False, highlight=False, emoji=False)
+def _rows(rows: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, content in rows.items():
+        if content:
+            table.add_row(name, content)
+    return table
+
+
+def _print(content: Table | str) -> None:
+    # Without markup, so that [brackets] of a card are printed as they are.
+    Console(markup=False, highlight=False, emoji=False).print(content)

@@ -1,1 +1,1 @@
-"""From a trained generator to a model folder that restoring can open; every export is compared with its source."""
+"""Export of trained generators as model folders, and their quantization; each result is compared with its source."""

@@ -1,4 +1,4 @@
-"""From a generator to a model folder (weights, ONNX with free height and width, card), kept only if engines agree."""
+"""Export a generator as a model folder: weights, ONNX with free height and width, card; kept only if engines agree."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
@@ -49,14 +50,28 @@ def export_generator(
     photos: Sequence[NDArray[Any]] = (),
     engines: Sequence[str] = parity.PARITY_ENGINES,
 ) -> model_folder.Card:
-    """Write the model folder of a generator and give its card.
+    """Write the model folder of a generator and compare all engines with it.
 
-    `generator_name` and `arguments` must rebuild the generator. `photos` (H x W x 3 uint8, uint16 or float32) are what
-    the engines are compared on; without them, invented pictures. The folder appears whole or not at all; a model folder
-    that is there already is replaced, any other folder with something in it is not. The generator is not changed: a
-    copy goes to ONNX, in eval mode, on the CPU, in float32. With `half` that copy's weights are first rounded to
-    float16, and weights.safetensors holds them so, at half the size.
-    Raises ParityFailed, BadFolder, BadCard.
+    The folder appears complete or not at all. The generator is not changed: a copy is exported, in eval mode, on the
+    CPU, in float32.
+
+    Args:
+        generator: the network.
+        folder: the model folder; an existing model folder is replaced.
+        name, weather, licence, terms, training, scores, description, direction, choice, most_pixels: for the card.
+        generator_name: name in GENERATORS.
+        arguments: keyword arguments that rebuild the generator.
+        half: round the weights to float16 before the export, and store them as float16.
+        photos: photos to compare the engines on, H x W x 3 uint8, uint16 or float32; default: synthetic pictures.
+        engines: engines to compare.
+
+    Returns:
+        The card.
+
+    Raises:
+        ParityFailed: an engine differs from the generator by more than PARITY_TOLERANCE.
+        BadFolder: the folder cannot be written, or contains something other than a model.
+        BadCard: a field cannot be stored, the arguments build another network, or a weight exceeds float16.
     """
     folder = Path(folder)
     check_place(folder)
@@ -65,36 +80,38 @@ def export_generator(
     frozen = copy.deepcopy(generator).to("cpu", torch.float32).eval()
     if half:
         _round_to_half(frozen)
-    network = exported(frozen)
-    multiple_of = int(getattr(network, "multiple_of", frozen.multiple_of))  # type: ignore[arg-type]
-    maps = None
-    if frozen.output == "maps":
-        maps = model_folder.MapsSpec(size=int(frozen.size), radius=int(frozen.radius), eps=float(frozen.eps))  # type: ignore[arg-type]
+    network: Any = exported(frozen)
+    source: Any = frozen
+    multiple_of = int(getattr(network, "multiple_of", source.multiple_of))
+    maps, state = None, _state_spec(network)
+    if source.output == "maps":
+        maps = model_folder.MapsSpec(size=int(source.size), radius=int(source.radius), eps=float(source.eps))
     with atomic_folder(folder) as building:
         write_weights(frozen, building / model_folder.WEIGHTS, half=half)
         write_onnx(network, building / model_folder.ONNX, multiple_of)
+        peak = bytes_per_pixel(building / model_folder.ONNX, multiple_of, state)
+        if half:
+            halve_onnx(building / model_folder.ONNX)
         card = model_folder.Card(
             name=name,
             weather=weather,
             generator=generator_name,
             arguments=dict(arguments),
-            output=frozen.output,  # type: ignore[arg-type]
+            output=source.output,
             multiple_of=multiple_of,
-            receptive_field=frozen.receptive_field,  # type: ignore[arg-type]
+            receptive_field=source.receptive_field,
             maps=maps,
             training=dict(training),
             scores=[dict(score) for score in scores],
             licence=licence,
             terms=terms,
-            bytes_per_pixel=bytes_per_pixel(building / model_folder.ONNX, multiple_of, _state(network)),
+            bytes_per_pixel=peak,
             description=description,
             direction=direction,
             choice=choice,
             most_pixels=most_pixels,
-            state=_state(network),
+            state=state,
         )
-        if half:
-            halve_onnx(building / model_folder.ONNX)
         card = model_folder.write_card(building, card)
         parity.check_parity(frozen, building, parity.parity_pictures(photos, card), engines=engines)
     return card
@@ -108,19 +125,28 @@ def export_model_folder(
     choice: str | None = None,
     half: bool | None = None,
 ) -> model_folder.Card:
-    """Build a model's generator from its card and weights and export it anew: another release's ONNX, a checked copy.
+    """Rebuild a model's generator from its card and weights, and export it again.
 
-    `model`: a shipped name, a model folder, or a run folder; `choice` takes the place of what its card says on that,
-    and `half` is as its weights are where it is not given. An int8 network is not made again; that is said.
-    Raises as `export`, and BadCard where weights do not fit.
+    An int8 network is not exported; a warning is logged.
+
+    Args:
+        model: name of a shipped model, or path of a model folder or run folder. Its model.onnx may be missing.
+        out: the model folder to write.
+        photos: photos to compare the engines on, as in `export_generator`.
+        choice: replaces the card's `choice`.
+        half: round the weights to float16; default: if the model's weights are float16.
+
+    Returns:
+        The new card.
+
+    Raises:
+        BadCard: the model's card or weights are wrong. Further as `export_generator`.
     """
     folder = model_folder.find(model)
     refuse_within(out, [folder])
-    card = model_folder.read_card(folder, verify=False)  # its model.onnx may be the very thing that needs making again
+    card = model_folder.read_card(folder, verify=False)
     if card.quantized is not None:
-        _log.warning(
-            "model %s: %s is not exported with it: run fairweather quantize on the copy", card.name, model_folder.INT8
-        )
+        _log.warning("model %s: %s is not exported: quantize the copy again", card.name, model_folder.INT8)
     if half is None:
         half = any(tensor.dtype == np.float16 for tensor in model_folder.read_weights(folder).values())
     return export_generator(
@@ -144,61 +170,64 @@ def export_model_folder(
 
 
 def write_weights(generator: nn.Module, path: Path, *, half: bool = False) -> None:
-    """The state of a module as safetensors, floats as float32 (with `half`, weights as float16), tied tensors written
-    twice."""
+    """Write a module's state as safetensors: floats as float32 or, with `half`, weights as float16."""
     state = {
-        key: value.detach().to(_stored(value, half)).cpu().contiguous().clone()
+        key: value.detach().to(_stored_type(value, half)).cpu().contiguous().clone()  # clone: tied tensors are refused
         for key, value in generator.state_dict().items()
     }
-    path.write_bytes(save(state))  # its own way to a file leaves one that only the owner can read
+    path.write_bytes(save(state))  # save_file would make a file that only the owner can read
 
 
-def _state(network: nn.Module) -> model_folder.StateSpec | None:
-    """What the card says of a network's memory, where it has one."""
-    if not hasattr(network, "state_channels"):
-        return None
-    return model_folder.StateSpec(channels=int(network.state_channels), stride=int(network.state_stride))  # type: ignore[arg-type]
-
-
-def _stored(value: torch.Tensor, half: bool) -> torch.dtype:
-    """Weights alone are halved: biases and batch norm's statistics are few, and a variance may be small beyond it."""
+def _stored_type(value: torch.Tensor, half: bool) -> torch.dtype:
+    """Biases and batch norm statistics stay float32: they are few, and variances may be below float16's range."""
     if not value.is_floating_point():
         return value.dtype
     return torch.float16 if half and value.ndim > 1 else torch.float32
 
 
 def _round_to_half(generator: nn.Module) -> None:
-    """Each weight to the nearest float16, in place. Raises BadCard where one is beyond its range."""
     with torch.no_grad():
         for name, value in generator.state_dict().items():
-            rounded = value.to(_stored(value, True))
+            rounded = value.to(_stored_type(value, True))
             if not torch.isfinite(rounded.float()).all():
-                raise BadCard(f"weight {name} is beyond float16: export in full precision (without half)")
+                raise BadCard(f"weight {name} exceeds the range of float16: export with --no-half")
             value.copy_(rounded)
 
 
+def _state_spec(network: Any) -> model_folder.StateSpec | None:
+    if not hasattr(network, "state_channels"):
+        return None
+    return model_folder.StateSpec(channels=int(network.state_channels), stride=int(network.state_stride))
+
+
 def write_onnx(network: nn.Module, path: Path, multiple_of: int) -> None:
-    """One file: input `picture` 1 x 3 x h x w with h and w any multiples of `multiple_of`, output `result`; of a
-    network with a memory `state` goes in and `state_after` comes out beside them."""
+    """Write a network as one ONNX file.
+
+    Args:
+        network: maps 1 x 3 x h x w (and, if recurrent, its state) to a result (and the next state), in eval mode.
+        path: the file. Its inputs are `picture` (and `state`), its outputs `result` (and `state_after`); h and w are
+            free multiples of `multiple_of`.
+        multiple_of: required divisor of the sides.
+    """
     try:
-        import onnxscript  # noqa: F401  (torch's exporter needs it and says so less clearly)
+        import onnxscript  # noqa: F401  (torch's exporter needs it and reports its absence less clearly)
     except ImportError:
         raise MissingExtra("onnxscript", "train", "exporting a model") from None
-    # At least two cells, or torch would take the side for a constant; two lengths, or it would take them for equal.
+    # At least two cells, or torch specializes the side to a constant; two different sides, or it assumes a square.
     cells = math.ceil(64 / multiple_of)
     sides = ((cells + 1) * multiple_of, (cells + 2) * multiple_of)
-    down, across = (torch.export.Dim(f"cells_{way}", min=1, max=1 << 20) for way in ("down", "across"))
+    rows, columns = (torch.export.Dim(f"cells_{axis}", min=1, max=1 << 20) for axis in ("down", "across"))
     inputs = [torch.linspace(0, 1, 3 * sides[0] * sides[1]).reshape(1, 3, *sides)]
-    shapes = [{2: multiple_of * down, 3: multiple_of * across}]
-    names = (["picture", "state"], ["result", "state_after"])
-    if (spec := _state(network)) is not None:
-        cell = multiple_of // spec.stride
-        inputs.append(torch.zeros(1, spec.channels, *(side // spec.stride for side in sides)))
-        shapes.append({2: cell * down, 3: cell * across})
-    quiet = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in quiet]
+    shapes = [{2: multiple_of * rows, 3: multiple_of * columns}]
+    names = (["picture"], ["result"])
+    if (state := _state_spec(network)) is not None:
+        names = (["picture", "state"], ["result", "state_after"])
+        inputs.append(torch.zeros(1, state.channels, *(side // state.stride for side in sides)))
+        shapes.append({axis: multiple_of // state.stride * dim for axis, dim in ((2, rows), (3, columns))})
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
     try:
-        for logger in quiet:
+        for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -210,19 +239,19 @@ def write_onnx(network: nn.Module, path: Path, multiple_of: int) -> None:
                 opset_version=OPSET,
                 external_data=False,
                 dynamic_shapes=tuple(shapes),
-                input_names=names[0][: len(inputs)],
-                output_names=names[1][: len(inputs)],
+                input_names=names[0],
+                output_names=names[1],
                 verbose=False,
             )
     finally:
-        for logger, level in zip(quiet, levels, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
 def halve_onnx(path: Path) -> None:
-    """Keep the file's float32 weights as float16, each with a cast behind it, which engines fold when they load it.
+    """Store those float32 weights of a file as float16 that float16 represents exactly, each followed by a cast.
 
-    For weights that float16 holds exactly: nothing that is computed changes.
+    Engines fold the casts on loading, so that results do not change.
     """
     model = onnx.load(path)
     casts = []
@@ -231,10 +260,9 @@ def halve_onnx(path: Path) -> None:
             continue
         name, values = weight.name, onnx.numpy_helper.to_array(weight)
         halved = values.astype(np.float16)
-        if not np.array_equal(halved.astype(np.float32), values):
-            continue
-        weight.CopyFrom(onnx.numpy_helper.from_array(halved, f"{name}_float16"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}_float16"], [name], to=onnx.TensorProto.FLOAT))
+        if np.array_equal(halved.astype(np.float32), values):
+            weight.CopyFrom(onnx.numpy_helper.from_array(halved, f"{name}_float16"))
+            casts.append(onnx.helper.make_node("Cast", [f"{name}_float16"], [name], to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -242,23 +270,20 @@ def halve_onnx(path: Path) -> None:
 
 
 def bytes_per_pixel(path: Path, multiple_of: int, state: model_folder.StateSpec | None = None) -> float:
-    """Peak of the bytes that are alive at once while the network runs node by node, per pixel of its input.
+    """Count the peak memory of a network's activations, in bytes per input pixel.
 
-    Counted on the ONNX graph at one size, by running it once: inference of shapes alone gives up behind a pixel
-    unshuffle, whose sizes are computed in the graph. Weights, which do not grow with the photo, are left out. An
-    engine's own scratch space comes on top, work done in place comes off.
+    The tensors alive at once while the graph runs node by node, without weights and without an engine's scratch space.
+    The graph is run once for the sizes, since ONNX shape inference does not pass a pixel unshuffle.
     """
-    import onnxruntime
-
     model = onnx.load(path)
     side = multiple_of * math.ceil(64 / multiple_of)
-    fixed = {weight.name for weight in model.graph.initializer}
-    for node in model.graph.node:  # what is computed from weights alone does not grow with the photo either
-        if all(name in fixed for name in node.input if name):
-            fixed.update(node.output)
-    given = {value.name for value in model.graph.output}
-    made = {name for node in model.graph.node for name in node.output if name}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(made - given - fixed))
+    constant = {weight.name for weight in model.graph.initializer}
+    for node in model.graph.node:  # what depends on weights alone does not grow with the photo either
+        if all(name in constant for name in node.input if name):
+            constant.update(node.output)
+    outputs = {value.name for value in model.graph.output}
+    computed = {name for node in model.graph.node for name in node.output if name}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(computed - outputs - constant))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -266,12 +291,12 @@ def bytes_per_pixel(path: Path, multiple_of: int, state: model_folder.StateSpec 
     zeros = [np.zeros((1, 3, side, side), np.float32)]
     if state is not None:
         zeros.append(np.zeros((1, state.channels, side // state.stride, side // state.stride), np.float32))
-    fed = dict(zip((entry.name for entry in session.get_inputs()), zeros, strict=True))
-    answers = session.run(None, dict(fed))
-    sizes = {told.name: answer.nbytes for told, answer in zip(session.get_outputs(), answers, strict=True)}
-    sizes |= {name: given.nbytes for name, given in fed.items()}
+    inputs = dict(zip((entry.name for entry in session.get_inputs()), zeros, strict=True))
+    results = session.run(None, dict(inputs))
+    sizes = {entry.name: result.nbytes for entry, result in zip(session.get_outputs(), results, strict=True)}
+    sizes |= {name: value.nbytes for name, value in inputs.items()}
     last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
-    alive = peak = sum(given.nbytes for given in fed.values())
+    alive = peak = sum(value.nbytes for value in inputs.values())
     for index, node in enumerate(model.graph.node):
         alive += sum(sizes.get(name, 0) for name in node.output)
         peak = max(peak, alive)

@@ -1,4 +1,4 @@
-"""Does an exported model give the pictures that its source gives? Asked of every engine before a model is kept."""
+"""Comparison of an exported model's pictures with those of its generator, for float32 exports and for int8."""
 
 from __future__ import annotations
 
@@ -20,18 +20,27 @@ from fairweather import model_folder
 from fairweather.deploy.sample_photos import CalibrationSample
 from fairweather.errors import BadSettings, ParityFailed
 from fairweather.images.io import to_float
-from fairweather.inference.engines import ENGINES as ENGINE
-from fairweather.inference.engines import open_engine, recurrent_step
+from fairweather.inference.engines import ENGINES, open_engine, recurrent_step
 from fairweather.inference.restorer import Restorer
 
+Pictures = Sequence[NDArray[np.float32]]
+
 PARITY_TOLERANCE = 1e-4
-"""Largest difference allowed anywhere in the final pictures, in [0,1]: a fortieth of an 8-bit step."""
+"""Largest difference of any value in the final float32 pictures, in [0,1]: a fortieth of an 8-bit step."""
 PARITY_ENGINES = ("onnxruntime", "openvino", "torch")
 PARITY_FRAMES = 6
-"""Length of the clip on which a network with a memory is compared."""
-EXPORTED_NAME = ("openvino", "onnxruntime")
-"""Those that run the exported files."""
-
+"""Length of the clip on which a recurrent network is compared."""
+EXPORTED_ENGINES = ("openvino", "onnxruntime")
+"""Engines that run the exported ONNX files."""
+MAX_DROP = {"dynamic": 0.15, "static": 0.15, "qat": 0.1}
+"""Quantization method -> largest drop of PSNR to the ground truth in dB, mean over the photos."""
+MIN_SIMILARITY = 36.0
+"""Least PSNR in dB between int8 and float pictures, whatever the PSNR to the ground truth: further away it is another
+network, which may be nearer to these truths by chance."""
+UNSCORED_PSNR = 26.0
+"""PSNR assumed for a model without scores; about what a short training reaches."""
+IDENTICAL = 99.0
+"""PSNR in dB that stands for equal pictures."""
 _log = logging.getLogger("fairweather")
 
 
@@ -42,17 +51,26 @@ def check_parity(
     *,
     engines: Sequence[str] = PARITY_ENGINES,
 ) -> dict[str, float]:
-    """Engine -> largest difference from the generator over `pictures` (H x W x 3 uint8, uint16 or float32).
+    """Compare the restored pictures of each engine, in float32, with the generator's.
 
-    The final pictures are compared, as the restorer gives them in float32; the torch engine shows that card and
-    weights rebuild the generator. The generator is not changed.
-    Raises ParityFailed (names the engine, the size, the difference) and BadSettings (under three sizes, none odd).
+    The engine torch shows that card and weights rebuild the generator.
+
+    Args:
+        generator: the source; it is not changed.
+        folder: its exported model folder.
+        pictures: H x W x 3 uint8, uint16 or float32, of at least three sizes, odd sides among them.
+        engines: engines to compare.
+
+    Returns:
+        Engine -> largest difference of any value, in [0,1].
+
+    Raises:
+        ParityFailed: a difference exceeds PARITY_TOLERANCE.
+        BadSettings: the pictures have too few sizes.
     """
     sizes = {picture.shape[:2] for picture in pictures}
     if len(sizes) < 3 or not any(side % 2 for size in sizes for side in size):
-        raise BadSettings(
-            "parity is asked on pictures of at least three sizes, odd sides among them: give other photos"
-        )
+        raise BadSettings("parity needs pictures of at least three sizes, odd sides among them: give other photos")
     folder = Path(folder)
     card = model_folder.read_card(folder)
     photos = [picture if picture.dtype == np.float32 else to_float(picture) for picture in pictures]
@@ -60,38 +78,43 @@ def check_parity(
     worst: dict[str, float] = {}
     for name in engines:
         restorer = Restorer(card, open_engine(name, folder, card, precision="f32"))
-        for photo, reference in zip(photos, expected, strict=True):
-            difference = float(np.abs(restorer(photo, guard=False) - reference).max())
-            if not difference <= PARITY_TOLERANCE:  # a NaN fails too
-                raise ParityFailed(
-                    f"{folder}: {name} differs from the generator by {difference:.2e} on a picture of "
-                    f"{photo.shape[1]} x {photo.shape[0]} pixels ({PARITY_TOLERANCE:.0e} is allowed): export the model again; "
-                    "where that does not help, the network holds something that the engine computes otherwise"
-                )
-            worst[name] = max(worst.get(name, 0.0), difference)
+        differences = [
+            _difference(restorer(photo, guard=False), reference, f"{folder}: {name}")
+            for photo, reference in zip(photos, expected, strict=True)
+        ]
         if card.state is not None:
-            worst[name] = max(worst[name], _over_time(generator, restorer, photos[0], f"{folder}: {name}"))
+            differences += _clip_differences(generator, restorer, photos[0], f"{folder}: {name}")
+        worst[name] = max(differences)
     _log.info("parity: %s", ", ".join(f"{name} within {difference:.1e}" for name, difference in worst.items()))
     return worst
 
 
-def _over_time(generator: nn.Module, restorer: Restorer, photo: NDArray[np.float32], said: str) -> float:
-    """The largest difference from the generator over a clip that pans over a photo. Raises ParityFailed."""
+def _clip_differences(
+    generator: nn.Module, restorer: Restorer, photo: NDArray[np.float32], source: str
+) -> list[float]:
+    """Differences in the frames of a clip that pans over a photo."""
     clip = [np.ascontiguousarray(np.roll(photo, 2 * at, 1)) for at in range(PARITY_FRAMES)]
-    model = copy.deepcopy(generator).to("cpu", torch.float32).eval()
+    model: Any = copy.deepcopy(generator).to("cpu", torch.float32).eval()
     with torch.no_grad():
-        expected = model.clip(torch.from_numpy(np.stack(clip).transpose(0, 3, 1, 2))[None])[0]  # type: ignore[operator]
-    worst, state = 0.0, None
-    for at, (frame, reference) in enumerate(zip(clip, expected.numpy().transpose(0, 2, 3, 1), strict=True)):
-        seen, state = recurrent_step(restorer, frame, state)
-        difference = float(np.abs(restorer.apply_maps(frame, seen, guard=False) - reference).max())
-        if not difference <= PARITY_TOLERANCE:
-            raise ParityFailed(
-                f"{said} differs from the generator by {difference:.2e} in frame {at} of a clip ({PARITY_TOLERANCE:.0e} is "
-                "allowed): export the model again; where that does not help, its state is computed otherwise"
-            )
-        worst = max(worst, difference)
-    return worst
+        expected = model.clip(torch.from_numpy(np.stack(clip).transpose(0, 3, 1, 2))[None])[0].numpy()
+    differences, state = [], None
+    for at, (frame, reference) in enumerate(zip(clip, expected.transpose(0, 2, 3, 1), strict=True)):
+        maps, state = recurrent_step(restorer, frame, state)
+        found = restorer.apply_maps(frame, maps, guard=False)
+        differences.append(_difference(found, reference, source, f" in frame {at} of a clip"))
+    return differences
+
+
+def _difference(found: NDArray[Any], expected: NDArray[Any], source: str, place: str = "") -> float:
+    difference = float(np.abs(found - expected).max())
+    if not difference <= PARITY_TOLERANCE:  # also NaN
+        height, width = expected.shape[:2]
+        raise ParityFailed(
+            f"{source} differs from the generator by {difference:.2e}{place} on a picture of {width} x {height} pixels "
+            f"({PARITY_TOLERANCE:.0e} is allowed): export the model again; if that does not help, the network has an "
+            "operation that this engine computes differently"
+        )
+    return difference
 
 
 def compare_engines(
@@ -101,41 +124,50 @@ def compare_engines(
     samples: Sequence[CalibrationSample],
     *,
     precisions: Sequence[str] = ("f32", "int8"),
-    engines: Sequence[str] = EXPORTED_NAME,
-    expected: Sequence[NDArray[np.float32]] | None = None,
+    expected: Pictures | None = None,
 ) -> dict[str, Similarity]:
-    """Artefact ("openvino int8", ...) -> how its pictures of `samples` compare with the generator's. Nothing is refused
-    here: see `failures`. The card's files need no checksums yet. `expected`: the generator's pictures, where known."""
+    """Compare the exported networks with the generator, without a verdict: see `parity_failures`.
+
+    Args:
+        generator: the float source.
+        folder: folder with the ONNX files; their checksums are not compared.
+        card: the model's card.
+        samples: photos.
+        precisions: networks to compare.
+        expected: the generator's pictures of the samples, if known.
+
+    Returns:
+        Engine and precision, such as "openvino int8" -> similarity.
+    """
     if expected is None:
         expected = restore_by_generator(generator, card, [sample.degraded for sample in samples])
     found = {}
     for precision in precisions:
-        for name in engines:
-            restorer = Restorer(card, ENGINE[name](Path(folder), card, None, precision))
-            found[f"{name} {precision}"] = compare_models(expected, model_pictures(restorer, samples), samples)
+        for name in EXPORTED_ENGINES:
+            restorer = Restorer(card, ENGINES[name](Path(folder), card, None, precision))
+            found[f"{name} {precision}"] = compare_pictures(expected, restore_unguarded(restorer, samples), samples)
     return found
 
 
 def parity_failures(found: Mapping[str, Similarity], bar: SimilarityBar) -> list[str]:
-    """Which artefacts are refused, and why: float32 beyond TOLERANCE anywhere, int8 below its bar."""
-    said = []
-    for artefact, one in found.items():
-        missed = bar.missed(one)
-        if artefact.endswith(" f32"):
-            missed = (
-                None
-                if one.worst <= PARITY_TOLERANCE
-                else f"it differs by {one.worst:.1e} ({PARITY_TOLERANCE:.0e} is allowed)"
-            )
-        if missed is not None:
-            said.append(f"{artefact}: {missed}")
-    return said
+    """Reasons to reject networks: float32 beyond PARITY_TOLERANCE, int8 below the bar."""
+    reasons = []
+    for network, similarity in found.items():
+        if not network.endswith(" f32"):
+            reason = bar.missed(similarity)
+        elif similarity.worst <= PARITY_TOLERANCE:
+            reason = None
+        else:
+            reason = f"it differs by {similarity.worst:.1e} ({PARITY_TOLERANCE:.0e} is allowed)"
+        if reason is not None:
+            reasons.append(f"{network}: {reason}")
+    return reasons
 
 
 def restore_by_generator(
-    generator: nn.Module, card: model_folder.Card, photos: Sequence[NDArray[np.float32]]
+    generator: nn.Module, card: model_folder.Card, photos: Pictures
 ) -> list[NDArray[np.float32]]:
-    """The final pictures by PyTorch on the CPU in float32: what `forward` gives, padded as the restorer pads."""
+    """Restored pictures, computed by PyTorch on the CPU in float32."""
     network = copy.deepcopy(generator).to("cpu", torch.float32).eval()
 
     def run(picture: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -145,23 +177,27 @@ def restore_by_generator(
     if card.output == "image":
         restorer = Restorer(card, run)
         return [restorer(photo, guard=False) for photo in photos]
-    # A maps network's forward reduces, predicts and applies by itself, at any size.
+    # The forward of a maps network reduces, predicts and applies, at any size.
     return [run(photo.transpose(2, 0, 1)[None].copy())[0].transpose(1, 2, 0).clip(0, 1) for photo in photos]
 
 
-def parity_pictures(photos: Sequence[NDArray[Any]], card: model_folder.Card) -> list[NDArray[Any]]:
-    """Three pictures of different sizes, odd ones among them, on both sides of what the network reduces or pads to.
+def restore_unguarded(restorer: Restorer, samples: Sequence[CalibrationSample]) -> list[NDArray[np.float32]]:
+    """Restored pictures without guards, which would hide differences."""
+    return [np.asarray(restorer(sample.degraded, guard=False), np.float32) for sample in samples]
 
-    Cut from the middle of `photos` where given, continued by repetition where a photo is too small; else invented:
-    ramps, waves, edges and grain.
+
+def parity_pictures(photos: Sequence[NDArray[Any]], card: model_folder.Card) -> list[NDArray[Any]]:
+    """Three pictures of different sizes, with odd sides, smaller and larger than the network's input.
+
+    Cut from the middle of `photos`, repeated where a photo is too small; without photos: ramps, waves, edges and noise.
     """
-    big = max(card.multiple_of, 128)
-    sizes = [(67, 101), (96, 128), (big + 1, big // 2 + 21)]
+    largest = max(card.multiple_of, 128)
+    sizes = [(67, 101), (96, 128), (largest + 1, largest // 2 + 21)]
     if card.maps is not None:
         side = card.maps.size
         sizes = [(67, 101), (side + 45, side * 3 // 2 + 1), (side * 2, side * 2 + 91)]
     return [
-        _cut(photos[index % len(photos)], height, width) if photos else _invented(height, width, index)
+        _cut(photos[index % len(photos)], height, width) if photos else _synthetic(height, width, index)
         for index, (height, width) in enumerate(sizes)
     ]
 
@@ -173,7 +209,7 @@ def _cut(photo: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return cut
 
 
-def _invented(height: int, width: int, seed: int) -> NDArray[np.float32]:
+def _synthetic(height: int, width: int, seed: int) -> NDArray[np.float32]:
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [0.55 + 0.3 * np.sin((3 + k) * x + seed) * np.cos(4 * y - k) + 0.15 * (y - 0.5) for k in range(3)]
@@ -184,90 +220,33 @@ def _invented(height: int, width: int, seed: int) -> NDArray[np.float32]:
     return picture.clip(0, 1).astype(np.float32)
 
 
-# How like are an artefact's pictures to those of the float model, and is that enough to be kept?
-#
-# The bar for int8 is set in decibels to the truth: a model may lose `DROP` of them. Where no truth is at hand it follows
-# from the model's own scores: what quantization adds is as good as independent of the model's own error, squared errors
-# add, and so an artefact whose pictures lie `margin` above the model's PSNR from the float model's loses just that much.
-
-MAX_DROP = {"dynamic": 0.15, "static": 0.15, "qat": 0.1}
-"""dB that PSNR to the truth may fall, mean over the photos."""
-MIN_SIMILARITY = 36.0
-"""dB between the outputs without which an artefact is refused whatever its PSNR to the truth: it is another network
-then, which may be nearer to these truths by chance."""
-MIN_SIMILARITY_UNSCORED = 26.0
-"""The PSNR that a model is taken to have whose card says none; about what laptop-sized training reaches."""
-IDENTICAL = 99.0
-"""dB that stand for equal pictures, whose PSNR is infinite."""
-
-
 @dataclass(frozen=True)
 class Similarity:
-    """An artefact against its float model over some photos."""
+    """A network's pictures compared with the float model's."""
 
     psnr: float
-    """dB between their pictures, mean over photos."""
+    """PSNR between the two in dB, mean over the photos."""
     worst: float
-    """Largest difference of a value in any picture, in [0,1]."""
+    """Largest difference of any value, in [0,1]."""
     change: float | None
-    """dB that PSNR to the truth changes by, mean over photos; None where there are no truths."""
+    """Change of PSNR to the ground truth in dB, mean over the photos; None without ground truth."""
     photos: int
 
     def as_dict(self) -> dict[str, Any]:
+        """For the card, rounded."""
         return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
-        change = "" if self.change is None else f", {self.change:+.2f} dB to the truth"
-        return f"{self.psnr:.1f} dB alike, worst pixel {self.worst:.3f}{change} on {self.photos} photos"
+        change = "" if self.change is None else f", PSNR to the ground truth {self.change:+.2f} dB"
+        return f"{self.psnr:.1f} dB, largest difference {self.worst:.3f}{change} on {self.photos} photos"
 
 
-@dataclass(frozen=True)
-class SimilarityBar:
-    """What an int8 artefact has to reach."""
-
-    psnr: float
-    """dB between the outputs, at least."""
-    drop: float | None
-    """dB to the truth, at most; None where there are no truths."""
-
-    def missed(self, found: Similarity, slack: float = 0.0) -> str | None:
-        """What is not reached, in words, or None. With `slack` the bar is harder by that share of it."""
-        if self.drop is not None and not (found.change is not None and -found.change <= self.drop * (1 - slack)):
-            return f"PSNR to the truth changes by {found.change:+.2f} dB ({-self.drop:+.2f} is allowed)"
-        if not found.psnr >= self.psnr + 5 * slack:  # a NaN fails too
-            return f"its pictures agree to {found.psnr:.1f} dB ({self.psnr:.1f} are needed)"
-        return None
-
-
-def similarity_bar(card: model_folder.Card, method: str, *, paired: bool) -> SimilarityBar:
-    """The bar for one model's int8 by a method of DROP."""
-    if paired:
-        return SimilarityBar(MIN_SIMILARITY, MAX_DROP[method])
-    scores = [s["value"] for s in card.scores if str(s["metric"]).lower() == "psnr" and s["protocol"] == "rgb"]
-    return SimilarityBar(
-        max(MIN_SIMILARITY, max(scores, default=MIN_SIMILARITY_UNSCORED) + similarity_margin(MAX_DROP[method])), None
-    )
-
-
-def similarity_margin(drop: float) -> float:
-    """dB by which a noise must lie below an error so that both together are `drop` dB worse than the error alone."""
-    return -10 * math.log10(10 ** (drop / 10) - 1)
-
-
-def model_pictures(restorer: Restorer, samples: Sequence[CalibrationSample]) -> list[NDArray[np.float32]]:
-    """What the network says itself, unguarded: a guard would hide differences."""
-    return [np.asarray(restorer(sample.degraded, guard=False), np.float32) for sample in samples]
-
-
-def compare_models(
-    expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]], samples: Sequence[CalibrationSample]
-) -> Similarity:
-    """The float model's pictures of `samples` against an artefact's."""
-    truths = [sample.clear for sample in samples]
+def compare_pictures(expected: Pictures, found: Pictures, samples: Sequence[CalibrationSample]) -> Similarity:
+    """Compare a network's pictures of `samples` with the float model's."""
     changes = [
-        decibels(b, truth) - decibels(a, truth)
-        for a, b, truth in zip(expected, found, truths, strict=True)
-        if truth is not None
+        decibels(b, sample.clear) - decibels(a, sample.clear)
+        for a, b, sample in zip(expected, found, samples, strict=True)
+        if sample.clear is not None
     ]
     return Similarity(
         psnr=float(np.mean([decibels(a, b) for a, b in zip(expected, found, strict=True)])),
@@ -278,6 +257,44 @@ def compare_models(
 
 
 def decibels(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """PSNR for pictures in [0,1], at most SAME."""
+    """PSNR of pictures in [0,1], at most IDENTICAL."""
     error = float(np.mean(np.square(a.astype(np.float64) - b)))
     return IDENTICAL if error == 0 else min(IDENTICAL, -10 * math.log10(error))
+
+
+@dataclass(frozen=True)
+class SimilarityBar:
+    """What an int8 network must reach to be kept."""
+
+    psnr: float
+    """Least PSNR in dB to the float model's pictures."""
+    drop: float | None
+    """Largest drop of PSNR to the ground truth in dB; None without ground truth."""
+
+    def missed(self, found: Similarity, slack: float = 0.0) -> str | None:
+        """Why a network is below the bar, or None; `slack` raises the bar by that share."""
+        if self.drop is not None and not (found.change is not None and -found.change <= self.drop * (1 - slack)):
+            return f"PSNR to the ground truth changes by {found.change:+.2f} dB ({-self.drop:+.2f} is allowed)"
+        if not found.psnr >= self.psnr + 5 * slack:  # also NaN
+            return f"PSNR to the float model is {found.psnr:.1f} dB ({self.psnr:.1f} is required)"
+        return None
+
+
+def similarity_bar(card: model_folder.Card, method: str, *, paired: bool) -> SimilarityBar:
+    """The bar for a model quantized by `method`, with ground truth (`paired`) or without.
+
+    Without ground truth the bar follows from the model's own PSNR. Quantization error is nearly independent of the
+    model's error, so squared errors add, and an int8 network whose PSNR to the float model lies `similarity_margin`
+    above the float model's PSNR loses just the allowed drop.
+    """
+    if paired:
+        return SimilarityBar(MIN_SIMILARITY, MAX_DROP[method])
+    scores = [s["value"] for s in card.scores if s["metric"].lower() == "psnr" and s["protocol"] == "rgb"]
+    return SimilarityBar(
+        max(MIN_SIMILARITY, max(scores, default=UNSCORED_PSNR) + similarity_margin(MAX_DROP[method])), None
+    )
+
+
+def similarity_margin(drop: float) -> float:
+    """dB by which noise must lie below an error so that both together are `drop` dB worse than the error alone."""
+    return -10 * math.log10(10 ** (drop / 10) - 1)

@@ -1,8 +1,7 @@
-"""Quantization-aware fine-tuning: the network trains on with its convolutions rounded as int8 will round them.
+"""Quantization-aware fine-tuning: training continues with the convolutions rounded as int8 rounds them.
 
-torchao's PT2E flow (export, `prepare_qat_pt2e` with the quantizer below, train); weights and the ranges of what flows
-into each layer are then read back, and the same writer makes the file as for post-training quantization: one graph,
-one set of rules, whatever trained it.
+torchao's PT2E flow: export, `prepare_qat_pt2e` with the quantizer below, training. Weights and input ranges are then
+read back, so that deploy/int8.py writes the same graph as after calibration.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import math
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,107 +25,115 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fairweather import images
+from fairweather.deploy.sample_photos import PhotoPath
 from fairweather.errors import BadSettings, MissingExtra
 from fairweather.generators import exported
 
 QAT_BATCH = 4
 QAT_CROP = 128
-"""Side of what an image network trains on, to the next multiple that it takes."""
+"""Side of the training crops of an image network, rounded up to `multiple_of`."""
 QAT_FROZEN = 0.25
-"""Share of the steps, the last ones, in which the ranges no longer move."""
+"""Share of the steps, at the end, with fixed ranges."""
 QAT_RATE = 5e-6
-"""Adam moves each weight by about this a step, whatever the gradient: what is trained already needs no more."""
-CHECKS, VALIDATED = 5, 4
-"""How often it is asked whether what was learned is kept, and on how many batches."""
+"""Learning rate of Adam; small, since the weights are already trained."""
+QAT_CHECKS, QAT_VALIDATION = 5, 4
+"""Number of validations, and of batches for each."""
 _log = logging.getLogger("fairweather")
 
 
 @dataclass(frozen=True)
 class TunedNetwork:
-    """What fine-tuning gives."""
+    """The result of fine-tuning."""
 
     network: nn.Module
-    """The float network with the weights that it learned, batch norm folded; what is exported of it."""
-    learned: dict[str, tuple[float, float]]
-    """Layer -> the range of what flows into it."""
+    """The part of the generator that is exported, in float, fine-tuned, with batch norm folded."""
+    ranges: dict[str, tuple[float, float]]
+    """Layer -> learned range of its input."""
     kept: int
-    """The step whose weights these are: the best by squared error on fixed crops; 0 where no step was better than none.
-    """
+    """The step with the least validation error, whose weights these are; 0 if no step improved on the start."""
 
 
 def fine_tune(
     generator: nn.Module,
-    paths: Sequence[tuple[Path, Path | None]],
+    paths: Sequence[PhotoPath],
     *,
     floats: Collection[str] = (),
     steps: int = 200,
     seed: int = 0,
     rate: float = QAT_RATE,
 ) -> TunedNetwork:
-    """Fine-tune a copy of the generator, the layers `floats` in float, on the photos (with truths: Charbonnier loss to
-    the truth and to the float model's answer; without: to its answer alone, distillation).
+    """Fine-tune a copy of a generator with int8 rounding.
 
-    Adam with a cosine to zero. Raises MissingExtra without torchao, BadSettings where there is nothing to do.
+    The loss is the Charbonnier distance to the float model's output (distillation) and, if known, to the ground truth.
+    Adam, learning rate with cosine decay.
+
+    Args:
+        generator: the float model; it is not changed.
+        paths: photos, with or without ground truth.
+        floats: layers that stay in float.
+        steps: number of steps.
+        seed: seed of crops and flips.
+        rate: learning rate.
+
+    Raises:
+        MissingExtra: torchao is not installed.
+        BadSettings: `steps` is below 1.
     """
     if steps < 1:
-        raise BadSettings(f"steps must be at least 1, not {steps}")
-    quantize, allow, off = _torchao()
+        raise BadSettings(f"--steps {steps}: give at least 1")
+    prepare, allow_eval, disable_observer = _torchao()
     teacher = copy.deepcopy(generator).cpu().float().eval()
-    student = fold(copy.deepcopy(teacher))
-    for parameter in student.parameters():
-        parameter.requires_grad_(True)
+    student: Any = fold_batch_norm(copy.deepcopy(teacher))
+    student.requires_grad_(True)
     batches = _batches(generator, paths, seed)
     degraded, _ = next(batches)
-    part = exported(student).train()
+    part: Any = exported(student).train()
     for module in part.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        graph = torch.export.export(part, (degraded,)).module()
-        prepared = quantize(graph, _quantizer(floats))
-    allow(prepared)
-    whole = student
+        prepared = prepare(torch.export.export(part, (degraded,)).module(), _quantizer(floats))
+    allow_eval(prepared)
     if part is student:
-        whole = prepared
+        student = prepared
     else:
         prepared.multiple_of = part.multiple_of
-        whole.maps_module = prepared
+        student.maps_module = prepared
     optimizer = torch.optim.Adam([p for p in prepared.parameters() if p.requires_grad], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    watched = [(one, clear, _answer(teacher, one)) for (one, clear), _ in zip(batches, range(VALIDATED), strict=False)]
-    for one, _, _ in watched:  # ranges to begin with, measured and not learned
-        _answer(whole, one)
-    best, kept, state = _error(whole, watched), 0, copy.deepcopy(prepared.state_dict())
-    for step in range(steps):
-        if step == math.ceil(steps * (1 - QAT_FROZEN)):
-            prepared.apply(off)
+    validation = [(one, clear, _run(teacher, one)) for one, clear in (next(batches) for _ in range(QAT_VALIDATION))]
+    for one, _, _ in validation:  # initial ranges
+        _run(student, one)
+    best, kept, state = _error(student, validation), 0, copy.deepcopy(prepared.state_dict())
+    for step in range(1, steps + 1):
+        if step == math.ceil(steps * (1 - QAT_FROZEN)) + 1:
+            prepared.apply(disable_observer)
         degraded, clear = next(batches)
-        answer = whole(degraded)
-        loss = _charbonnier(answer, _answer(teacher, degraded))
+        output = student(degraded)
+        loss = _charbonnier(output, _run(teacher, degraded))
         if clear is not None:
-            loss = loss + _charbonnier(answer, clear)
+            loss = loss + _charbonnier(output, clear)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(prepared.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if (step + 1) % max(1, steps // CHECKS) == 0 or step == steps - 1:
-            error = _error(whole, watched)
-            _log.info("qat: step %d of %d, squared error %.3e (%.3e before)", step + 1, steps, error, best)
+        if step % max(1, steps // QAT_CHECKS) == 0 or step == steps:
+            error = _error(student, validation)
+            _log.info("qat: step %d of %d, squared error %.3e (best so far %.3e)", step, steps, error, best)
             if error < best:
-                best, kept, state = error, step + 1, copy.deepcopy(prepared.state_dict())
+                best, kept, state = error, step, copy.deepcopy(prepared.state_dict())
     prepared.load_state_dict(state)
-    tuned = fold(copy.deepcopy(teacher))
-    own = exported(tuned)
+    tuned = exported(fold_batch_norm(copy.deepcopy(teacher)))
     with torch.no_grad():
-        for name, parameter in own.named_parameters():
+        for name, parameter in tuned.named_parameters():
             parameter.copy_(prepared.get_parameter(name))
-    return TunedNetwork(own.eval(), _learned(prepared), kept)
+    return TunedNetwork(tuned.eval(), _ranges(prepared), kept)
 
 
-def fold(network: nn.Module) -> nn.Module:
-    """Batch norm behind a convolution folded into it, in place, in eval mode: what will be int8 has none."""
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Fold batch norm into the convolution before it, in place, in eval mode."""
     network.eval()
     for module in network.modules():
         if not isinstance(module, nn.Sequential):
@@ -139,9 +147,9 @@ def fold(network: nn.Module) -> nn.Module:
 
 
 def _torchao() -> tuple[Any, Any, Any]:
-    """(prepare_qat_pt2e, what lets an exported network be put into eval, what stops observing)."""
+    """prepare_qat_pt2e, allow_exported_model_train_eval, disable_observer."""
     try:
-        logging.getLogger("torchao").setLevel(logging.ERROR)  # kernels for other processors, which it cannot load
+        logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of kernels for other processors
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from torchao.quantization.pt2e import allow_exported_model_train_eval, disable_observer
@@ -152,7 +160,7 @@ def _torchao() -> tuple[Any, Any, Any]:
 
 
 def _quantizer(floats: Collection[str]) -> Any:
-    """What tells torchao which layers are rounded how: as deploy/int8.py writes them."""
+    """A torchao quantizer that rounds as deploy/int8.py does."""
     from torchao.quantization.pt2e import (
         FusedMovingAvgObsFakeQuantize,
         MovingAverageMinMaxObserver,
@@ -160,7 +168,7 @@ def _quantizer(floats: Collection[str]) -> Any:
     )
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
-    flowing = QuantizationSpec(
+    activations = QuantizationSpec(
         dtype=torch.uint8,
         quant_min=0,
         quant_max=255,
@@ -171,26 +179,24 @@ def _quantizer(floats: Collection[str]) -> Any:
     )
 
     def weights(axis: int) -> Any:
-        observed = FusedMovingAvgObsFakeQuantize.with_args(
-            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0
-        )
         return QuantizationSpec(
             dtype=torch.int8,
             quant_min=-64,
             quant_max=64,
             qscheme=torch.per_channel_symmetric,
             ch_axis=axis,
-            observer_or_fake_quant_ctr=observed,
+            observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(
+                observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0
+            ),
         )
 
     class Convolutions(Quantizer):  # type: ignore[misc]
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             for node, layer in _convolutions(model):
                 if layer not in floats:
-                    axis = 0 if "transpose" not in str(node.target) else 1
-                    given = {node.args[0]: flowing, node.args[1]: weights(axis)}
+                    specs = {node.args[0]: activations, node.args[1]: weights(int("transpose" in str(node.target)))}
                     node.meta["quantization_annotation"] = QuantizationAnnotation(
-                        input_qspec_map=given, _annotated=True
+                        input_qspec_map=specs, _annotated=True
                     )
             return model
 
@@ -201,40 +207,39 @@ def _quantizer(floats: Collection[str]) -> Any:
 
 
 def _convolutions(model: torch.fx.GraphModule) -> Iterator[tuple[Any, str]]:
-    """Every convolution of an exported network, with its layer's name."""
+    """The convolutions of an exported network, with their layers' names."""
     nodes: Any = model.graph.nodes
     for node in nodes:
         if node.op == "call_function" and "conv" in str(node.target) and len(node.args) > 1:
             weight = node.args[1]
-            while weight.op != "get_attr":  # behind its fake quantization
+            while weight.op != "get_attr":  # skip its fake quantization
                 weight = weight.args[0]
             yield node, str(weight.target).removesuffix(".weight")
 
 
-def _learned(prepared: torch.fx.GraphModule) -> dict[str, tuple[float, float]]:
-    found = {}
+def _ranges(prepared: torch.fx.GraphModule) -> dict[str, tuple[float, float]]:
+    ranges = {}
     for node, layer in _convolutions(prepared):
-        fed = node.args[0]
-        if fed.op != "call_module":
-            continue  # a layer that stays in float
-        module: Any = prepared.get_submodule(str(fed.target))
-        scale, zero = (float(value) for value in module.calculate_qparams())
-        found[layer] = ((0 - zero) * scale, (255 - zero) * scale)
-    return found
+        source = node.args[0]
+        if source.op == "call_module":  # else the layer stays in float
+            module: Any = prepared.get_submodule(str(source.target))
+            scale, zero = (float(value) for value in module.calculate_qparams())
+            ranges[layer] = ((0 - zero) * scale, (255 - zero) * scale)
+    return ranges
 
 
-def _answer(network: nn.Module, degraded: Tensor) -> Tensor:
+def _run(network: nn.Module, degraded: Tensor) -> Tensor:
     with torch.no_grad():
-        answer: Tensor = network(degraded)
-    return answer
+        output: Tensor = network(degraded)
+    return output
 
 
-def _error(network: nn.Module, watched: Sequence[tuple[Tensor, Tensor | None, Tensor]]) -> float:
-    """Mean squared error, as rounded, to the truths where there are some, and to the float model's answers."""
+def _error(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor | None, Tensor]]) -> float:
+    """Mean squared error to the float model's output and, if known, to the ground truth."""
     errors = []
-    for degraded, clear, wanted in watched:
-        answer = _answer(network, degraded)
-        errors += [float(F.mse_loss(answer, one)) for one in (wanted, clear) if one is not None]
+    for degraded, clear, teacher in batches:
+        output = _run(network, degraded)
+        errors += [float(F.mse_loss(output, target)) for target in (teacher, clear) if target is not None]
     return float(np.mean(errors))
 
 
@@ -243,39 +248,35 @@ def _charbonnier(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _batches(
-    generator: nn.Module, paths: Sequence[tuple[Path, Path | None]], seed: int
+    generator: nn.Module, paths: Sequence[PhotoPath], seed: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Square crops, mirrored at random, BATCH x 3 x s x s, of one size: the network is exported for that.
+    """Random square crops, randomly flipped, QAT_BATCH x 3 x s x s, of one size, which the export needs.
 
-    A network that sees a reduced photo is shown crops as large as the photo allows, reduced to its size.
+    For a network with a reduced input, crops are as large as the photo allows and reduced to the input's size.
     """
     random = np.random.default_rng(seed)
-    part = exported(generator)
+    source: Any = generator
+    part: Any = exported(generator)
     reduces = part is not generator
-    multiple = int(part.multiple_of)  # type: ignore[arg-type]
-    side = math.ceil((int(generator.size) if reduces else QAT_CROP) / multiple) * multiple  # type: ignore[arg-type]
-    kept: dict[Path, NDArray[Any]] = {}
+    side = math.ceil((source.size if reduces else QAT_CROP) / part.multiple_of) * part.multiple_of
 
+    @cache
     def photo(path: Path) -> NDArray[Any]:
-        if path not in kept:
-            kept[path] = images.read(path).pixels
-        return kept[path]
+        return images.read(path).pixels
 
     while True:
-        sides: list[list[NDArray[np.float32]]] = [[], []]
+        sides: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = [], []
         for _ in range(QAT_BATCH):
             pair = paths[int(random.integers(len(paths)))]
             whole = [photo(path) for path in pair if path is not None]
             height, width = whole[0].shape[:2]
             cut = min(height, width) if reduces else min(height, width, side)
             top, left = (int(random.integers(room - cut + 1)) for room in (height, width))
-            mirrored = bool(random.integers(2))
+            flipped = bool(random.integers(2))
             for into, pixels in zip(sides, whole, strict=False):
                 square = images.to_float(np.ascontiguousarray(pixels[top : top + cut, left : left + cut]))
                 if cut != side:
-                    way = cv2.INTER_AREA if cut > side else cv2.INTER_LINEAR
-                    square = np.asarray(cv2.resize(square, (side, side), interpolation=way), np.float32)
-                into.append(np.ascontiguousarray(square[:, ::-1] if mirrored else square).transpose(2, 0, 1))
-        degraded, clear = (torch.from_numpy(np.stack(one)) if one else None for one in sides)
-        assert degraded is not None
-        yield degraded, clear
+                    interpolation = cv2.INTER_AREA if cut > side else cv2.INTER_LINEAR
+                    square = np.asarray(cv2.resize(square, (side, side), interpolation=interpolation), np.float32)
+                into.append(np.ascontiguousarray(square[:, ::-1] if flipped else square).transpose(2, 0, 1))
+        yield torch.from_numpy(np.stack(sides[0])), torch.from_numpy(np.stack(sides[1])) if sides[1] else None

@@ -1,4 +1,18 @@
-"""What a network costs to run: milliseconds in each precision, side by side, and megabytes."""
+"""Quantization of a model folder: model.int8.onnx next to the float network, kept only if its pictures match.
+
+The card's `quantized` records:
+
+    method         dynamic (weights), static (calibrated) or qat (fine-tuned)
+    calibration    data, photos: what ranges were measured on; for qat also steps, the step that was kept (0: none
+                   improved on calibration alone) and the number of photos trained on
+    layers         number of layers that could be int8
+    float_layers   layer -> why it stays in float
+    data, pairs    what the comparison was measured on, and whether with ground truth
+    bar            the required similarity
+    parity         engine and precision ("openvino int8", ...) -> similarity to the float model
+    passed         whether the bar was reached; if not, `failures` lists the reasons
+    cost           milliseconds, megabytes, processor; `slow` explains a small speed-up
+"""
 
 from __future__ import annotations
 
@@ -11,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -25,16 +39,254 @@ from fairweather.deploy.parity import Similarity, SimilarityBar
 from fairweather.deploy.sample_photos import CalibrationSample, SampleSet
 from fairweather.errors import BadSettings, ParityFailed, UnknownName
 from fairweather.files import atomic_folder, check_place, recover, refuse_other_than_model, refuse_within
+from fairweather.images import to_float
 from fairweather.inference import haze_maps
 from fairweather.inference.engines import ENGINES, load_generator, processor_name
 from fairweather.inference.restorer import Restorer
 
+QUANTIZE_METHODS = tuple(parity.MAX_DROP)
+SEARCH_PHOTOS, SEARCH_SIDE = 8, 256
+"""Number of photos on which single layers are measured, and the side of the crop that is used of each."""
+SEARCH_SLACK = 0.2
+"""Share by which the bar is higher during the search, which uses few photos."""
 COST_SIZE = (1080, 1920)
 SMALLER_SIZE = (512, 512)
 COST_SECONDS = 6.0
-"""Seconds a run may take at SIZE; else SMALLER is what is measured."""
-INT8_WORDS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm")
-"""What Linux calls the instructions that multiply and add int8 at once."""
+"""Networks that take longer at COST_SIZE are timed at SMALLER_SIZE."""
+EXPECTED_SPEEDUP = 1.8
+"""A smaller speed-up over float32 is explained on the card."""
+INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm")
+"""Names in /proc/cpuinfo of instructions that multiply and add int8 in one step."""
+_log = logging.getLogger("fairweather")
+
+
+def quantize_model(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    method: Literal["dynamic", "static", "qat"],
+    data: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    steps: int = 200,
+    timed_at: tuple[int, int] = COST_SIZE,
+) -> model_folder.Card:
+    """Write a copy of a model with an int8 network next to its float network.
+
+    The folder appears complete or not at all. Layers that lose too much quality in int8 stay in float.
+
+    Args:
+        model: name of a shipped model, or path of a model folder or run folder.
+        out: the model folder to write; an existing model folder is replaced.
+        method: dynamic (int8 weights, float computation), static (calibrated) or qat (fine-tuned, then static).
+        data: folder of pairs or of degraded photos, split into calibration and measurement; dynamic needs none and is
+            then measured on synthetic pictures.
+        force: keep a network below the bar; the card records it.
+        steps: number of fine-tuning steps (qat).
+        timed_at: height and width of the photo for the timing.
+
+    Returns:
+        The card of the new folder.
+
+    Raises:
+        ParityFailed: the bar is missed, without `force`.
+        UnknownName: `method` is unknown.
+        BadSettings: data is missing, or the network is recurrent or has no convolutions.
+        BadFolder, BadCard, BadImage, MissingExtra: the model, the photos, the folder or torchao are not as needed.
+    """
+    if method not in QUANTIZE_METHODS:
+        raise UnknownName("method", method, QUANTIZE_METHODS)
+    if data is None and method != "dynamic":
+        raise BadSettings(
+            f"--method {method} needs photos for calibration: give --data DIR, a folder of about 30 photos or pairs "
+            "such as the model is made for"
+        )
+    folder, out = model_folder.find(model), Path(out)
+    card = dataclasses.replace(model_folder.read_card(folder), quantized=None)
+    if card.state is not None:
+        raise BadSettings(
+            f"model {card.name} is recurrent, and calibration on single photos does not show the ranges after many "
+            "frames: use it in float"
+        )
+    check_place(out)
+    recover(out)
+    refuse_within(out, [folder, *model_folder.shipped().values(), *(() if data is None else (data,))])
+    refuse_other_than_model(out)
+    found = None if data is None else sample_photos.find_samples(Path(data))
+    if found is None:
+        pictures = parity.parity_pictures((), card)
+        measured = searched = [CalibrationSample(p if p.dtype == np.float32 else to_float(p)) for p in pictures]
+    else:
+        measured = sample_photos.read_samples(found.measuring)
+        searched = sample_photos.read_samples(found.calibrating, SEARCH_SIDE)
+    with atomic_folder(out) as building:
+        for name in model_folder.SUMMED:
+            shutil.copyfile(folder / name, building / name)
+        quantizer = Quantizer(building, card, load_generator(folder, card), method, found)
+        record = quantizer.write(searched, steps)
+        record |= quantizer.compare(measured, force)
+        record["cost"] = network_cost(building, card, size=timed_at)
+        if slow := _why_slow(record):
+            record["cost"]["slow"] = slow
+        return model_folder.write_card(building, dataclasses.replace(card, quantized=record))
+
+
+class Quantizer:
+    """Writes one int8 network into a model folder under construction, and compares it with the float model."""
+
+    def __init__(
+        self, building: Path, card: model_folder.Card, generator: nn.Module, method: str, found: SampleSet | None
+    ) -> None:
+        self.building, self.card, self.generator = building, card, generator
+        self.method, self.found = method, found
+        self.bar = parity.similarity_bar(card, method, paired=found is not None and found.paired)
+        self.source = int8.prepare_graph(onnx.load(building / model_folder.ONNX))
+        self.layers = list(int8.quantizable_layers(self.source))
+        self.ranges: int8.ActivationRanges = {}
+        if not self.layers:
+            raise BadSettings(f"model {card.name} has no convolution that could be int8: use it in float")
+
+    def write(self, searched: Sequence[CalibrationSample], steps: int) -> dict[str, Any]:
+        """Write model.int8.onnx and return the first part of the record."""
+        record: dict[str, Any] = {"method": self.method, "layers": len(self.layers)}
+        if self.found is not None and self.method != "dynamic":
+            calibrating = sample_photos.read_samples(self.found.calibrating)
+            inputs = self._inputs(calibrating)
+            self.ranges = int8.measured_ranges(self.source, inputs)
+            record["calibration"] = {"data": self.found.folder, "photos": len(calibrating)}
+        floats = int8.outer_layers(self.source)
+        inner = [layer for layer in self.layers if layer not in floats]
+        lossy = self._search(inner, searched)
+        if len(lossy) == len(inner):
+            _log.warning("no choice of float layers reaches the bar: all of them are quantized")
+        else:
+            floats |= lossy
+        if self.found is not None and self.method == "qat":
+            from fairweather.deploy import qat
+
+            tuned = qat.fine_tune(self.generator, self.found.training, floats=list(floats), steps=steps)
+            path = self.building / "tuned.onnx"
+            write_onnx(tuned.network, path, self.card.multiple_of)
+            self.source = int8.prepare_graph(onnx.load(path))
+            path.unlink()
+            # Ranges of layer inputs were learned; those of other tensors are measured on the tuned network.
+            learned = int8.input_ranges(self.source, tuned.ranges)
+            self.ranges = int8.measured_ranges(self.source, inputs) | learned
+            trained = len(self.found.training)
+            record["calibration"] |= {"steps": steps, "kept_step": tuned.kept, "trained_on": trained}
+        network = self._quantized([layer for layer in self.layers if layer not in floats])
+        onnx.save(network, self.building / model_folder.INT8)
+        if floats:
+            _log.info("%d of %d layers stay in float: %s", len(floats), len(self.layers), ", ".join(floats))
+        return record | {"float_layers": floats}
+
+    def compare(self, measured: Sequence[CalibrationSample], force: bool) -> dict[str, Any]:
+        """Return the second part of the record. Raises ParityFailed for a network below the bar, without `force`."""
+        found = parity.compare_engines(self.generator, self.building, self.card, measured)
+        for network, similarity in found.items():
+            _log.info("parity: %s: %s", network, similarity)
+        failures = parity.parity_failures(found, self.bar)
+        failures += [
+            f"layer {layer}: its weights in {model_folder.INT8} are not the rounded weights of the network"
+            for layer in int8.changed_layers(onnx.load(self.building / model_folder.INT8), self.source)
+        ]
+        if failures and not force:
+            raise ParityFailed(
+                f"{self.card.name} quantized by {self.method} does not match the float model: {'; '.join(failures)}: "
+                "give more or more suitable photos (--data), fine-tune (--method qat), or keep it anyway (--force)"
+            )
+        record: dict[str, Any] = {
+            "data": "synthetic pictures" if self.found is None else self.found.folder,
+            "pairs": self.found is not None and self.found.paired,
+            "bar": {key: value for key, value in dataclasses.asdict(self.bar).items() if value is not None},
+            "parity": {network: similarity.as_dict() for network, similarity in found.items()},
+            "passed": not failures,
+        }
+        return record | ({"failures": failures} if failures else {})
+
+    def _quantized(self, chosen: Collection[str]) -> onnx.ModelProto:
+        if self.method == "dynamic":
+            return int8.quantize_weights(self.source, chosen)
+        return int8.quantize_static(self.source, self.ranges, chosen)
+
+    def _search(self, layers: Sequence[str], samples: Sequence[CalibrationSample]) -> dict[str, str]:
+        expected = parity.restore_by_generator(self.generator, self.card, [one.degraded for one in samples])
+        with tempfile.TemporaryDirectory(dir=self.building) as folder:  # removed with `building` after a kill
+
+            def measure(chosen: Collection[str], photos: int) -> dict[str, Similarity]:
+                onnx.save(self._quantized(chosen), Path(folder) / model_folder.INT8)
+                some = sample_photos.spread_evenly(samples, photos)
+                pictures = sample_photos.spread_evenly(expected, photos)
+                return parity.compare_engines(
+                    self.generator, folder, self.card, some, precisions=["int8"], expected=pictures
+                )
+
+            return search_float_layers(
+                layers,
+                lambda chosen: measure(chosen, SEARCH_PHOTOS),
+                self.bar,
+                decide=lambda chosen: measure(chosen, len(samples)),
+            )
+
+    def _inputs(self, photos: Sequence[CalibrationSample]) -> list[NDArray[np.float32]]:
+        """The network's inputs for these photos; it is not run, any output of the right shape will do."""
+        inputs = []
+
+        def record(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+            inputs.append(picture.copy())
+            return picture if self.card.output == "image" else np.ones((1, 7, *picture.shape[2:]), np.float32)
+
+        parity.restore_unguarded(Restorer(self.card, record), photos)
+        return inputs
+
+
+MeasureLoss = Callable[[Collection[str]], dict[str, Similarity]]
+"""Layers in int8 -> engine -> similarity of the network with only those layers in int8 to the float network."""
+
+
+def search_float_layers(
+    layers: Sequence[str], measure: MeasureLoss, bar: SimilarityBar, decide: MeasureLoss | None = None
+) -> dict[str, str]:
+    """Search for the fewest layers that must stay in float for the network to reach the bar.
+
+    If the network with all layers in int8 misses the bar, each layer is measured alone in int8. The worst become float:
+    their number is doubled until the bar is reached, and then reduced by bisection.
+
+    Args:
+        layers: the candidates.
+        measure: for single layers.
+        bar: the bar; it is raised by SEARCH_SLACK.
+        decide: measure for the comparison with the bar, on more photos; default: `measure`.
+
+    Returns:
+        Layer -> why it stays in float: empty if all can be int8, all layers if nothing reaches the bar.
+    """
+    decide = decide or measure
+
+    def reached(count: int) -> bool:
+        """Whether the bar is reached with the `count` worst layers in float."""
+        floats = set(order[:count])
+        found = decide([layer for layer in layers if layer not in floats])
+        return all(bar.missed(similarity, SEARCH_SLACK) is None for similarity in found.values())
+
+    order: list[str] = []
+    if reached(0):
+        return {}
+    _log.info("all layers in int8 lose too much: measuring each of %d alone", len(layers))
+    alone: dict[str, tuple[float, str]] = {}
+    for layer in layers:  # by PSNR to the float network: too few ground truths to rank single layers by
+        engine, worst = min(measure([layer]).items(), key=lambda one: one[1].psnr)
+        alone[layer] = worst.psnr, engine
+    order = sorted(layers, key=lambda layer: alone[layer][0])
+    most = 1
+    while most < len(order) and not reached(most):
+        most *= 2
+    least, most = most // 2, min(most, len(order))
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if reached(middle) else (middle, most)
+    return {
+        layer: "PSNR of {:.1f} dB ({}) with this layer alone in int8".format(*alone[layer]) for layer in order[:most]
+    }
 
 
 def network_cost(
@@ -46,30 +298,37 @@ def network_cost(
     size: tuple[int, int] = COST_SIZE,
     precisions: Sequence[str] = ("f32", "int8"),
 ) -> dict[str, Any]:
-    """{"engine", "photo": width x height, "ms": by precision, "speedup", "megabytes", "processor", "instructions",
-    "load"}, the last the machine's load average, by which to tell how much the milliseconds are worth.
+    """Measure the speed and size of a network in each precision.
 
-    The network alone, on what it is fed of a photo of that size (reduced where it sees a reduced one); medians of runs
-    in turn, after one to warm up.
+    Only the network is timed, on its input for a photo of `size` (height, width): medians of `runs` interleaved runs
+    after a warm-up.
+
+    Returns:
+        engine; photo ("width x height"); ms by precision; speedup of int8 over f32; megabytes by file; processor;
+        instructions for int8; load, the load average during the measurement.
     """
     networks = {precision: ENGINES[engine](folder, card, None, precision) for precision in precisions}
-    fed = fed_for(card, *SMALLER_SIZE)
-    networks["f32"](fed)
+    picture = network_input(card, *SMALLER_SIZE)
+    networks["f32"](picture)
     start = time.perf_counter()
-    networks["f32"](fed)
-    larger = fed_for(card, *size)
-    if (time.perf_counter() - start) * larger.size / fed.size > COST_SECONDS:
+    networks["f32"](picture)
+    larger = network_input(card, *size)
+    if (time.perf_counter() - start) * larger.size / picture.size > COST_SECONDS:
         size = SMALLER_SIZE
     else:
-        fed = larger
+        picture = larger
     times: dict[str, list[float]] = {precision: [] for precision in networks}
     for run in range(runs + 1):
         for precision, network in networks.items():
             start = time.perf_counter()
-            network(fed)
+            network(picture)
             if run:
                 times[precision].append(time.perf_counter() - start)
     ms = {precision: round(1000 * statistics.median(taken), 3) for precision, taken in times.items()}
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        words = set()
     return {
         "engine": engine,
         "photo": f"{size[1]} x {size[0]}",
@@ -79,13 +338,13 @@ def network_cost(
             name: round((folder / name).stat().st_size / 1e6, 3) for name in (model_folder.ONNX, model_folder.INT8)
         },
         "processor": processor_name(),
-        "instructions": _instructions(),
+        "instructions": [word for word in INT8_INSTRUCTIONS if word in words],
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
 
 
-def fed_for(card: model_folder.Card, height: int, width: int) -> NDArray[np.float32]:
-    """What the network of this card is fed of a photo of that size: 1 x 3 x h x w, noise."""
+def network_input(card: model_folder.Card, height: int, width: int) -> NDArray[np.float32]:
+    """The network's input, 1 x 3 x h x w, for a photo of noise of that size."""
     photo = np.random.default_rng(0).random((height, width, 3), np.float32)
     if card.maps is not None:
         return haze_maps.reduce_photo(photo, card.maps, card.multiple_of)
@@ -96,268 +355,17 @@ def fed_for(card: model_folder.Card, height: int, width: int) -> NDArray[np.floa
     return np.ascontiguousarray(photo.transpose(2, 0, 1)[None])
 
 
-def why_not_faster(cost: dict[str, Any], floats: Sequence[str], layers: int, method: str, wanted: float = 1.8) -> str:
-    """Words for the card where int8 is less than `wanted` times as fast as f32, as far as is known; else none."""
-    if cost["speedup"] >= wanted:
+def _why_slow(record: dict[str, Any]) -> str:
+    """Known reasons for a speed-up below EXPECTED_SPEEDUP; empty for a larger one."""
+    cost = record["cost"]
+    if cost["speedup"] >= EXPECTED_SPEEDUP:
         return ""
     reasons = []
-    if method == "dynamic":
-        reasons.append("weights alone are int8, and what is computed is computed in float")
+    if record["method"] == "dynamic":
+        reasons.append("only weights are int8, computation is in float")
     elif not cost["instructions"]:
-        reasons.append(f"this processor ({cost['processor']}) has no instructions that multiply and add int8 at once")
-    if floats:
-        reasons.append(f"{len(floats)} of {layers} layers stay in float")
-    reasons.append("what lies between the convolutions (norms, resizing, activations) is float")
+        reasons.append(f"this processor ({cost['processor']}) has no int8 multiply-add instructions")
+    if record["float_layers"]:
+        reasons.append(f"{len(record['float_layers'])} of {record['layers']} layers stay in float")
+    reasons.append("operations between the convolutions (norms, resizing, activations) are float")
     return f"{cost['speedup']:.2f} x as fast as f32: {'; '.join(reasons)}"
-
-
-def _instructions() -> list[str]:
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return []
-    return [word for word in INT8_WORDS if word in words]
-
-
-# Which layers lose too much in int8 and stay in float: found by measuring, worst first, as few as the bar asks for.
-
-MeasureLoss = Callable[[Collection[str]], dict[str, Similarity]]
-"""Layers in int8 -> engine -> how the network with those alone in int8 compares with the float one."""
-SEARCH_SLACK = 0.2
-"""By so much of itself the bar is harder in the search: it is done on few photos, and others decide."""
-_log = logging.getLogger("fairweather")
-
-
-def search_float_layers(
-    layers: Sequence[str], measure: MeasureLoss, bar: SimilarityBar, decide: MeasureLoss | None = None
-) -> dict[str, str]:
-    """Layer -> why it stays in float; empty where all can be int8, all layers where nothing helps.
-
-    All at once are tried first. Where that misses the bar, each layer is measured alone in int8, and the worst are made
-    float, their number doubled until the bar is reached and then halved back to the fewest that reach it. `decide`
-    measures in place of `measure` where it is about the bar: on more photos, as that is asked less often.
-    """
-    decide = decide or measure
-
-    def reached(chosen: Collection[str]) -> bool:
-        return all(bar.missed(found, SEARCH_SLACK) is None for found in decide(chosen).values())
-
-    if reached(layers):
-        return {}
-    _log.info("all layers in int8 lose too much: measuring each of %d alone", len(layers))
-    alone = {layer: measure([layer]) for layer in layers}
-    # What changes the picture most alone; truths are too few here to rank single layers by them.
-    order = sorted(layers, key=lambda layer: min(found.psnr for found in alone[layer].values()))
-
-    def without(count: int) -> list[str]:
-        left = set(order[:count])
-        return [layer for layer in layers if layer not in left]
-
-    most = 1
-    while most < len(order) and not reached(without(most)):
-        most *= 2
-    least, most = most // 2, min(most, len(order))
-    while most - least > 1:
-        middle = (least + most) // 2
-        least, most = (least, middle) if reached(without(middle)) else (middle, most)
-    return {layer: _why(alone[layer]) for layer in order[:most]}
-
-
-def _why(found: dict[str, Similarity]) -> str:
-    engine, worst = min(found.items(), key=lambda one: one[1].psnr)
-    return f"alone in int8 the pictures agree to {worst.psnr:.1f} dB ({engine})"
-
-
-# A model folder with model.int8.onnx beside the float network, kept only if its pictures are the float model's.
-#
-# What the card says of it, under "quantized":
-#
-#     method         dynamic (weights), static (calibrated) or qat (fine-tuned)
-#     calibration    data, photos: what ranges were measured on; qat: steps, the one kept (0: none was
-#                    better than calibration alone) and how many photos it trained on
-#     layers         how many could be int8
-#     float_layers   layer -> why it stays in float: it is one of the network's ends, or as measured
-#     data           what parity was measured on, and whether there were truths
-#     bar            what was asked for
-#     parity         artefact ("openvino f32", "openvino int8", ...) -> dB alike, worst pixel, change to the truth, photos
-#     passed         whether the bar was reached; if not, `failures` says by what, and it was forced
-#     cost           milliseconds, megabytes, the processor; `slow` says why int8 is no faster where it is not
-
-QUANTIZE_METHODS = tuple(parity.MAX_DROP)
-SEARCHED_ON, SEARCHED_SIDE = 8, 256
-"""Photos on which layers are measured one by one in the search for those that stay in float, and how much of their
-middle is looked at. They are calibrated on, too; whether the bar is reached is asked on all of those."""
-
-
-def quantize_model(
-    model: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    method: str,
-    data: str | os.PathLike[str] | None = None,
-    force: bool = False,
-    steps: int = 200,
-    timed_at: tuple[int, int] = COST_SIZE,
-) -> model_folder.Card:
-    """Write `out`: the model with model.int8.onnx beside its float network, and give its card.
-
-    `model`: a shipped name, a model folder, or a run folder. `data`: a folder of pairs or of photos, to calibrate on
-    and to compare on (other photos, where there are others); dynamic needs none, and is then compared on invented ones.
-    `steps` of fine-tuning, for qat. `timed_at`: height and width of the photo that milliseconds are measured at.
-    The folder appears whole or not at all; a model folder that is there is replaced, any other is not.
-    Raises ParityFailed where the bar is missed, unless `force`: then the card says so. Raises UnknownName (method),
-    BadSettings, BadFolder, BadCard, BadImage, MissingExtra.
-    """
-    if method not in QUANTIZE_METHODS:
-        raise UnknownName("method", method, QUANTIZE_METHODS)
-    if data is None and method != "dynamic":
-        raise BadSettings(
-            f"--method {method} measures what flows through the network on photos: name a folder of photos, or of "
-            "pairs, such as the model is made for (--data DIR; about 30 are enough)"
-        )
-    folder, out = model_folder.find(model), Path(out)
-    card = dataclasses.replace(model_folder.read_card(folder), quantized=None)
-    if card.state is not None:
-        raise BadSettings(
-            f"model {card.name} has a memory, and ranges are measured on single photos, which do not show what flows "
-            "through it after many frames: it stays in float"
-        )
-    check_place(out)
-    recover(out)
-    refuse_within(out, [folder, *model_folder.shipped().values(), *(() if data is None else (data,))])
-    refuse_other_than_model(out)
-    generator = load_generator(folder, card)
-    found = None if data is None else sample_photos.find_samples(Path(data))
-    if found is None:
-        measured = searched = sample_photos.synthetic_samples(parity.parity_pictures((), card))
-    else:
-        measured = sample_photos.read_samples(found.measuring)
-        searched = sample_photos.read_samples(found.calibrating, SEARCHED_SIDE)
-    with atomic_folder(out) as building:
-        for name in model_folder.SUMMED:
-            shutil.copyfile(folder / name, building / name)
-        making = Quantization(building, card, generator, method, found)
-        record = making.make(searched, steps)
-        record |= making.judged(measured, force)
-        record["cost"] = network_cost(building, card, size=timed_at)
-        floats = list(record["float_layers"])
-        if slow := why_not_faster(record["cost"], floats, record["layers"], method):
-            record["cost"]["slow"] = slow
-        card = model_folder.write_card(building, dataclasses.replace(card, quantized=record))
-    return card
-
-
-class Quantization:
-    """One int8 network on its way: the float model's folder so far, what it is compared with, and how it is made."""
-
-    def __init__(
-        self, building: Path, card: model_folder.Card, generator: nn.Module, method: str, found: SampleSet | None
-    ) -> None:
-        self.building, self.card, self.generator = building, card, generator
-        self.method, self.found = method, found
-        self.bar: SimilarityBar = parity.similarity_bar(card, method, paired=found is not None and found.paired)
-        self.source = int8.prepare_graph(onnx.load(building / model_folder.ONNX))
-        self.layers = list(int8.quantizable_layers(self.source))
-        self.ranges: int8.ActivationRanges = {}
-
-    def make(self, searched: Sequence[CalibrationSample], steps: int) -> dict[str, Any]:
-        """Write model.int8.onnx and give the first part of the record."""
-        if not self.layers:
-            raise BadSettings(
-                f"model {self.card.name} has no convolution that could be int8: there is nothing to quantize"
-            )
-        record: dict[str, Any] = {"method": self.method, "layers": len(self.layers)}
-        if self.method != "dynamic":
-            assert self.found is not None
-            calibrated = sample_photos.read_samples(self.found.calibrating)
-            self.ranges = int8.measured_ranges(self.source, self._fed(calibrated))
-            record["calibration"] = {"data": self.found.folder, "photos": len(calibrated)}
-        ends = int8.outer_layers(self.source)
-        inner = [layer for layer in self.layers if layer not in ends]
-        lossy = self._lossy(inner, searched)
-        if len(lossy) == len(inner):
-            _log.warning("no choice of layers reaches the bar: all of them are made int8")
-            lossy = {}
-        floats = ends | lossy
-        chosen = [layer for layer in self.layers if layer not in floats]
-        if self.method == "qat":
-            record["calibration"] |= self._fine_tune(list(floats), steps)
-        onnx.save(self._quantized(chosen), self.building / model_folder.INT8)
-        if floats:
-            _log.info("%d of %d layers stay in float: %s", len(floats), len(self.layers), ", ".join(floats))
-        return record | {"float_layers": floats}
-
-    def judged(self, measured: Sequence[CalibrationSample], force: bool) -> dict[str, Any]:
-        """The second part: every artefact against the float model. Raises ParityFailed unless it is forced."""
-        found = parity.compare_engines(self.generator, self.building, self.card, measured)
-        for artefact, said in found.items():
-            _log.info("parity: %s: %s", artefact, said)
-        failures = parity.parity_failures(found, self.bar)
-        failures += [
-            f"layer {layer}: its weights in {model_folder.INT8} are not the network's, rounded"
-            for layer in int8.changed_layers(onnx.load(self.building / model_folder.INT8), self.source)
-        ]
-        if failures and not force:
-            raise ParityFailed(
-                f"{self.card.name} by {self.method} is not the float model: {'; '.join(failures)}: give more or fitter "
-                "photos (--data), fine-tune (--method qat), or keep it all the same (--force), which its card will say"
-            )
-        real = self.found is not None
-        record: dict[str, Any] = {
-            "data": self.found.folder if self.found is not None else "invented pictures",
-            "pairs": real and measured[0].clear is not None,
-            "bar": {key: value for key, value in dataclasses.asdict(self.bar).items() if value is not None},
-            "parity": {artefact: said.as_dict() for artefact, said in found.items()},
-            "passed": not failures,
-        }
-        return record | ({"failures": failures} if failures else {})
-
-    def _lossy(self, layers: Sequence[str], searched: Sequence[CalibrationSample]) -> dict[str, str]:
-        expected = parity.restore_by_generator(self.generator, self.card, [one.degraded for one in searched])
-        with tempfile.TemporaryDirectory(dir=self.building) as folder:  # goes with it after a kill
-
-            def on(count: int) -> MeasureLoss:
-                asked, wanted = (
-                    sample_photos.spread_evenly(searched, count),
-                    sample_photos.spread_evenly(expected, count),
-                )
-
-                def measure(chosen: Collection[str]) -> dict[str, Similarity]:
-                    onnx.save(self._quantized(chosen), Path(folder) / model_folder.INT8)
-                    given = (self.generator, folder, self.card, asked)
-                    return parity.compare_engines(*given, precisions=["int8"], expected=wanted)
-
-                return measure
-
-            return search_float_layers(layers, on(SEARCHED_ON), self.bar, on(len(searched)))
-
-    def _quantized(self, chosen: Collection[str]) -> onnx.ModelProto:
-        if self.method == "dynamic":
-            return int8.quantize_weights(self.source, chosen)
-        return int8.quantize_static(self.source, self.ranges, chosen)
-
-    def _fed(self, photos: Sequence[CalibrationSample]) -> list[NDArray[np.float32]]:
-        """What the network is fed of these photos; it is not run: some answer of the right shape is enough."""
-        fed = []
-
-        def watched(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-            fed.append(picture.copy())
-            height, width = picture.shape[2:]
-            return picture if self.card.output == "image" else np.ones((1, 7, height, width), np.float32)
-
-        parity.model_pictures(Restorer(self.card, watched), photos)
-        return fed
-
-    def _fine_tune(self, floats: Sequence[str], steps: int) -> dict[str, int]:
-        from fairweather.deploy import qat
-
-        assert self.found is not None
-        tuned = qat.fine_tune(self.generator, self.found.training, floats=floats, steps=steps)
-        path = self.building / "tuned.onnx"
-        write_onnx(tuned.network, path, self.card.multiple_of)
-        self.source = int8.prepare_graph(onnx.load(path))
-        path.unlink()
-        fed = self._fed(sample_photos.read_samples(self.found.calibrating))
-        # learned where it was learned; what else int8 has to hold (sums, outputs) is measured on the tuned network
-        self.ranges = int8.measured_ranges(self.source, fed) | int8.fed_to(self.source, tuned.learned)
-        return {"steps": steps, "kept_step": tuned.kept, "trained_on": len(self.found.training)}

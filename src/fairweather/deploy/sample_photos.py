@@ -1,4 +1,4 @@
-"""Photos to calibrate on, and others to compare the result on, from a folder of pairs or of photos alone."""
+"""Photos for calibration, and others for measuring the result, from a folder of pairs or of photos."""
 
 from __future__ import annotations
 
@@ -15,41 +15,45 @@ from fairweather.errors import BadFolder
 from fairweather.pairs import find_sets, pictures, survey
 
 LARGEST_SIDE = 512
-"""Longer sides are cut to their middle: what is asked here does not grow with the photo, and time does."""
+"""Larger photos are cropped to their middle, which bounds the time."""
 T = TypeVar("T")
+PhotoPath = tuple[Path, Path | None]
+"""A degraded photo, and its ground truth if there is one."""
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationSample:
-    """A photo, and where it is known, its truth: H x W x 3 float32 in [0,1], of one size."""
+    """A photo and, if known, its ground truth: H x W x 3 float32 in [0,1], of one size."""
 
-    name: str
     degraded: NDArray[np.float32]
     clear: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """What --data gives: photos by path, read when they are asked for."""
+    """The photos of a folder by use."""
 
     folder: str
-    calibrating: list[tuple[Path, Path | None]]
-    measuring: list[tuple[Path, Path | None]]
-    """None of them is among the former, unless there is but one scene."""
-    training: list[tuple[Path, Path | None]]
-    """All but those measured on."""
+    """Name of the folder."""
+    calibrating: list[PhotoPath]
+    measuring: list[PhotoPath]
+    """Of other scenes than `calibrating`, unless there is only one."""
+    training: list[PhotoPath]
+    """All but `measuring`, unless there is only one scene."""
 
     @property
     def paired(self) -> bool:
+        """Whether there is ground truth."""
         return self.measuring[0][1] is not None
 
 
 def find_samples(folder: Path, *, calibrating: int = 64, measuring: int = 16) -> SampleSet:
-    """The photos of a folder. Scenes (photos with one truth) are kept whole: none is in both parts.
+    """Split the photos of a folder; photos of one scene (of one ground truth) stay together.
 
-    Raises BadFolder where there is nothing, or where photos and truths do not fit.
+    Raises:
+        BadFolder: the folder holds no photos, or photos and ground truths do not match.
     """
-    found: list[tuple[Path, Path | None]]
+    found: list[PhotoPath]
     if survey(folder):
         found = [(pair.degraded, pair.clear) for pairs in find_sets(folder).values() for pair in pairs]
     else:
@@ -57,32 +61,31 @@ def find_samples(folder: Path, *, calibrating: int = 64, measuring: int = 16) ->
     if not found:
         raise BadFolder(f"{folder} holds no photos: give a folder of photos, or of pairs, that the model is made for")
     scenes = list(dict.fromkeys(clear or degraded for degraded, clear in found))
-    kept = set(spread_evenly(scenes, min(measuring, max(1, len(scenes) // 2))))
-    measured = [one for one in found if (one[1] or one[0]) in kept]
-    rest = [one for one in found if (one[1] or one[0]) not in kept] or measured
+    chosen = set(spread_evenly(scenes, min(measuring, max(1, len(scenes) // 2))))
+    measured = [one for one in found if (one[1] or one[0]) in chosen]
+    rest = [one for one in found if (one[1] or one[0]) not in chosen] or measured
     return SampleSet(folder.resolve().name, spread_evenly(rest, calibrating), spread_evenly(measured, measuring), rest)
 
 
-def read_samples(paths: Sequence[tuple[Path, Path | None]], largest: int = LARGEST_SIDE) -> list[CalibrationSample]:
-    """The photos, the middle of those with longer sides. Raises BadImage, and BadFolder where sizes differ."""
+def read_samples(paths: Sequence[PhotoPath], largest: int = LARGEST_SIDE) -> list[CalibrationSample]:
+    """Read photos, cropped to their middle of at most `largest` x `largest` pixels.
+
+    Raises:
+        BadImage: a photo cannot be read.
+        BadFolder: a photo and its ground truth differ in size.
+    """
     samples = []
     for degraded, clear in paths:
         photo = _middle(images.read(degraded).pixels, largest)
         truth = None if clear is None else _middle(images.read(clear).pixels, largest)
         if truth is not None and truth.shape != photo.shape:
-            raise BadFolder(f"{degraded} and {clear} differ in size: crop one of them, or take the pair out")
-        samples.append(CalibrationSample(degraded.name, photo, truth))
+            raise BadFolder(f"{degraded} and {clear} differ in size: crop one of them, or remove the pair")
+        samples.append(CalibrationSample(photo, truth))
     return samples
 
 
-def synthetic_samples(pictures: Sequence[NDArray[Any]]) -> list[CalibrationSample]:
-    """Pictures that are at hand, without a truth."""
-    whole = (one if one.dtype == np.float32 else images.to_float(one) for one in pictures)
-    return [CalibrationSample(f"invented {number}", one) for number, one in enumerate(whole, 1)]
-
-
 def spread_evenly(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` of them, evenly from the first to the last."""
+    """At most `count` items, evenly spaced from the first to the last."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 

@@ -1,22 +1,11 @@
-"""Networks that turn a degraded photo into a clear one, by name, and what every caller of them needs.
-
-A generator is an `nn.Module` with explicit keyword arguments and three attributes: `multiple_of` (what the sides of its
-input must be divisible by), `receptive_field` (side in px of what one output pixel sees; None where that is the whole
-photo) and `output` ("image", or "maps" where the exported network predicts maps that are applied outside it). Where it
-has `adjustable`, those are the arguments whose value no weight's shape or meaning depends on: a run may begin with
-weights that were trained at another. Where it has `growable`, those count blocks: a run may begin with the weights of
-a network that has fewer, which its method `grow` takes; `grown_from` names other generators whose weights it takes.
-One with a memory has a method `clip`, B x T x 3 x H x W in and out, and `state_channels` and `state_stride` on what is
-exported: its state is a picture of so many channels, so many times smaller than the input.
-Its `forward` takes and gives N x 3 x H x W in [0,1].
-"""
+"""Generators: networks from a degraded photo to a clear one, by name."""
 
 from __future__ import annotations
 
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +23,7 @@ from fairweather.validation import check_keys, checked_value, quoted
 
 __all__ = [
     "GENERATORS",
+    "Generator",
     "GUNet",
     "MBConvUNet",
     "MultipathUNet",
@@ -126,35 +116,51 @@ def _numbers(value: Any) -> Iterator[float]:
             yield entry
 
 
-def padded(generator: nn.Module, degraded: Tensor) -> Tensor:
-    """Runs the generator on N x 3 x H x W of any size, 1 x 1 included -> the same shape.
+@runtime_checkable
+class Generator(Protocol):
+    """What callers need of a generator, which is also an `nn.Module` with keyword arguments that all have defaults.
 
-    The right and lower border are extended by reflection to `multiple_of`, again and again where the photo is smaller
-    than what is missing (`numpy.pad(mode="reflect")` does the same), and the result is cropped.
+    Optional attributes:
+
+    - `maps_module`, `size`, `radius`, `eps`, for output "maps": the part that is exported, and the fields of MapsSpec.
+    - `clip(frames)`, B x T x 3 x H x W in and out, for a recurrent generator, and `state_channels` and `state_stride`
+      of its exported part: the fields of StateSpec.
+    - `adjustable`: arguments that do not affect the weights, so that training can start from weights with other values.
+    - `growable`: arguments that count blocks; `grow(weights)` loads the weights of a network with fewer blocks.
+    - `grown_from`: names of other generators whose weights `grow` loads.
+    """
+
+    output: Literal["image", "maps"]
+    """What the exported part predicts: the picture, or maps that are applied outside the network."""
+    multiple_of: int
+    """Required divisor of the input's sides."""
+    receptive_field: int | None
+    """Side in pixels of the input that one output pixel depends on; None = the whole photo."""
+
+    def forward(self, degraded: Tensor, /) -> Tensor:
+        """N x 3 x H x W in [0,1] -> the same shape and range."""
+        ...
+
+
+def padded(generator: nn.Module, degraded: Tensor) -> Tensor:
+    """Run a generator on N x 3 x H x W of any size, from 1 x 1, and return the same shape.
+
+    The right and bottom borders are extended to `multiple_of` by reflection, repeatedly for small photos, as
+    `numpy.pad(mode="reflect")` does, and the result is cropped.
     """
     multiple = cast(int, generator.multiple_of)
     height, width = degraded.shape[-2:]
-    rows = _reflected(height, -height % multiple, degraded.device)
-    columns = _reflected(width, -width % multiple, degraded.device)
-    if rows is not None:
-        degraded = degraded.index_select(-2, rows)
-    if columns is not None:
-        degraded = degraded.index_select(-1, columns)
+    for axis in (-2, -1):
+        side = degraded.shape[axis]
+        if missing := -side % multiple:
+            # A period of the reflected row runs back and forth without repeating its ends.
+            period = max(2 * (side - 1), 1)
+            place = torch.arange(side + missing, device=degraded.device) % period
+            degraded = degraded.index_select(axis, torch.minimum(place, period - place) if side > 1 else place)
     restored = cast(Tensor, generator(degraded))
     return restored[..., :height, :width]
 
 
 def exported(generator: nn.Module) -> nn.Module:
-    """The module whose graph is shipped: the generator, or the part of it that predicts maps."""
-    if cast(str, generator.output) == "maps":
-        return cast(nn.Module, generator.maps_module)
-    return generator
-
-
-def _reflected(side: int, missing: int, device: torch.device) -> Tensor | None:
-    if missing == 0:
-        return None
-    # One period of a mirrored row runs there and back without repeating either end; a single pixel repeats itself.
-    period = max(2 * (side - 1), 1)
-    place = torch.arange(side + missing, device=device) % period
-    return torch.minimum(place, period - place) if side > 1 else torch.zeros_like(place)
+    """The module that is exported: the generator, or the part of it that predicts maps."""
+    return cast(nn.Module, generator.maps_module) if cast(str, generator.output) == "maps" else generator

@@ -1,4 +1,4 @@
-"""A U-Net of plain 3 x 3 convolutions on unshuffled pixels: what processors, and their int8, are fastest at."""
+"""ConvUNet: a U-Net of 3 x 3 convolutions on unshuffled pixels, which processors run fast, also in int8."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairweather.errors import BadSettings
+from fairweather.generators.layers import add_change
 
-REST = 0.1
-"""Gain of a residual block's second convolution: blocks begin nearly as identities, as deep networks without norms
-need it (Zhang et al., Fixup Initialization, ICLR 2019)."""
+RESIDUAL_GAIN = 0.1
+"""Initial gain of a residual block's second convolution: blocks start close to identities, which deep networks without
+norms need (Zhang et al., Fixup Initialization, ICLR 2019)."""
 
 
 class ConvUNet(nn.Module):
-    """Ours, after U-Net (Ronneberger et al., MICCAI 2015) with the residual blocks of EDSR (Lim et al., CVPRW 2017),
-    which have no norms, and pixels folded into channels (Shi et al., CVPR 2016); N x 3 x H x W -> N x 3 x H x W in
-    [0,1]; 3,146,220 parameters.
+    """Our design, after U-Net (Ronneberger et al., MICCAI 2015), with the residual blocks without norms of EDSR (Lim et
+    al., CVPRW 2017) and pixels folded into channels (Shi et al., CVPR 2016); N x 3 x H x W -> N x 3 x H x W in [0,1];
+    3,146,220 parameters.
 
-    Pixels are unshuffled by `shuffle` (a cell of shuffle x shuffle x 3 values), and the network works at that and ever
-    halved resolutions: `widths` are the channels of its scales, `encoder` and `decoder` the residual blocks in each on
-    the way down and up. Scales meet by addition. The answer is what to change: the photo is added at the end.
+    Only convolutions, ReLU, additions and shuffles, without global statistics: it can be quantized and run in tiles.
+    The network predicts the change to the photo.
 
-    Convolutions, ReLU, additions and shuffles only, and nothing that looks at the whole photo: it can be folded,
-    quantized, and run in tiles.
+    Args:
+        shuffle: pixels of shuffle x shuffle become channels at the input, and back at the output.
+        widths: channels of each scale, from the finest.
+        encoder: residual blocks of each scale on the way down.
+        decoder: residual blocks of each scale but the coarsest on the way up; scales are joined by addition.
     """
 
     output: Literal["image"] = "image"
@@ -44,11 +47,11 @@ class ConvUNet(nn.Module):
         levels = len(widths)
         if levels < 1 or len(encoder) != levels or len(decoder) != levels - 1:
             raise BadSettings(
-                f"{levels} widths take {levels} numbers of encoder blocks and {max(0, levels - 1)} of decoder blocks, "
-                f"got {len(encoder)} and {len(decoder)}"
+                f"conv_unet with {levels} widths needs {levels} numbers of encoder blocks and {max(0, levels - 1)} of "
+                f"decoder blocks, got {len(encoder)} and {len(decoder)}"
             )
         if shuffle < 1 or min(widths) < 1 or min([0, *encoder, *decoder]) < 0:
-            raise BadSettings("shuffle and widths are at least 1, and numbers of blocks at least 0")
+            raise BadSettings("conv_unet: shuffle and widths must be at least 1, numbers of blocks at least 0")
         self.multiple_of = shuffle * 2 ** (levels - 1)
         self.shuffle = shuffle
         cell = 3 * shuffle**2
@@ -57,7 +60,7 @@ class ConvUNet(nn.Module):
         self.down = nn.ModuleList(_convolution(a, b, kernel=2, stride=2) for a, b in pairwise(widths))
         self.up = nn.ModuleList(_convolution(b, 4 * a, kernel=1) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(_stage(width, blocks) for width, blocks in zip(widths, decoder, strict=False))
-        self.head = _convolution(widths[0], cell, gain=REST)
+        self.head = _convolution(widths[0], cell, gain=RESIDUAL_GAIN)
         self.receptive_field: int | None = _receptive_field(shuffle, encoder, decoder)
 
     def forward(self, degraded: Tensor) -> Tensor:
@@ -73,15 +76,14 @@ class ConvUNet(nn.Module):
             x = F.pixel_shuffle(self.up[level](x), 2) + skips[level]
             x = self.decoder[level](x)
         change = F.pixel_shuffle(self.head(x), self.shuffle).to(degraded.dtype)
-        changed = degraded + change
-        cut = changed.clamp(0, 1)
-        # While it trains, gradients pass where the sum was cut.
-        return changed + (cut - changed).detach() if self.training else cut
+        return add_change(degraded, change, training=self.training)
 
     def grow(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the weights of a network that has fewer blocks in some stages. Those that it lacks begin as identities
-        (zero-initialized residuals: Goyal et al., arXiv:1706.02677, section 5.1), so that this network answers as that
-        one did. Raises RuntimeError where the rest does not fit."""
+        """Load the weights of a network with fewer blocks in some stages; the outputs are the same.
+
+        New blocks start as identities (zero-initialized residuals: Goyal et al., arXiv:1706.02677, section 5.1).
+        Raises RuntimeError if the weights do not fit otherwise.
+        """
         added: dict[str, Tensor] = {}
         for path, module in self.named_modules():
             if isinstance(module, Block) and f"{path}.first.weight" not in weights:
@@ -91,12 +93,12 @@ class ConvUNet(nn.Module):
 
 
 class Block(nn.Module):
-    """x + conv(relu(conv(x))): n x c x h x w -> the same."""
+    """x + conv(relu(conv(x))), N x C x h x w."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = _convolution(width, width)
-        self.second = _convolution(width, width, gain=REST)
+        self.second = _convolution(width, width, gain=RESIDUAL_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         changed: Tensor = x + self.second(F.relu(self.first(x)))
@@ -108,7 +110,7 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
 
 
 def _convolution(into: int, out: int, *, kernel: int = 3, stride: int = 1, gain: float = 1.0) -> nn.Conv2d:
-    """A convolution that keeps the size of its signal (He et al., ICCV 2015) times `gain`."""
+    """A convolution whose output has the variance of its input (He et al., ICCV 2015), times `gain`."""
     convolution = nn.Conv2d(into, out, kernel, stride, padding=kernel // 2 if stride == 1 else 0)
     nn.init.normal_(convolution.weight, std=gain * (into * kernel * kernel) ** -0.5)
     assert convolution.bias is not None
@@ -117,9 +119,9 @@ def _convolution(into: int, out: int, *, kernel: int = 3, stride: int = 1, gain:
 
 
 def _receptive_field(shuffle: int, encoder: Sequence[int], decoder: Sequence[int]) -> int:
-    """Side in pixels of the window, centred on an output pixel, in which lies all that it sees."""
-    # in cells of the first scale, to one side: stem and head, then two convolutions a block at each scale
+    """Side in pixels of the smallest window, centred on an output pixel, with all inputs that it depends on."""
+    # In cells of the finest scale, to one side: stem and head, then two convolutions per block at each scale.
     reach: int = 2 + sum(2 * blocks * 2**level for stages in (encoder, decoder) for level, blocks in enumerate(stages))
-    # a pixel at one end of a cell of the coarsest scale sees to its other end
+    # A pixel at one end of a cell of the coarsest scale depends on the other end too.
     coarsest: int = shuffle * 2 ** (len(encoder) - 1)
     return 2 * (shuffle * reach + coarsest - 1) + 1

@@ -1,4 +1,4 @@
-"""gUNet: a U-Net whose convolutions are gated, the smallest good dehazer of its time."""
+"""gUNet: a small U-Net of gated convolutions for dehazing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairweather.errors import BadSettings
+from fairweather.generators.layers import add_change
 
 
 class GUNet(nn.Module):
     """Song, Zhou, Qian & Du, Rethinking Performance Gains in Image Dehazing Networks, 2022 (arXiv:2209.11448),
     figure 2; N x 3 x H x W -> N x 3 x H x W in [0,1]; 844,899 parameters (their gUNet-T has 805 K).
 
-    An odd number of stages of `depths` blocks, down and up again; the channels start at `width` and double with every
-    scale. A block normalises, gates a depthwise convolution of `kernel` x `kernel` by a sigmoid of its own input, and
-    adds. Scales meet by a choice per channel between skip and decoder (SK fusion, after Li et al., SKNet, CVPR 2019),
-    which pools over the whole photo, so the network cannot go over it in tiles. The photo is added at the end. Borders
-    are repeated where theirs are reflected: a map of one pixel has nothing to reflect.
+    Skips and decoder are fused by a softmax per channel (SK fusion, after Li et al., SKNet, CVPR 2019), which pools
+    over the whole photo, so the network cannot run in tiles. The network predicts the change to the photo. Not the
+    paper's: borders are padded by repetition instead of reflection, which is undefined for features of 1 x 1.
+
+    Args:
+        width: channels of the finest scale; they double from scale to scale.
+        depths: blocks of each stage, down and up again; an odd number of stages.
+        kernel: side of the depthwise convolutions, odd.
     """
 
     output: Literal["image"] = "image"
@@ -30,7 +34,7 @@ class GUNet(nn.Module):
         super().__init__()
         if len(depths) % 2 == 0 or min(depths) < 0 or width < 1 or kernel % 2 == 0:
             raise BadSettings(
-                f"gunet takes an odd number of depths, a width of at least 1 and an odd kernel, got {list(depths)}, "
+                f"gunet needs an odd number of depths, a width of at least 1 and an odd kernel, got {list(depths)}, "
                 f"{width} and {kernel}"
             )
         levels = len(depths) // 2
@@ -62,14 +66,11 @@ class GUNet(nn.Module):
         for level in reversed(range(len(self.down))):
             x = F.pixel_shuffle(self.up[level](x), 2)
             x = self.decoder[level](self.fuse[level](x, self.skip[level](skips[level])))
-        changed: Tensor = degraded + self.head(x).to(degraded.dtype)
-        cut = changed.clamp(0, 1)
-        # While it trains, gradients pass where the sum was cut.
-        return changed + (cut - changed).detach() if self.training else cut
+        return add_change(degraded, self.head(x).to(degraded.dtype), training=self.training)
 
 
 class Gated(nn.Module):
-    """x + project(depthwise(mix(norm(x))) * sigmoid(gate(norm(x)))): n x c x h x w -> the same (their gConv block)."""
+    """The paper's gConv block, x + project(depthwise(mix(norm(x))) * sigmoid(gate(norm(x)))), N x C x h x w."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class Gated(nn.Module):
 
 
 class SelectiveFusion(nn.Module):
-    """Two feature maps n x c x h x w -> one: a softmax per channel, from both their means, chooses between them."""
+    """Two feature maps N x C x h x w -> one: a weighted mean, with a softmax per channel of both maps' global means."""
 
     def __init__(self, width: int, reduction: int = 8) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class SelectiveFusion(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         scores = self.choose((first + second).mean((2, 3), keepdim=True))
-        # of two, softmax is a sigmoid of the difference
+        # The softmax of two values is a sigmoid of their difference.
         share = torch.sigmoid(scores[:, : first.shape[1]] - scores[:, first.shape[1] :])
         return second + share * (first - second)
 

@@ -15,15 +15,19 @@ class ResNet9(nn.Module):
     N x 3 x H x W -> N x 3 x H x W in [0,1]; 11,378,179 parameters.
 
     c7s1-64, d128, d256, nine R256, u128, u64, c7s1-3: reflection padding, instance norm without parameters, ReLU and
-    a tanh at the end. `width` is the channels of the first layer. Not the paper's: `upsampling="resize"` leaves no
-    checkerboard, and `residual` makes the network say what to change instead of painting the whole photo anew.
+    a final tanh.
+
+    Args:
+        width: channels of the first layer.
+        blocks: residual blocks.
+        upsampling: "transposed" (the paper's), or "resize", which leaves no checkerboard.
+        residual: predict the change to the photo (not the paper's).
     """
 
     output: Literal["image"] = "image"
-    # The strides need 4. Below 2 x 2 features there is nothing to reflect and no variance to normalise by, hence 8.
+    # 4 by the strides; 8, since reflection and instance norm need features of at least 2 x 2.
     multiple_of: int = 8
-    # Instance norm looks at the whole picture.
-    receptive_field: int | None = None
+    receptive_field: int | None = None  # instance norm depends on the whole picture
 
     def __init__(
         self,
@@ -35,7 +39,7 @@ class ResNet9(nn.Module):
     ) -> None:
         super().__init__()
         if width < 1 or blocks < 0:
-            raise BadSettings(f"width must be at least 1 and blocks at least 0, got {width} and {blocks}")
+            raise BadSettings(f"resnet: width must be at least 1 and blocks at least 0, got {width} and {blocks}")
         self.network = nn.Sequential(
             nn.ReflectionPad2d(3),
             *_normalised(nn.Conv2d(3, width, 7), width),
@@ -59,7 +63,7 @@ class ResNet6(ResNet9):
     """Zhu et al., Unpaired Image-to-Image Translation (CycleGAN), ICCV 2017, section 7.2, for 128 px;
     N x 3 x H x W -> N x 3 x H x W in [0,1]; 7,837,699 parameters.
 
-    ResNet9 with six residual blocks.
+    ResNet9 with six residual blocks by default.
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class ResNet6(ResNet9):
 
 
 class Residual(nn.Module):
-    """Two 3 x 3 convolutions over reflected borders, no activation after the sum: n x c x h x w -> n x c x h x w."""
+    """Two 3 x 3 convolutions with reflection padding, no activation after the sum, N x C x h x w."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -92,5 +96,5 @@ class Residual(nn.Module):
 
 
 def _normalised(layer: nn.Module, channels: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    # In-place ReLU is safe: instance norm's backward needs its input and statistics, not its output.
+    # The ReLU can be in place: the backward of instance norm does not need its output.
     return layer, nn.InstanceNorm2d(channels), nn.ReLU(inplace=True)

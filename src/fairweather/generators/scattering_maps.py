@@ -1,4 +1,4 @@
-"""Our fast generator: a small network looks at a reduced photo and says how each pixel of the full one changes."""
+"""ScatteringMaps: a small network predicts maps of the scattering model from a reduced photo."""
 
 from __future__ import annotations
 
@@ -17,18 +17,25 @@ class ScatteringMaps(nn.Module):
 
     N x 3 x H x W in [0, 1] -> the same, any H and W. 2,027,330 parameters.
 
-    The photo is reduced by area to about `size` x `size` pixels. A U-Net of plain 3 x 3 convolutions with foldable
-    batch norm predicts from it the transmission t at every second reduced pixel, and an airlight A and a small offset O
-    that vary slowly. The gain K = 1 / t follows the photo's edges through a guided filter on luma (He, Sun & Tang,
-    TPAMI 2013; coefficients enlarged as in He & Sun, arXiv:1505.00996), and the answer at full size is
-    J = A + K (I - A) + O. The network sees the dark channel at four scales (He, Sun & Tang, CVPR 2009) beside the
-    pixels, so that it need not learn that prior from few scenes.
+    The photo is reduced by area to about `size` x `size` pixels. A U-Net of 3 x 3 convolutions with foldable batch norm
+    predicts from it the transmission t at every second reduced pixel, and an airlight A and a small offset O that vary
+    slowly. The gain K = 1 / t is aligned to the photo's edges by a guided filter on luma (He, Sun & Tang, TPAMI 2013;
+    coefficients enlarged as in He & Sun, arXiv:1505.00996), and the result at full size is J = A + K (I - A) + O. The
+    network's input includes the dark channel at four scales (He, Sun & Tang, CVPR 2009), so that this prior need not
+    be learned from few scenes.
 
-    With `mirror` the trained network looks at the photo and at its mirror image, and what it says of the two is
-    averaged (flip testing, as in Timofte, Rothe & Van Gool, CVPR 2016, section 3.4): twice its work, fewer mistakes.
+    `maps_module` is the part that is exported (reduced photo -> N x 7 x h/2 x w/2: t, A, O). At inference
+    `fairweather.inference.haze_maps` does the rest in NumPy; `forward` does the same in PyTorch for training.
 
-    `maps_module` is the part that is exported (reduced photo -> N x 7 x h/2 x w/2: t, A, O);
-    `fairweather.inference.haze_maps` does the rest outside PyTorch, and `forward` does the same inside for training.
+    Args:
+        size: the network's input is reduced to about size x size pixels.
+        widths: channels of each scale, from the finest.
+        blocks: residual blocks per scale.
+        radius: radius of the guided filter in pixels of the maps.
+        eps: regularization of the guided filter.
+        offset: limit of the offset O.
+        mirror: average the maps of the photo and of its mirror image in eval mode (Timofte, Rothe & Van Gool, CVPR
+            2016, section 3.4): better, at twice the cost.
     """
 
     output: ClassVar[str] = "maps"
@@ -59,7 +66,7 @@ class ScatteringMaps(nn.Module):
 
 
 class ScatteringMapsNetwork(nn.Module):
-    """The network itself: N x 3 x h x w, sides multiples of 32 -> N x 7 x h/2 x w/2 of t, A (3), O (3)."""
+    """The network: N x 3 x h x w, sides multiples of 32 -> N x 7 x h/2 x w/2 of t, A (3), O (3)."""
 
     multiple_of: ClassVar[int] = 32
 
@@ -76,7 +83,7 @@ class ScatteringMapsNetwork(nn.Module):
         self.decoder = nn.ModuleList(_stage(width, blocks) for width in widths[:-1])
         self.transmission = nn.Conv2d(widths[0], 4, 3, padding=1)
         self.colour = nn.Conv2d(widths[0], 6, 3, padding=1)
-        # The first answer leaves the photo nearly as it is: t = 0.9, A = 0.8, O = 0.
+        # The first output leaves the photo nearly unchanged: t = 0.9, A = 0.8, O = 0.
         for head in (self.transmission, self.colour):
             nn.init.normal_(head.weight, std=1e-3)
             assert head.bias is not None
@@ -86,15 +93,12 @@ class ScatteringMapsNetwork(nn.Module):
 
     def forward(self, reduced: Tensor) -> Tensor:
         if self.training or not self.mirror:
-            return self.once(reduced)
-        maps, mirrored = self.once(torch.cat([reduced, reduced.flip(3)])).chunk(2)
+            return self.heads(self.features(reduced))
+        maps, mirrored = self.heads(self.features(torch.cat([reduced, reduced.flip(3)]))).chunk(2)
         return (maps + mirrored.flip(3)) / 2
 
-    def once(self, reduced: Tensor) -> Tensor:
-        return self.heads(self.features(reduced))
-
     def features(self, reduced: Tensor) -> Tensor:
-        """N x 3 x h x w -> N x C x h/4 x w/4: what the maps are read from."""
+        """N x 3 x h x w -> the decoder's features, N x C x h/4 x w/4."""
         pixels = F.pixel_unshuffle(reduced, 4)
         x: Tensor = self.stem(torch.cat([pixels, *dark_channels(pixels)], 1))
         skips = []
@@ -110,7 +114,7 @@ class ScatteringMapsNetwork(nn.Module):
         return x
 
     def heads(self, x: Tensor) -> Tensor:
-        """Features -> the maps, N x 7 x h/2 x w/2."""
+        """The decoder's features -> the maps, N x 7 x h/2 x w/2."""
         t = MIN_TRANSMISSION + (1 - MIN_TRANSMISSION) * torch.sigmoid(self.transmission(x).float())
         colour = self.colour(x).float()
         colour = torch.cat([torch.sigmoid(colour[:, :3]), self.offset * torch.tanh(colour[:, 3:])], 1)
@@ -118,9 +122,9 @@ class ScatteringMapsNetwork(nn.Module):
 
 
 def dark_channels(pixels: Tensor) -> list[Tensor]:
-    """Least value over colours and 4 x 4 pixels, its erosions over 3, 7 and 15 cells, and the greatest value.
+    """Minimum over channels and 4 x 4 pixels, its erosions over 3, 7 and 15 cells, and the maximum.
 
-    `pixels` is an unshuffled photo, N x 48 x h x w; each answer is N x 1 x h x w.
+    `pixels` is an unshuffled photo, N x 48 x h x w; each result is N x 1 x h x w.
     """
     darkest = pixels.amin(1, keepdim=True)
     eroded = [darkest]
@@ -130,7 +134,7 @@ def dark_channels(pixels: Tensor) -> list[Tensor]:
 
 
 def reduced_size(height: int, width: int, size: int, multiple_of: int) -> tuple[int, int]:
-    """Sides of about size * size pixels in the photo's aspect; a smaller photo's own, each to the nearest multiple."""
+    """Sides for about size * size pixels in the photo's aspect, or a smaller photo's own, to the nearest multiples."""
     scale = min(1.0, size / (height * width) ** 0.5)
     return (
         max(1, round(height * scale / multiple_of)) * multiple_of,
@@ -139,8 +143,10 @@ def reduced_size(height: int, width: int, size: int, multiple_of: int) -> tuple[
 
 
 def resize(photo: Tensor, height: int, width: int) -> Tensor:
-    """Area average where both sides shrink (exact fractions, as OpenCV's INTER_AREA), else bilinear. Even sides of four
-    times the target and more are halved first, as in `fairweather.inference.haze_maps`, where that saves time."""
+    """Resize by area where both sides shrink (exact fractions, as OpenCV's INTER_AREA), else bilinearly.
+
+    Even sides of at least four times the target are halved first, as in `fairweather.inference.haze_maps`.
+    """
     while min(photo.shape[-2] / height, photo.shape[-1] / width) >= 4 and not (photo.shape[-2] | photo.shape[-1]) % 2:
         photo = F.avg_pool2d(photo, 2)
     if (height, width) == tuple(photo.shape[-2:]):
@@ -160,7 +166,7 @@ def _area_weights(source: int, target: int, like: Tensor) -> Tensor:
 
 
 def apply_maps(photo: Tensor, reduced: Tensor, maps: Tensor, radius: int, eps: float) -> Tensor:
-    """J = A + K (I - A) + O at the photo's size; K follows the photo's luma. All N x C x H x W in [0, 1]."""
+    """Apply maps, J = A + K (I - A) + O, at the photo's size, with K aligned to its luma. All N x C x H x W."""
     transmission, airlight, offset = torch.split(maps, [1, 3, 3], 1)
     guide = luma(F.interpolate(reduced, maps.shape[-2:], mode="area"))
     mean = _box(torch.cat([guide, guide * guide, 1 / transmission, guide / transmission], 1), radius)
@@ -179,7 +185,7 @@ def luma(photo: Tensor) -> Tensor:
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
-    """Mean over a window of 2 radius + 1, cut at the border, one axis after the other."""
+    """Mean over a window of 2 radius + 1, cropped at the border, one axis after the other."""
     side = 2 * radius + 1
     x = F.avg_pool2d(x, (side, 1), 1, (radius, 0), count_include_pad=False)
     return F.avg_pool2d(x, (1, side), 1, (0, radius), count_include_pad=False)

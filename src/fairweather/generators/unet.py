@@ -1,4 +1,4 @@
-"""The U-Net of pix2pix, of any depth."""
+"""The U-Net of pix2pix."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ class UNet(nn.Module):
     N x 3 x H x W -> N x 3 x H x W in [0,1]; 54,413,955 parameters.
 
     Encoder C64-C128-C256-C512 x 5, decoder CD512 x 3-C512-C256-C128-C64-C3: 4 x 4 convolutions of stride 2,
-    LeakyReLU 0.2 on the way down, ReLU on the way up, a skip at every level, tanh at the end. `width` is the channels
-    of the first level; they double from level to level up to eight times that. `dropout` is the probability in the
-    first three levels of the decoder, at work in training only. The paper keeps dropout and the batch's own statistics
-    at inference; here a photo comes out the same twice. Not the paper's: `upsampling="resize"` leaves no checkerboard,
-    and `residual` makes the network say what to change instead of painting the whole photo anew.
+    LeakyReLU 0.2 on the way down, ReLU on the way up, a skip at every level, a final tanh. Not the paper's: at
+    inference there is no dropout, and batch norm uses its running statistics, so that results are deterministic.
+
+    Args:
+        levels: number of halvings.
+        width: channels of the first level; they double from level to level, up to eight times `width`.
+        norm: "batch" or "instance".
+        dropout: probability in the first three levels of the decoder, in training.
+        upsampling: "transposed" (the paper's), or "resize", which leaves no checkerboard.
+        residual: predict the change to the photo (not the paper's).
     """
 
     output: Literal["image"] = "image"
@@ -37,13 +42,13 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if levels < 1 or width < 1:
-            raise BadSettings(f"levels and width must be at least 1, got {levels} and {width}")
+            raise BadSettings(f"unet: levels and width must be at least 1, got {levels} and {width}")
         if not 0 <= dropout < 1:
-            raise BadSettings(f"dropout must be at least 0 and below 1, got {dropout}")
+            raise BadSettings(f"unet: dropout must be at least 0 and below 1, got {dropout}")
         self.multiple_of: int = 2**levels
         self.receptive_field: int | None = receptive_field(levels) if norm == "batch" else None
         channels = [min(2**level, 8) * width for level in range(levels)]
-        # Batch norm cancels a bias. Instance norm would too; the paper's code keeps the bias there and so do we.
+        # Both norms cancel a bias; the paper's code keeps it for instance norm.
         bias = norm != "batch"
 
         self.encoder = nn.ModuleList()
@@ -53,8 +58,8 @@ class UNet(nn.Module):
                 layers.append(nn.LeakyReLU(0.2))
             into = channels[level - 1] if level > 0 else 3
             layers.append(nn.Conv2d(into, channels[level], 4, stride=2, padding=1, bias=bias))
-            # The outermost level has no norm, by the paper; nor has the innermost: at multiple_of its features are
-            # 1 x 1, and one value minus its own mean is nothing.
+            # No norm in the outermost level, as in the paper, nor in the innermost: its features may be 1 x 1, and a
+            # single value minus its mean is zero.
             if 0 < level < levels - 1:
                 layers.append(norm_layer(norm, channels[level]))
             self.encoder.append(nn.Sequential(*layers))
@@ -90,17 +95,17 @@ class UNet(nn.Module):
 
 
 def receptive_field(levels: int) -> int:
-    """Side in pixels of the smallest window, centred on an output pixel, that holds all it depends on, for any pixel.
+    """Side in pixels of the smallest window, centred on any output pixel, with all inputs that it depends on.
 
-    Half of it (rounded down) is therefore the halo a tile needs, where tiles start at multiples of `2**levels`.
+    Half of it, rounded down, is the halo of tiles that start at multiples of `2**levels`.
     """
     reach = 0
     for pixel in range(2**levels):
         first = last = pixel
-        for _ in range(levels):  # up: output o of the 4 x 4 transposed convolution sees (o - 2) / 2 ... (o + 1) / 2
+        for _ in range(levels):  # up: output o of the transposed convolution depends on (o - 2) / 2 ... (o + 1) / 2
             first, last = -((2 - first) // 2), (last + 1) // 2
-        for _ in range(levels):  # down: output j of the 4 x 4 convolution sees 2j - 1 ... 2j + 2
+        for _ in range(levels):  # down: output j of the 4 x 4 convolution depends on 2j - 1 ... 2j + 2
             first, last = 2 * first - 1, 2 * last + 2
-        # The skips turn round earlier and see less.
+        # Paths through the skips are shorter.
         reach = max(reach, pixel - first, last - pixel)
     return 2 * reach + 1

@@ -8,7 +8,6 @@ weighs it against the others.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -257,13 +256,11 @@ def read_detector_card(folder: str | os.PathLike[str]) -> DetectorCard:
     """The card of a recognizer's folder. Raises BadCard where it is missing or not what this release reads."""
     path = Path(folder) / DETECTOR_CARD
     remedy = "install fairweather again, or train a recognizer with this release (runs/ship/weather.py)"
+    found = model_folder.read_json(path, remedy)
     try:
-        found = json.loads(path.read_bytes())
         rules = {name: DecisionRule(**found[name]) for name in ("haze", "rain")}
         card = DetectorCard(**{**found, **rules})
-    except OSError as error:
-        raise BadCard(f"{path} cannot be read ({error.strerror}): {remedy}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise BadCard(f"{path} is no recognizer's card ({error}): {remedy}") from None
     wrong = [name for name, fits in _VALID.items() if not fits(card)]
     if wrong:
@@ -272,7 +269,7 @@ def read_detector_card(folder: str | os.PathLike[str]) -> DetectorCard:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 def _fits(rule: DecisionRule) -> bool:
@@ -283,7 +280,7 @@ def _fits(rule: DecisionRule) -> bool:
 _VALID: dict[str, Callable[[DetectorCard], bool]] = {
     "format_version": lambda card: card.format_version == DETECTOR_FORMAT,
     "name": lambda card: isinstance(card.name, str) and card.name != "",
-    "side": lambda card: isinstance(card.side, int) and card.side >= 32 and card.side % 32 == 0,
+    "side": lambda card: type(card.side) is int and card.side in range(32, 1025, 32),
     "haze": lambda card: _fits(card.haze),
     "rain": lambda card: _fits(card.rain),
     "training": lambda card: isinstance(card.training, dict),

@@ -1,6 +1,6 @@
-"""What a network is told to make small: functions `(output, target[, weight]) -> scalar`, and adversarial pairs.
+"""Losses: functions `(output, target[, weight]) -> scalar`, and pairs of adversarial losses.
 
-`Perceptual` alone owns weights, and is a module for that.
+`Perceptual` has weights and is therefore a module.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The game a generator and a discriminator play, as pairs of functions on logits.
+"""Adversarial losses, as pairs of functions of a discriminator's logits.
 
-Scores are whatever a discriminator of fairweather gives: logits of any shape (`N x 1 x h x w` for PatchGAN), never
-squashed by a sigmoid. Every loss is a scalar, the mean over scores. A discriminator's loss is the plain sum of its
-two sides; where a paper halves it, its recipe does.
+Logits have any shape, N x 1 x h x w for PatchGAN. Every loss is a scalar, the mean over logits. A discriminator's loss
+is the sum of both sides; recipes halve it where their paper does.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Adversarial:
-    """The two sides of one game."""
+    """The losses of both networks."""
 
     generator: Callable[[Tensor], Tensor]
-    """Scores of fakes -> what the generator minimises."""
+    """Logits of fakes -> the generator's loss."""
     discriminator: Callable[[Tensor, Tensor], Tensor]
-    """Scores of reals, scores of fakes -> what the discriminator minimises (not halved)."""
+    """Logits of reals, logits of fakes -> the discriminator's loss, not halved."""
 
 
 def _lsgan_generator(fakes: Tensor) -> Tensor:
@@ -33,7 +32,7 @@ def _lsgan_discriminator(reals: Tensor, fakes: Tensor) -> Tensor:
 
 
 def _bce_generator(fakes: Tensor) -> Tensor:
-    # softplus(-s) is -log(sigmoid(s)), and stays finite where the logarithm of a sigmoid does not.
+    # softplus(-s) is -log(sigmoid(s)), finite for all logits.
     return functional.softplus(-fakes.float()).mean()
 
 

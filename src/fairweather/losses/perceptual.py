@@ -1,4 +1,4 @@
-"""Differences as a network sees them: features of VGG-19 in place of pixels."""
+"""Perceptual loss: difference of VGG-19 features instead of pixels."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ import torch
 from torch import Tensor, nn
 
 from fairweather.errors import BadSettings, UnknownName
+from fairweather.losses.pixel import check_same_shape
 
 log = logging.getLogger("fairweather")
 
 STAGES = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
-"""Channels of the 3 x 3 convolutions between one max-pooling and the next (configuration E)."""
+"""Channels of the 3 x 3 convolutions between max-poolings (configuration E)."""
 LAYERS = tuple(f"relu{stage}_{at}" for stage, row in enumerate(STAGES, 1) for at in range(1, len(row) + 1))
 FILE = "vgg19-dcbb9e9d.pth"
-"""What torchvision calls its ImageNet weights; they lie in torch's cache where it has ever fetched them."""
+"""Name of torchvision's ImageNet weights, as torch caches them."""
 SEED = 19
-"""Of the random network. Another seed is another loss: runs that were begun with this one could not go on."""
+"""Seed of the random network. Another seed is another loss: runs could not be resumed."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Distance = Literal["mse", "l1"]
 
 
 class Perceptual(nn.Module):
-    """Mean difference of VGG-19's features (Simonyan and Zisserman, ICLR 2015, configuration E): a loss with weights.
+    """Mean difference of VGG-19's features (Simonyan and Zisserman, ICLR 2015, configuration E).
 
-    The distance of Johnson, Alahi and Fei-Fei, Perceptual Losses for Real-Time Style Transfer and Super-Resolution,
-    ECCV 2016, eq. 2: the squared difference divided by C H W, after the ReLUs `layers` ("relu1_1" ... "relu5_4"), here
-    the mean over them, so that the term's scale does not grow with their number. `distance="l1"` takes absolute
-    differences, as Wang et al., pix2pixHD, CVPR 2018, do. The network ends at the deepest layer asked for.
+    Johnson, Alahi and Fei-Fei, Perceptual Losses for Real-Time Style Transfer and Super-Resolution, ECCV 2016, eq. 2:
+    the squared difference divided by C H W. Here it is averaged over the layers, so that the scale of the loss does not
+    depend on their number.
 
-    `weights` is a file of torchvision's (`vgg19-dcbb9e9d.pth`, or any with keys `features.N.weight`); without it the
-    one in torch's cache is taken; where there is none either, the features of a random network of the same shape and
-    a fixed seed (He et al., ICCV 2015, initialisation) stand in. `origin` says which: "imagenet" or "random".
+    The weights are neither parameters nor part of a checkpoint. They move with the module but keep their type: the loss
+    is computed in fp32. A checkpoint stores a fingerprint; loading it with other weights raises BadSettings. The
+    global random generator is not used.
 
-    The weights are neither parameters nor part of a checkpoint; they follow to a device, but never change their type:
-    the term is computed in fp32 whatever autocast or the caller's networks do. A checkpoint holds a fingerprint, and
-    going on from it with other weights raises BadSettings. Draws nothing from the global random generator.
+    Args:
+        layers: ReLUs, "relu1_1" ... "relu5_4"; the network ends at the deepest.
+        weights: torchvision's file `vgg19-dcbb9e9d.pth`, or any with keys `features.N.weight`; default: the one in
+            torch's cache or, if there is none, a random network with a fixed seed (He et al., ICCV 2015). `origin` is
+            "imagenet" or "random" accordingly.
+        distance: "mse", or "l1" as in Wang et al., pix2pixHD, CVPR 2018.
 
-    Raises UnknownName for a layer that VGG-19 does not have; BadSettings for a file that is missing or no VGG-19.
+    Raises:
+        UnknownName: VGG-19 has no such layer.
+        BadSettings: the file is missing or does not contain VGG-19.
     """
 
     origin: Literal["imagenet", "random"]
@@ -60,27 +65,23 @@ class Perceptual(nn.Module):
         super().__init__()
         self.layers = tuple(layers)
         if not self.layers:
-            raise BadSettings("a perceptual loss needs at least one layer, say relu3_3")
+            raise BadSettings("a perceptual loss needs at least one layer, such as relu3_3")
         for layer in self.layers:
             if layer not in LAYERS:
                 raise UnknownName("layer of VGG-19", layer, LAYERS)
         if distance not in ("mse", "l1"):
             raise UnknownName("distance", distance, ("mse", "l1"))
         self.distance = distance
-        deepest = max(map(LAYERS.index, self.layers))
-        network, places = _shape(deepest)
+        network, places = vgg19(max(map(LAYERS.index, self.layers)))
         self.places = {places[layer] for layer in self.layers}
-        path = Path(weights).expanduser() if weights is not None else _cached()
-        if path is not None:
-            _read(network, path)
+        cached = _cache() / FILE
+        if weights is not None or cached.is_file():
+            _read(network, cached if weights is None else Path(weights).expanduser())
             self.origin, self.fingerprint = "imagenet", _digest(network)
         else:
-            log.info(
-                "no VGG-19 weights (%s in %s, or the recipe's setting): the perceptual term uses a random network's",
-                *(FILE, _cache()),
-            )
+            log.info("no VGG-19 weights at %s: the perceptual loss uses a random network", cached)
             _randomise(network)
-            # Not of the bits: another processor may round the random numbers differently.
+            # Not a digest: another processor may round the random numbers differently.
             self.origin, self.fingerprint = "random", SEED
         for convolution in network:
             _freeze(convolution)
@@ -90,14 +91,11 @@ class Perceptual(nn.Module):
         self.eval()
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """`output` and `target`, N x 3 x H x W in [0,1] -> a scalar; gradients flow to `output` alone.
+        """`output` and `target`, N x 3 x H x W in [0,1] -> a scalar; gradients flow to `output` only.
 
-        Raises BadSettings where the shapes differ or a side vanishes on the way down.
+        Raises BadSettings if the shapes differ or are too small for the deepest layer.
         """
-        if output.shape != target.shape:
-            raise BadSettings(
-                f"a loss compares pictures of one shape, got {tuple(output.shape)} and {tuple(target.shape)}"
-            )
+        check_same_shape(output, target)
         smallest = 2 ** sum(isinstance(layer, nn.MaxPool2d) for layer in self.network)
         if min(output.shape[-2:]) < smallest:
             raise BadSettings(
@@ -112,22 +110,22 @@ class Perceptual(nn.Module):
             return torch.stack(values).mean()
 
     def features(self, photos: Tensor) -> list[Tensor]:
-        """N x 3 x H x W in [0,1] -> what each of the layers gives, the shallowest first, in fp32."""
+        """N x 3 x H x W in [0,1] -> the output of each layer, from the shallowest, in fp32."""
         values = (photos.float() - self.mean) / self.deviation
-        kept = []
+        features = []
         for place, layer in enumerate(self.network):
             values = layer(values)
             if place in self.places:
-                kept.append(values)
-        return kept
+                features.append(values)
+        return features
 
     @property
     def words(self) -> str:
-        """What a card says of it."""
+        """Description for the card."""
         return f"{self.origin} VGG-19 features after {', '.join(self.layers)}"
 
     def train(self, mode: bool = True) -> Self:
-        """Stays as it is: there is nothing to train."""
+        """Stays in eval mode."""
         return super().train(False)
 
     def get_extra_state(self) -> Tensor:
@@ -137,28 +135,29 @@ class Perceptual(nn.Module):
         if not torch.equal(state.cpu(), self.get_extra_state()):
             was = "ImageNet's" if state[0] else "random"
             raise BadSettings(
-                f"the run began with {was} VGG-19 weights, other than the {self.origin} ones found now: put {FILE} "
-                f"as it was then into {_cache()} (or take it out), or start another run"
+                f"the run was started with {was} VGG-19 weights, and the {self.origin} ones found now differ: restore "
+                f"the same {FILE} in {_cache()} (or remove it), or start another run"
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def moved(tensor: Tensor) -> Tensor:
+        def move(tensor: Tensor) -> Tensor:
             result = fn(tensor)
-            # A change of type would round the weights for good; the device is all that is followed.
+            # Follow the device only: another type would round the weights for good.
             return result if result.dtype == tensor.dtype else tensor.to(result.device)
 
-        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
-def _shape(deepest: int) -> tuple[nn.Sequential, dict[str, int]]:
-    """VGG-19 from the first convolution to the ReLU number `deepest`, and the place of each ReLU in it."""
+def vgg19(deepest: int) -> tuple[nn.Sequential, dict[str, int]]:
+    """VGG-19 without values up to ReLU number `deepest` (from 0), and the index of each ReLU in it."""
     network, places, channels = nn.Sequential(), {}, 3
     for stage, row in enumerate(STAGES, 1):
         if stage > 1:
             network.append(nn.MaxPool2d(2))
         for at, wider in enumerate(row, 1):
-            network.append(_convolution(channels, wider))
+            # Through the meta device, since the layer's initialization would use the global random generator.
+            network.append(nn.Conv2d(channels, wider, 3, padding=1, device="meta").to_empty(device="cpu"))
             places[f"relu{stage}_{at}"] = len(network)
             network.append(nn.ReLU(inplace=True))
             channels = wider
@@ -167,32 +166,19 @@ def _shape(deepest: int) -> tuple[nn.Sequential, dict[str, int]]:
     raise AssertionError(deepest)
 
 
-def _convolution(channels: int, wider: int) -> nn.Module:
-    # Made on no device and without values, since its own initialisation would draw from the global random generator.
-    return nn.Conv2d(channels, wider, 3, padding=1, device="meta").to_empty(device="cpu")
-
-
 def _cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _cached() -> Path | None:
-    path = _cache() / FILE
-    return path if path.is_file() else None
-
-
 def _read(network: nn.Sequential, path: Path) -> None:
-    """Fill the network from torchvision's file. Raises BadSettings naming it."""
-    remedy = f"name torchvision's {FILE}, or take the setting (or the file) away to use random features"
+    remedy = f"give torchvision's {FILE}, or remove the setting (or the file) to use random features"
     if not path.is_file():
-        raise BadSettings(f"{path}: there are no VGG-19 weights; {remedy}")
+        raise BadSettings(f"{path}: there are no VGG-19 weights: {remedy}")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        prefix = "features."
-        own = {key: state[prefix + key].float() for key in network.state_dict()}
-        network.load_state_dict(own)
-    except Exception as error:  # what a cut-off or a foreign file raises depends on where it was cut
-        raise BadSettings(f"{path}: these are no VGG-19 weights ({type(error).__name__}: {error}); {remedy}") from error
+        network.load_state_dict({key: state[f"features.{key}"].float() for key in network.state_dict()})
+    except Exception as error:  # the type for a truncated or foreign file depends on its content
+        raise BadSettings(f"{path} holds no VGG-19 weights ({type(error).__name__}: {error}): {remedy}") from error
 
 
 def _randomise(network: nn.Sequential) -> None:
@@ -212,11 +198,11 @@ def _digest(network: nn.Sequential) -> int:
 
 
 def _freeze(layer: nn.Module) -> None:
-    """Parameters become buffers that no checkpoint holds: no optimizer, average or exchange ever meets them."""
+    """Turn parameters into buffers that are not stored, for which there is no optimizer, average or exchange."""
     for name, parameter in list(layer.named_parameters(recurse=False)):
         delattr(layer, name)
         value = parameter.detach()
         if value.dim() == 4:
-            # The convolutions follow the layout of their weights; this one is the faster by 5 to 10 % on a CPU.
+            # Convolutions follow the memory format of their weights; this one is 5 to 10 % faster on a CPU.
             value = value.contiguous(memory_format=torch.channels_last)
         layer.register_buffer(name, value, persistent=False)

@@ -1,9 +1,8 @@
-"""Differences pixel by pixel: L1, Charbonnier and the mean square.
+"""Pixel losses: L1, Charbonnier and mean squared error.
 
-Every function takes `output` and `target` of one shape (`N x C x H x W`, [0,1]) and gives a scalar, computed in fp32
-whatever autocast says. A third argument `weight`, where given, broadcasts against them (a mask is
-`N x 1 x H x W`) and makes the scalar a weighted mean: the difference inside a mask, however small the mask is. A mask
-that is zero everywhere gives zero.
+All take `output` and `target` of one shape, N x C x H x W in [0,1], and return a scalar, computed in fp32 also under
+autocast. An optional `weight`, broadcastable to them (a mask is N x 1 x H x W), makes the scalar a weighted mean, that
+is the mean inside a mask of any size; it is zero for an empty mask.
 """
 
 from __future__ import annotations
@@ -19,22 +18,23 @@ def l1(output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def mse(output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean square difference."""
+    """Mean squared difference."""
     return _mean(_difference(output, target).square(), weight)
 
 
 def charbonnier(output: Tensor, target: Tensor, weight: Tensor | None = None, *, eps: float = 1e-3) -> Tensor:
-    """Mean of sqrt(d^2 + eps^2): L1 with a rounded tip (Lai et al., LapSRN, CVPR 2017, section 3.3).
-
-    It is `eps`, not zero, where the pictures are equal.
-    """
+    """Mean of sqrt(d^2 + eps^2), a smooth L1 (Lai et al., LapSRN, CVPR 2017, section 3.3); `eps` for equal pictures."""
     return _mean((_difference(output, target).square() + eps * eps).sqrt(), weight)
 
 
-def _difference(output: Tensor, target: Tensor) -> Tensor:
-    # Broadcasting a picture against one of another shape is always a mistake, and a silent one.
+def check_same_shape(output: Tensor, target: Tensor) -> None:
+    """Raise BadSettings instead of broadcasting pictures of different shapes."""
     if output.shape != target.shape:
         raise BadSettings(f"a loss compares pictures of one shape, got {tuple(output.shape)} and {tuple(target.shape)}")
+
+
+def _difference(output: Tensor, target: Tensor) -> Tensor:
+    check_same_shape(output, target)
     return output.float() - target.float()
 
 
