@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from fairweather import images
-from fairweather.images.formats import settle
+from fairweather.images.metadata import reset_orientation
 
 WITH_EXIF = [".jpg", ".png", ".webp", ".tif", ".avif", ".heic"]
 TURNS: dict[int, Any] = {
@@ -140,7 +140,7 @@ def test_exif_is_carried_over(source: str, target: str, marked: Image.Image, tmp
 def test_sixteen_bit_files_carry_everything(tmp_path: Path, rng: np.random.Generator) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = rng.integers(0, 65536, (20, 30, 3), dtype=np.uint16)
-    kind = images.Kind("PNG", "RGB", exif=settle(camera(1).tobytes())[1], icc=profile, dpi=(300.0, 300.0))
+    kind = images.Kind("PNG", "RGB", exif=reset_orientation(camera(1).tobytes())[1], icc=profile, dpi=(300.0, 300.0))
     for name in ("a.png", "a.tif"):
         images.write(tmp_path / name, images.Photo(pixels, None, kind))
         again = images.read(tmp_path / name)
@@ -192,17 +192,17 @@ def test_settle_changes_two_fields_and_nothing_else(order: str) -> None:
     entries = struct.pack(order + "HHIHH", 274, 3, 1, 6, 0) + struct.pack(order + "HHI4s", 271, 2, 4, b"Fog\0")
     thumbnail = b"the old picture, sideways"
     exif = head + struct.pack(order + "H", 2) + entries + struct.pack(order + "I", 38) + thumbnail
-    orientation, settled = settle(b"Exif\0\0" + exif)
+    orientation, settled = reset_orientation(b"Exif\0\0" + exif)
     assert orientation == 6
     assert len(settled) == len(exif)
     changed = {i for i, (a, b) in enumerate(zip(exif, settled, strict=True)) if a != b}
     assert changed == {18 if order == "<" else 19, 34 if order == "<" else 37}
-    assert settle(settled) == (1, settled)
+    assert reset_orientation(settled) == (1, settled)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"Exif\0\0", b"II*\0", b"II*\0\xff\xff\xff\xff", b"XX*\0\x08\0\0\0\0\0"])
 def test_settle_drops_damaged_exif(damaged: bytes) -> None:
-    assert settle(damaged) == (1, b"")
+    assert reset_orientation(damaged) == (1, b"")
 
 
 def test_damaged_exif_does_not_stop_a_photo(marked: Image.Image, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from fairweather import files, images
 from fairweather.errors import BadFolder, BadImage, MissingExtra
-from fairweather.images.io import codecs
+from fairweather.images import jpeg as jpeg_module
 from tests.images.samples import inks
 
 
@@ -73,8 +73,8 @@ def test_truncated_jpeg_is_refused_not_filled_with_grey(
     (tmp_path / "cut.jpg").write_bytes(data[: int(len(data) * share)])
     refused(tmp_path / "cut.jpg")
     # Only some versions of OpenCV see it themselves; the others must never be asked.
-    assert codecs._complete(data)
-    assert not codecs._complete(data[: int(len(data) * share)])
+    assert jpeg_module.has_end(data)
+    assert not jpeg_module.has_end(data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".avif", ".bmp", ".ppm", ".heic"])

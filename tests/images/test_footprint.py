@@ -14,7 +14,7 @@ from PIL import Image
 
 from fairweather import images
 from fairweather.images.formats import FORMATS
-from fairweather.images.io import codecs
+from fairweather.images import codecs
 from fairweather.inference.memory import photo_footprint
 from tests.conftest import ROOT
 
@@ -22,8 +22,8 @@ CHILD = """
 import ctypes, json, sys
 from pathlib import Path
 from fairweather import images
-from fairweather.images.io import decoding
-from fairweather.inference.memory import footprint
+from fairweather.images import codecs
+from fairweather.inference.memory import photo_footprint as footprint
 from fairweather.images.formats import FORMATS
 
 ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 20)  # what is freed is not held, and shows when it is taken again
