@@ -329,15 +329,13 @@ def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 def _decode_with_opencv(data: bytes, flags: int, size: tuple[int, int]) -> Any:
-    logging_of_opencv = getattr(cv2.utils, "logging", None)  # missing from 4.9 to 4.12
-    level = logging_of_opencv.getLogLevel() if logging_of_opencv else None
-    if logging_of_opencv:  # errors would be printed across a progress bar, and are raised here anyway
-        logging_of_opencv.setLogLevel(0)
+    opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 4.9 to 4.12 have no `cv2.utils.logging`
+    level = opencv_log.getLogLevel()
+    opencv_log.setLogLevel(0)  # its errors would be printed across a progress bar, and are raised here anyway
     try:
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     finally:
-        if logging_of_opencv:
-            logging_of_opencv.setLogLevel(level)
+        opencv_log.setLogLevel(level)
     if stored is None or stored.shape[1::-1] != size or stored.dtype not in (np.uint8, np.uint16):
         raise ValueError("it is damaged, or of a variant that is not supported")
     if stored.ndim == 3 and stored.shape[2] >= 3:

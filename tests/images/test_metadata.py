@@ -62,6 +62,8 @@ def test_every_orientation_reads_upright(suffix: str, orientation: int, marked: 
     save(stored, path, exif=camera(orientation).tobytes())
     photo = images.read(path)
     assert photo.pixels.shape == (48, 64, 3)
+    header = images.header(path)
+    assert (header.width, header.height, header.turned) == (64, 48, orientation > 1)
     assert np.abs(photo.pixels.astype(int) - np.asarray(marked)).mean() < 6
     images.write(tmp_path / f"b{suffix}", photo)
     with Image.open(tmp_path / f"b{suffix}") as again:
@@ -103,6 +105,7 @@ def test_other_ways_of_decoding_turn_too(kind: str, orientation: int, tmp_path: 
     photo = images.read(path)
     got = photo.pixels[..., 0] // 257 if photo.pixels.dtype == np.uint16 else photo.pixels[..., 0]
     assert np.array_equal(got, upright)
+    assert (images.header(path).width, images.header(path).height) == upright.shape[::-1]
     if kind == "alpha":
         assert photo.alpha is not None
         assert np.array_equal(photo.alpha, upright)
