@@ -4,7 +4,7 @@
 
 --data   the folder that the models are trained on: clear/ is hazed for the fit; the sets of pairs in it are checks
 --pairs  how many pairs of a set are looked at, evenly over it
---write  put the fitted numbers into src/fairweather/evaluation/haze_density.py
+--write  put the fitted numbers into src/fairweather/evaluation/no_reference.py
 
 The haze is that of `fairweather synthesize` (invented depth, from clear air to dense), the truth is its mean 1 - t, and
 the regression is ridge regression on the logit. It is judged on hazes over photos held back from the fit, and by the
@@ -78,7 +78,7 @@ def install(centre: Array, scale: Array, weights: Array, intercept: float) -> No
 
 def written(source: str) -> str:
     """The module's text with the numbers that it now has in memory."""
-    for name in ("CENTRE", "SCALE", "WEIGHTS"):
+    for name in ("FEATURE_CENTRE", "FEATURE_SCALE", "FEATURE_WEIGHTS"):
         rows = [", ".join(f"{value:.4g}" for value in getattr(density, name)[at : at + 3]) for at in range(0, 20, 3)]
         block = "".join(f"    *({row}),\n" if ", " in row else f"    {row},\n" for row in rows if row)
         source = re.sub(

@@ -88,7 +88,7 @@ def test_what_does_not_go_together(
     assert "takes out haze" in refused("synthesize", "haze", "clear", "-o", "out", "--model", tiny_model)
     assert "leave out --seed" in refused("synthesize", "haze", "clear", "-o", "out", "--model", degrader, "--seed", 3)
     assert "leave out" in refused("synthesize", "haze", "clear", "-o", "out", "--model", degrader, "--haze.noise", "0")
-    assert "degrades photos" in refused("evaluate", "--data", "clear", "--themselves", "--model", degrader, "-o", "out")
+    assert "degrades photos" in refused("evaluate", "--data", "clear", "--clear-only", "--model", degrader, "-o", "out")
     assert "give the run folder" in refused("export", tiny_model, "-o", "out", "--direction", "degrade")
     assert "goes one way (degrade)" in refused("export", degrader, "-o", "out", "--direction", "restore")
 

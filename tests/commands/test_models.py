@@ -145,13 +145,13 @@ def test_evaluate_prints_a_table_and_writes_scores(
 def test_evaluate_clear_photos_against_themselves(
     shipping: Path, clear: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["evaluate", "--model", "tiny", "--data", str(clear), "--themselves"]) == 0
+    assert cli.main(["evaluate", "--model", "tiny", "--data", str(clear), "--clear-only"]) == 0
     assert "clear" in capsys.readouterr().out
 
 
 def test_scores_go_onto_the_card(shipping: Path, clear: Path) -> None:
     for _ in range(2):  # the second time they take the place of the first
-        assert cli.main(["evaluate", "--model", "tiny", "--data", str(clear), "--themselves", "--card"]) == 0
+        assert cli.main(["evaluate", "--model", "tiny", "--data", str(clear), "--clear-only", "--card"]) == 0
     scores = model_folder.read_card(shipping).scores
     assert [(score["data"], score["metric"]) for score in scores] == [
         ("fogville", "psnr"),

@@ -183,7 +183,7 @@ def test_bad_clips_are_named() -> None:
         temporal_score([(clip[0], clip[0])])
     meter = TemporalMeter()
     meter.add(clip[0], {"x": clip[0]}, clip[0])
-    with pytest.raises(BadImage, match=r"frame 1 of 'x' has 100 x 96 pixels, the clip 128 x 96"):
+    with pytest.raises(BadImage, match=r"frame 1 of 'x' has 100 x 96 pixels, the video 128 x 96"):
         meter.add(clip[1], {"x": clip[1][:, :100]}, clip[1])
     with pytest.raises(BadImage, match="too small"):
         temporal_score([(clip[0][:10], clip[0][:10])] * 2)
