@@ -97,7 +97,7 @@ def temporary(path: str | os.PathLike[str]) -> Iterator[Path]:
             error.errno not in _CANNOT_WRITE or (error.errno in _NOT_PERMITTED and error.filename is not None)
         ):
             raise  # it is about another file
-        raise _cannot_write(path, error.errno, error.strerror) from error
+        raise _cannot_write(path, error.errno, error.strerror or str(error)) from error
     finally:
         if created:
             made.unlink(missing_ok=True)
