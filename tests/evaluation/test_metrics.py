@@ -99,7 +99,7 @@ def test_pooling_by_hand() -> None:
     assert average_pool(column, 2, 1).ravel().tolist() == [1, 3]  # bins 0..2 and 2..4 overlap in the middle
 
 
-def test_too_small_for_the_window_is_said() -> None:
+def test_pictures_smaller_than_the_window() -> None:
     with pytest.raises(BadImage, match=r"11 x 11.*10 x 10"):
         ssim(grey(0.1, 10), grey(0.2, 10))
 

@@ -85,7 +85,7 @@ def test_flat_places_are_not_clipped_ones(rng: np.random.Generator) -> None:
     assert flat.shape == (4, 10)
     assert flat.any()
     assert not flat[:, :5].any()
-    assert no_reference.flat_blocks(np.ones_like(picture)).any(), "where all is clipped, something is taken"
+    assert no_reference.flat_blocks(np.ones_like(picture)).any(), "even if all blocks are clipped"
 
 
 def test_small_photos_are_measured(rng: np.random.Generator) -> None:

@@ -191,10 +191,10 @@ def test_the_table_fits_a_terminal(sets: Path) -> None:
     assert "halved" in text
 
 
-def test_progress_is_told_of_every_photo(sets: Path) -> None:
-    told: list[tuple[str, str]] = []
-    evaluate_model(halve, sets, progress=lambda name, pair: told.append((name, pair.name)))
-    assert told == [("one", "0"), ("one", "1"), ("one", "2"), ("two", "0")]
+def test_progress_is_called_for_every_photo(sets: Path) -> None:
+    calls: list[tuple[str, str]] = []
+    evaluate_model(halve, sets, progress=lambda name, pair: calls.append((name, pair.name)))
+    assert calls == [("one", "0"), ("one", "1"), ("one", "2"), ("two", "0")]
 
 
 def test_finished_outputs_of_another_system(sets: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every format x mode x depth: what is read is what was stored, and what is written is the same kind of file."""
+"""Every format, mode and depth is read exactly and written as the same kind of file."""
 
 from __future__ import annotations
 
@@ -310,20 +310,20 @@ def test_cmyk_jpeg_stays_cmyk(photo: np.ndarray, alpha: np.ndarray, tmp_path: Pa
         assert again.mode == "CMYK"
         assert again.quantization == first.quantization  # type: ignore[attr-defined]
         assert np.abs(images.read(tmp_path / "a.jpg").pixels.astype(int) - np.asarray(first.convert("RGB"))).max() <= 1
-        # inverted plates, or plates in another order, would be off by tens
+        # inverted planes, or planes in another order, would be off by tens
         assert np.abs(np.asarray(again).astype(int) - np.asarray(first)).mean() < 0.5
 
 
-def test_cmyk_pixels_survive_theinks(rng: np.random.Generator, tmp_path: Path) -> None:
-    """Any other RGB that a network asks for is what the written plates mix to."""
-    plates = Image.frombytes("CMYK", (40, 30), rng.integers(0, 256, 4800, dtype=np.uint8).tobytes())
-    plates.save(tmp_path / "a.tif")
+def test_cmyk_planes_mix_to_the_given_rgb(rng: np.random.Generator, tmp_path: Path) -> None:
+    """The written planes mix to any RGB that a network returns."""
+    planes = Image.frombytes("CMYK", (40, 30), rng.integers(0, 256, 4800, dtype=np.uint8).tobytes())
+    planes.save(tmp_path / "a.tif")
     read = images.read(tmp_path / "a.tif")
-    asked = rng.integers(0, 256, read.pixels.shape, dtype=np.uint8)
-    asked[:3] = 0
-    asked[3:6] = 255
-    images.write(tmp_path / "b.tif", read.replaced(asked))
-    assert np.abs(images.read(tmp_path / "b.tif").pixels.astype(int) - asked).max() <= 1
+    wanted = rng.integers(0, 256, read.pixels.shape, dtype=np.uint8)
+    wanted[:3] = 0
+    wanted[3:6] = 255
+    images.write(tmp_path / "b.tif", read.replaced(wanted))
+    assert np.abs(images.read(tmp_path / "b.tif").pixels.astype(int) - wanted).max() <= 1
     images.write(tmp_path / "c.png", read)
     with Image.open(tmp_path / "c.png") as plain:
         assert plain.mode == "RGB"
@@ -331,13 +331,13 @@ def test_cmyk_pixels_survive_theinks(rng: np.random.Generator, tmp_path: Path) -
 
 
 def test_black_ink_stays_where_the_colour_allows_it(rng: np.random.Generator, tmp_path: Path) -> None:
-    plates = rng.integers(0, 200, (30, 40, 4), dtype=np.uint8)
-    Image.frombytes("CMYK", (40, 30), plates.tobytes()).save(tmp_path / "a.tif")
+    planes = rng.integers(0, 200, (30, 40, 4), dtype=np.uint8)
+    Image.frombytes("CMYK", (40, 30), planes.tobytes()).save(tmp_path / "a.tif")
     read = images.read(tmp_path / "a.tif")
     images.write(tmp_path / "darker.tif", read.replaced(read.pixels - read.pixels // 8))
     images.write(tmp_path / "white.tif", read.replaced(np.full_like(read.pixels, 255)))
     with Image.open(tmp_path / "darker.tif") as darker, Image.open(tmp_path / "white.tif") as white:
-        assert np.array_equal(np.asarray(darker)[..., 3], plates[..., 3])
+        assert np.array_equal(np.asarray(darker)[..., 3], planes[..., 3])
         assert not np.asarray(white).any()
 
 
@@ -352,12 +352,12 @@ def test_a_phone_photo_with_a_second_picture_inside(photo: np.ndarray, tmp_path:
 
 
 def test_ycck_jpeg(photo: np.ndarray, tmp_path: Path) -> None:
-    plates = inks(photo, photo[..., 0])
-    plates.save(tmp_path / "a.jpg", quality=95)
+    planes = inks(photo, photo[..., 0])
+    planes.save(tmp_path / "a.jpg", quality=95)
     data = bytearray((tmp_path / "a.jpg").read_bytes())
     transform = data.index(b"Adobe") + 11
     assert data[transform] == 0
-    data[transform] = 2  # the same four planes, now taken for YCC and K
+    data[transform] = 2  # the same four planes, now declared as YCCK
     (tmp_path / "a.jpg").write_bytes(data)
     with Image.open(tmp_path / "a.jpg") as first:
         read = images.read(tmp_path / "a.jpg")
@@ -375,7 +375,7 @@ def test_ycck_jpeg(photo: np.ndarray, tmp_path: Path) -> None:
 def test_strips_do_not_show(
     mode: str, suffix: str, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Large pictures are laid out strip by strip, which saves memory and changes nothing."""
+    """Large pictures are copied in strips, which saves memory and changes nothing."""
     path = tmp_path / f"a{suffix}"
     Image.fromarray(photo).convert(mode).save(path)
     whole = images.read(path)

@@ -1,4 +1,4 @@
-"""Bad files, bad places: each its own clear error, and nothing left behind."""
+"""Reading and writing: unusable files and folders are clear errors that leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels beside the pixels: orientation, EXIF, colour profile, density."""
+"""Orientation, EXIF, colour profile and density are read and written."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def marked() -> Image.Image:
 @pytest.mark.parametrize("orientation", sorted(TURNS))
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
 def test_every_orientation_reads_upright(suffix: str, orientation: int, marked: Image.Image, tmp_path: Path) -> None:
-    # The tag says how to turn what is stored; so store the upright picture turned back.
+    # The tag says how to turn the stored picture, so it is stored turned back.
     back = {6: 8, 8: 6}.get(orientation, orientation)
     stored = marked if TURNS[back] is None else marked.transpose(TURNS[back])
     path = tmp_path / f"a{suffix}"
@@ -83,7 +83,7 @@ def test_other_ways_of_decoding_turn_too(kind: str, orientation: int, tmp_path: 
     path = tmp_path / ("a.tif" if kind in ("deep tiff", "cmyk") else "a.png")
     if kind == "deep tiff":
         images.write(path, np.repeat(stored[..., None].astype(np.uint16) * 257, 3, axis=2))
-        data = path.read_bytes()  # the writer never tells of a turn: add one tag to its directory
+        data = path.read_bytes()  # the writer writes no orientation: add it to the directory
         path.write_bytes(_with_orientation(data, orientation))
     elif kind == "deep png":
         ok, encoded = cv2.imencode(".png", stored.astype(np.uint16) * 257)
@@ -182,29 +182,29 @@ def test_density_is_carried_over(suffix: str, marked: Image.Image, tmp_path: Pat
     save(marked, tmp_path / f"a{suffix}", dpi=(150, 300), **({"exif": exif} if exif else {}))
     images.write(tmp_path / f"b{suffix}", images.read(tmp_path / f"a{suffix}"))
     with Image.open(tmp_path / f"b{suffix}") as again:
-        turned = (150, 300) if suffix == ".bmp" else (300, 150)  # a photo on its side has its sides swapped
+        turned = (150, 300) if suffix == ".bmp" else (300, 150)  # its sides are swapped
         assert tuple(map(float, again.info["dpi"])) == pytest.approx(turned, abs=0.1)
 
 
-# settle: the bytes of EXIF
+# The bytes of EXIF
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_settle_changes_two_fields_and_nothing_else(order: str) -> None:
+def test_reset_orientation_changes_two_fields_alone(order: str) -> None:
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
     entries = struct.pack(order + "HHIHH", 274, 3, 1, 6, 0) + struct.pack(order + "HHI4s", 271, 2, 4, b"Fog\0")
     thumbnail = b"the old picture, sideways"
     exif = head + struct.pack(order + "H", 2) + entries + struct.pack(order + "I", 38) + thumbnail
-    orientation, settled = reset_orientation(b"Exif\0\0" + exif)
+    orientation, changed_exif = reset_orientation(b"Exif\0\0" + exif)
     assert orientation == 6
-    assert len(settled) == len(exif)
-    changed = {i for i, (a, b) in enumerate(zip(exif, settled, strict=True)) if a != b}
+    assert len(changed_exif) == len(exif)
+    changed = {i for i, (a, b) in enumerate(zip(exif, changed_exif, strict=True)) if a != b}
     assert changed == {18 if order == "<" else 19, 34 if order == "<" else 37}
-    assert reset_orientation(settled) == (1, settled)
+    assert reset_orientation(changed_exif) == (1, changed_exif)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"Exif\0\0", b"II*\0", b"II*\0\xff\xff\xff\xff", b"XX*\0\x08\0\0\0\0\0"])
-def test_settle_drops_damaged_exif(damaged: bytes) -> None:
+def test_reset_orientation_drops_damaged_exif(damaged: bytes) -> None:
     assert reset_orientation(damaged) == (1, b"")
 
 
@@ -220,7 +220,7 @@ def test_damaged_exif_does_not_stop_a_photo(marked: Image.Image, tmp_path: Path)
             images.write(tmp_path / "out.jpg", photo)
 
 
-def test_exif_too_long_for_a_jpeg_is_left_out_aloud(
+def test_exif_too_long_for_a_jpeg_is_dropped_with_a_warning(
     marked: Image.Image, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     exif = camera(1)
