@@ -6,9 +6,9 @@
 --pairs  number of pairs of a set that are measured, evenly spaced
 --write  write the fitted numbers into src/fairweather/evaluation/no_reference.py
 
-The haze is that of `fairweather synthesize` (invented depth, from clear air to dense), the target is its mean 1 - t, the
-model is ridge regression on the logit. It is tested on haze over photos of the holdout, and on pairs: how often the
-hazy photo of a pair gets the higher estimate, and by how much.
+The haze is that of `fairweather synthesize` (invented depth, from clear air to dense), the target is its mean 1 - t,
+and the model is ridge regression on the logit. It is tested on haze over photos of the holdout, and on pairs: how often
+the hazy photo of a pair gets the higher estimate, and by how much.
 """
 
 from __future__ import annotations
