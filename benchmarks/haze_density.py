@@ -1,14 +1,14 @@
-"""Fit the estimate of haze density, and say how good it is.
+"""Fit the haze density estimate and report its accuracy.
 
     python benchmarks/haze_density.py [--data DIR] [--hazes 3] [--hold-back 0.15] [--pairs 40] [--write]
 
---data   the folder that the models are trained on: clear/ is hazed for the fit; the sets of pairs in it are checks
---pairs  how many pairs of a set are looked at, evenly over it
---write  put the fitted numbers into src/fairweather/evaluation/haze_density.py
+--data   the folder of the training data: haze is added to clear/ for the fit; its sets of pairs are checks
+--pairs  number of pairs of a set that are measured, evenly spaced
+--write  write the fitted numbers into src/fairweather/evaluation/no_reference.py
 
-The haze is that of `fairweather synthesize` (invented depth, from clear air to dense), the truth is its mean 1 - t, and
-the regression is ridge regression on the logit. It is judged on hazes over photos held back from the fit, and by the
-pairs: how often the hazy photo of a pair is said to be hazier than the clear one, and by how much.
+The haze is that of `fairweather synthesize` (invented depth, from clear air to dense), the target is its mean 1 - t,
+and the model is ridge regression on the logit. It is tested on haze over photos of the holdout, and on pairs: how often
+the hazy photo of a pair gets the higher estimate, and by how much.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 HOME = Path(density.__file__)
 HAZE = HazeSettings(density=(0.05, 3.5), airlight=(0.5, 1.0), noise=0.01)
 CLEAR = 0.25
-"""Share of the examples that stay clear: with truth 0."""
+"""Share of the examples without haze, with truth 0."""
 RIDGE = 3.0
 EDGE = 0.01
-"""Logits are taken of truths in [EDGE, 1 - EDGE]."""
+"""Targets are clipped to [EDGE, 1 - EDGE] before the logit."""
 
 Array = NDArray[np.float64]
 
 
 def examples(paths: Sequence[Path], hazes: int, seed: int) -> tuple[Array, Array]:
-    """Features and truths of `hazes` hazes over each photo."""
+    """Return features and targets of `hazes` random hazes over each photo."""
     generator = torch.Generator().manual_seed(seed)
     rows, truths = [], []
     for path in paths:
@@ -59,7 +59,7 @@ def examples(paths: Sequence[Path], hazes: int, seed: int) -> tuple[Array, Array
 
 
 def fit(x: Array, y: Array) -> tuple[Array, Array, Array, float]:
-    """Centre, scale, weights and intercept of the ridge regression of logit(y) on x."""
+    """Return centre, scale, weights and intercept of the ridge regression of logit(y) on x."""
     centre, scale = x.mean(0), x.std(0) + 1e-9
     z = (x - centre) / scale
     target = y.clip(EDGE, 1 - EDGE)
@@ -69,7 +69,7 @@ def fit(x: Array, y: Array) -> tuple[Array, Array, Array, float]:
 
 
 def install(centre: Array, scale: Array, weights: Array, intercept: float) -> None:
-    """Put the numbers into the module, in memory."""
+    """Set the numbers in the loaded module."""
     density.FEATURE_CENTRE, density.FEATURE_SCALE, density.FEATURE_WEIGHTS = (
         tuple(map(float, v)) for v in (centre, scale, weights)
     )
@@ -77,8 +77,8 @@ def install(centre: Array, scale: Array, weights: Array, intercept: float) -> No
 
 
 def written(source: str) -> str:
-    """The module's text with the numbers that it now has in memory."""
-    for name in ("CENTRE", "SCALE", "WEIGHTS"):
+    """Return the module's source with the numbers of the loaded module."""
+    for name in ("FEATURE_CENTRE", "FEATURE_SCALE", "FEATURE_WEIGHTS"):
         rows = [", ".join(f"{value:.4g}" for value in getattr(density, name)[at : at + 3]) for at in range(0, 20, 3)]
         block = "".join(f"    *({row}),\n" if ", " in row else f"    {row},\n" for row in rows if row)
         source = re.sub(
@@ -108,14 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         + np.exp(-((x - density.FEATURE_CENTRE) / density.FEATURE_SCALE @ density.FEATURE_WEIGHTS + density.INTERCEPT))
     )
     hazy = truth > 0
-    print(f"{len(kept)} photos for the fit, {len(held)} held back, {options.hazes} hazes each")
+    print(f"{len(kept)} photos for the fit, {len(held)} in the holdout, {options.hazes} hazes each")
     error, correlation = np.abs(truth - estimate).mean(), np.corrcoef(truth, estimate)[0, 1]
     print(
-        f"held back: correlation {correlation:.3f}, mean error {error:.3f}"
-        f"; clear photos are given {estimate[~hazy].mean():.3f} (truth 0), hazy ones {estimate[hazy].mean():.3f}"
+        f"holdout: correlation {correlation:.3f}, mean error {error:.3f}"
+        f"; clear photos get {estimate[~hazy].mean():.3f} (truth 0), hazy ones {estimate[hazy].mean():.3f}"
         f" (truth {truth[hazy].mean():.3f})"
     )
-    print("\n| pairs | n | hazy | clear | right way round |\n|---|--:|--:|--:|--:|")
+    print("\n| pairs | n | hazy | clear | hazy above clear |\n|---|--:|--:|--:|--:|")
     for name, pairs in find_sets(options.data).items():
         if "rain" in name:
             continue

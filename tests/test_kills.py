@@ -1,8 +1,13 @@
-"""A command that is killed while it writes leaves no half result, and the next one removes what was left."""
+"""A command that is killed leaves no partial output, and the next one removes what is left.
+
+`test_files.py` kills processes at every rename; here each command is stopped at its first one, and must remove what a
+dead process left in its output folder.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,38 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairweather import cli, model_folder
+from fairweather import cli, files, model_folder
 from tests.training.test_curves import run as made_run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 
-KILLED = """
-import os, signal, sys
-count = {count}
-def fatal(real):
-    def call(*arguments, **named):
-        global count
-        count -= 1
-        if count == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **named)
-    return call
-os.replace, os.rename = fatal(os.replace), fatal(os.rename)
-{prepared}
-from fairweather import cli
-sys.exit(cli.main({arguments!r}))
-"""
-"""A process that kills itself at its nth renaming."""
 
-
-def killed(*arguments: object, count: int = 1, prepared: str = "") -> None:
-    code = KILLED.format(count=count, arguments=[*map(str, arguments)], prepared=prepared)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == -9, done.stderr
-
-
-def hidden(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*"))
+class Killed(BaseException):
+    """Nothing catches it."""
 
 
 @pytest.fixture
@@ -54,115 +35,99 @@ def pairs(tmp_path: Path, photo: np.ndarray) -> Path:
     return tmp_path / "pairs"
 
 
-def plot(place: Path, pairs: Path, model: Path) -> tuple[object, ...]:
-    return "plot", made_run(place, 5, l1=2.0)
+def restore(out: Path, pairs: Path, model: Path) -> tuple[object, ...]:
+    return "restore", pairs / "hazy", "-o", out, "--model", model
 
 
-def check_data(place: Path, pairs: Path, model: Path) -> tuple[object, ...]:
-    return "check-data", pairs, "--json", place / "found.json"
+def plot(out: Path, pairs: Path, model: Path) -> tuple[object, ...]:
+    return "plot", made_run(out.parent / "run", 5, l1=2.0), "-o", out / "plot.png"
 
 
-def synthesize(place: Path, pairs: Path, model: Path) -> tuple[object, ...]:
-    return "synthesize", "haze", pairs / "clear", "-o", place
+def check_data(out: Path, pairs: Path, model: Path) -> tuple[object, ...]:
+    return "check-data", pairs, "--json", out / "found.json"
 
 
-def evaluate(place: Path, pairs: Path, model: Path) -> tuple[object, ...]:
-    return "evaluate", "--model", model, "--data", pairs, "-o", place
+def synthesize(out: Path, pairs: Path, model: Path) -> tuple[object, ...]:
+    return "synthesize", "haze", pairs / "clear", "-o", out
 
 
-@pytest.mark.parametrize("command", [plot, check_data, synthesize, evaluate])
-def test_a_file_that_was_never_renamed_goes_with_the_next_command(
-    command: Callable[[Path, Path, Path], tuple[object, ...]], pairs: Path, tiny_model: Path, tmp_path: Path
+def evaluate(out: Path, pairs: Path, model: Path) -> tuple[object, ...]:
+    return "evaluate", "--model", model, "--data", pairs, "-o", out
+
+
+def train(out: Path, pairs: Path, model: Path) -> tuple[object, ...]:
+    small = ("--steps", 1, "--crop", 32, "--workers", 0, "--hold-back", 0, "--tensorboard", "False")
+    generator = ("--generator", "unet", "--generator.levels", 2, "--generator.width", 4, "--device", "cpu")
+    return "train", "supervised", "--data", pairs, *small, *generator, "-o", out
+
+
+def export(out: Path, pairs: Path, model: Path) -> tuple[object, ...]:
+    return "export", model, "-o", out / "model"
+
+
+def quantize(out: Path, pairs: Path, model: Path) -> tuple[object, ...]:
+    return "quantize", model, "--method", "dynamic", "-o", out / "model"
+
+
+@pytest.mark.parametrize("command", [restore, plot, check_data, synthesize, evaluate, train, export, quantize])
+def test_a_stopped_command_leaves_nothing_and_the_next_removes_leftovers(
+    command: Callable[[Path, Path, Path], tuple[object, ...]],
+    pairs: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place = tmp_path / "place"
-    arguments = command(place, pairs, tiny_model)
-    place.mkdir(exist_ok=True)
-    before = sorted(place.iterdir())
-    killed(*arguments)
-    assert hidden(place), "it was not killed while it wrote"
-    assert [path for path in place.iterdir() if path.name[0] != "."] == before
-    assert cli.main([*map(str, arguments)]) == 0
-    assert not hidden(tmp_path)
-    assert set(place.iterdir()) > set(before)
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr("fairweather.deploy.quantization.COST_SECONDS", 0.0, raising=False)  # a quick measurement
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = [*map(str, command(out, pairs, tiny_model))]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed)
+        patch.setattr(os, "rename", killed)
+        cli.main(arguments)
+    assert not [path for path in out.rglob("*") if path.is_file()], "only a rename gives an output its name"
+
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (out / f".left.{files._machine()}-{process.pid}-0123abcd.part.jpg").touch()
+    monkeypatch.setattr(files, "_swept", set())
+    if command is train:
+        from fairweather.training import trainer
+
+        monkeypatch.setattr(trainer, "export_model", lambda *_: None)
+    assert cli.main(arguments) == 0
+    assert os.listdir(out)
+    assert not list(tmp_path.rglob(".*"))
 
 
-def test_a_restored_photo_where_the_next_run_has_nothing_to_do(pairs: Path, tiny_model: Path, tmp_path: Path) -> None:
-    source, out = pairs / "hazy", tmp_path / "out"
-    killed("restore", source, "-o", out, "--model", tiny_model)
-    assert hidden(out)
-    Image.new("RGB", (8, 8)).save(out / "one.png")
-    assert cli.main(["restore", str(source), "-o", str(out), "--model", str(tiny_model)]) == 0
-    assert not hidden(tmp_path)
+REPLACE = """
+import os, shutil, signal, sys
+from fairweather import files
+renames = int(sys.argv[3])
+def killing(*arguments, real=os.rename):
+    global renames
+    renames -= 1
+    if not renames:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+os.rename = killing
+files._exchange = lambda *_: False
+with files.atomic_folder(sys.argv[1]) as made:
+    shutil.copytree(sys.argv[2], made, dirs_exist_ok=True)
+"""
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["card.json", "the folder"])
-def test_a_killed_export(count: int, tiny_model: Path, tmp_path: Path) -> None:
-    killed("export", tiny_model, "-o", tmp_path / "model", count=count)
-    assert [name for name in os.listdir(tmp_path) if name[0] == "."]
-    assert not (tmp_path / "model").exists()
-    assert cli.main(["export", str(tiny_model), "-o", str(tmp_path / "model")]) == 0
-    assert os.listdir(tmp_path) == ["model"]
-    assert model_folder.read_card(tmp_path / "model").name == "tiny"
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_an_export_killed_while_it_replaces_a_model(
-    count: int, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("renames", [2, 3], ids=["before it is moved aside", "after"])
+def test_a_model_whose_replacement_was_killed_still_opens(
+    renames: int, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whichever renaming is the last, a whole model has the name, also where two names cannot be exchanged."""
     model = tmp_path / "model"
-    assert cli.main(["export", str(tiny_model), "-o", str(model)]) == 0
-    single_steps = "import fairweather.files; fairweather.files._exchange = lambda *_: False"
-    killed("export", tiny_model, "-o", model, count=count + 1, prepared=single_steps)
-    assert [name for name in os.listdir(tmp_path) if name[0] == "."]
+    shutil.copytree(tiny_model, model)
+    done = subprocess.run([sys.executable, "-c", REPLACE, str(model), str(tiny_model), str(renames)])
+    assert done.returncode == -9
+    assert model.exists() == (renames == 2)
     assert cli.main(["info", str(model)]) == 0, capsys.readouterr().err
     assert model_folder.read_card(model).name == "tiny"
-    assert cli.main(["export", str(tiny_model), "-o", str(model)]) == 0
-    assert os.listdir(tmp_path) == ["model"]
-
-
-def test_a_killed_quantization(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, scratch = tmp_path / "small", tmp_path / "scratch"
-    scratch.mkdir()
-    quick = f"import tempfile\ntempfile.tempdir = {str(scratch)!r}\n"
-    quick += "from fairweather.deploy import cost\ncost.PATIENCE = 0"
-    killed("quantize", tiny_model, "--method", "dynamic", "-o", out, prepared=quick)
-    assert [name for name in os.listdir(tmp_path) if name[0] == "."]
-    from fairweather.deploy import quantization
-
-    monkeypatch.setattr(quantization, "COST_SECONDS", 0.0)
-    assert cli.main(["quantize", str(tiny_model), "--method", "dynamic", "-o", str(out)]) == 0
-    assert sorted(os.listdir(tmp_path)) == ["scratch", "small"]
-    assert not os.listdir(scratch)
-
-
-def test_a_search_killed_in_the_middle_leaves_nothing_elsewhere(tiny_model: Path, tmp_path: Path) -> None:
-    """Layers are tried in files; after a kill these lie where the next command removes them."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    prepared = f"""
-import tempfile; tempfile.tempdir = {str(scratch)!r}
-from fairweather.deploy import fallback
-def search(layers, measure, *more):
-
-    os.kill(os.getpid(), signal.SIGKILL)
-fallback.search = search
-"""
-    killed("quantize", tiny_model, "--method", "dynamic", "-o", tmp_path / "small", prepared=prepared)
-    assert not os.listdir(scratch)
-
-
-def test_a_run_killed_before_its_record(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairweather.training import trainer
-
-    out = tmp_path / "run"
-    small = ["--data", pairs, "--steps", 1, "--crop", 32, "--workers", 0, "--hold-back", 0, "--no-tensorboard"]
-    small += ["--generator", "unet", "--generator.levels", 2, "--generator.width", 4, "--device", "cpu"]
-    arguments = ["train", "supervised", *small, "-o", out]
-    killed(*arguments)
-    assert hidden(out)
-    assert not (out / "run.json").exists()
-    monkeypatch.setattr(trainer, "export_model", lambda *_: None)
-    assert cli.main([*map(str, arguments)]) == 0
-    assert not hidden(tmp_path)
-    assert (out / "run.json").is_file()

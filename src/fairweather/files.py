@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all: the only place that makes temporary names.
+"""Outputs on disk: written atomically, through temporary names that no other file has, and never over an input.
 
-A temporary file or folder lies in its target's own folder, hidden, created exclusively, with a random part in its
-name: `.holiday.1c9f0e-4711-8a3b5c7d.part.mp4`. The name holds the machine and the process, so that what a killed
-process left can be told from what a running one still writes, and is removed by the next process that writes there.
+A temporary file or folder is in its target's folder, hidden, created exclusively, with a random part in its name:
+`.holiday.1c9f0e-4711-8a3b5c7d.part.mp4`. The name also holds the machine and the process, so that the next process that
+writes there can remove what a killed one left behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -33,15 +33,17 @@ DISK = {
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk reports an error",
 }
-"""Error number -> what is wrong with the disk; no fault of the program or of one file."""
+"""Error number -> what is wrong with the disk, rather than with the program or one file."""
+_NOT_PERMITTED = (errno.EACCES, errno.EPERM)
 _CANNOT_WRITE = {
-    **{
-        number: f"{what}; {'make room or ' if number in (errno.ENOSPC, errno.EDQUOT) else ''}choose another folder (-o)"
-        for number, what in DISK.items()
-    },
-    errno.EACCES: "writing there is not permitted; choose another folder (-o)",
-    errno.EPERM: "writing there is not permitted; choose another folder (-o)",
-    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    **DISK,
+    **dict.fromkeys(_NOT_PERMITTED, "writing there is not permitted"),
+    errno.ENAMETOOLONG: "the name is too long",
+}
+_CANNOT_CREATE = {
+    **_CANNOT_WRITE,
+    errno.EEXIST: "there is a file of that name",
+    errno.ENOTDIR: "a part of that path is a file",
 }
 _TEMPORARY = re.compile(
     r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{8}\.(part(\.\w+)?|(?P<old>old))", re.DOTALL
@@ -53,10 +55,10 @@ _sweeping = threading.Lock()
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give an empty temporary file to write to; it becomes `path` on success and is removed on failure.
+    """Yield an empty temporary file that becomes `path` on success and is removed on failure.
 
     Args:
-        path: the file; what is there is replaced. Its mode is that of any new file (the umask).
+        path: the file; an existing one is replaced. It gets the mode of any new file (the umask).
 
     Yields:
         The temporary file, in the same folder and with the same suffix.
@@ -71,41 +73,45 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def temporary(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """As `atomic`, but the caller renames the file, to `path` or by `keep`; otherwise it is removed at the end."""
+    """Yield a temporary file as `atomic` does; the caller renames it, or it is removed at the end."""
     path = Path(path)
     if not os.path.isdir(path.parent):
         raise BadFolder(f"{path}: there is no folder {path.parent} to write into; create it or choose another (-o)")
     if os.path.isdir(path):
         raise BadFolder(f"{path}: is a folder; choose another name for the file")
     if not os.access(path.parent, os.W_OK):
-        raise BadFolder(f"{path}: cannot be written: {_CANNOT_WRITE[errno.EACCES]}")
+        raise _cannot_write(path, errno.EACCES)
     _sweep_once(path.parent)
     suffix = path.suffix if re.fullmatch(r"\.\w{1,12}", path.suffix) else ""
-    made: Path | None = None
+    made = path.with_name(f"{_prefix(path.stem[:40])}.part{suffix}")
+    created = False
     try:
         with suppress(FileNotFoundError):
-            os.lstat(path)  # a name that is too long fails here, not after the work
-        made = _created(lambda: path.with_name(f"{_prefix(path.stem[:40])}.part{suffix}"), _touch)
+            os.lstat(path)  # a name that is too long fails here, before the work
+        _touch(made)
+        created = True
         yield made
     except OSError as error:
-        reason = _CANNOT_WRITE.get(error.errno or 0)
-        if made is None or str(error.filename) == str(made):  # whatever it is, it is about here
-            reason = reason or f"{error.strerror}; choose another folder (-o)"
-        elif error.filename is not None and error.errno in (errno.EACCES, errno.EPERM):
-            reason = None
-        if reason is None:
-            raise
-        raise BadFolder(f"{path}: cannot be written: {reason}") from error
+        about_made = not created or str(error.filename) == str(made)
+        if not about_made and (
+            error.errno not in _CANNOT_WRITE or (error.errno in _NOT_PERMITTED and error.filename is not None)
+        ):
+            raise  # it is about another file
+        raise _cannot_write(path, error.errno, error.strerror or str(error)) from error
     finally:
-        if made is not None:
+        if created:
             made.unlink(missing_ok=True)
 
 
 def keep(made: Path, name: Path) -> Path:
-    """Rename a temporary file to `name`, or to a numbered one where that is taken: no file is ever replaced.
+    """Rename a temporary file without replacing any file.
+
+    Args:
+        made: from `temporary`.
+        name: the preferred name.
 
     Returns:
-        The name it got: `name`, `STEM-2.SUFFIX`, `STEM-3.SUFFIX`, ...
+        The new name: `name`, or STEM-2.SUFFIX, STEM-3.SUFFIX, ... where that exists.
     """
     number, free = 1, name
     while True:
@@ -121,13 +127,13 @@ def keep(made: Path, name: Path) -> Path:
 
 @contextmanager
 def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary folder to write into; it takes the place of `folder` on success and is removed on failure.
+    """Yield a temporary folder that replaces `folder` on success and is removed on failure.
 
-    At every moment a whole folder has the name, the old one or the new one, where the file system can exchange two
-    names; where it cannot, `recover` puts the old one back after a kill.
+    The name always belongs to a complete folder, the old one or the new one, if the file system can exchange two
+    names; otherwise `recover` restores the old one after a kill.
 
     Args:
-        folder: the folder; its parents are made, what is there is replaced.
+        folder: the folder; its parents are created.
 
     Yields:
         An empty folder in the same parent.
@@ -135,35 +141,53 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         BadFolder: the disk or permissions do not allow writing.
     """
-    target = Path(os.path.realpath(folder))  # through a link, not in its place
-    made: Path | None = None
+    target = Path(os.path.realpath(folder))  # a link stays a link
+    made = target.with_name(f"{_prefix(target.name[:40])}.part")
+    created = False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target.parent)
-        made = _created(lambda: target.with_name(f"{_prefix(target.name[:40])}.part"), os.mkdir)
+        made.mkdir()
+        created = True
         yield made
-        _give_file_modes(made)
-        _put(made, target)
+        _apply_umask(made)
+        _replace_folder(made, target)
     except OSError as error:
-        raise BadFolder(
-            f"{folder} cannot be written ({error.strerror or error}): choose another, or free space"
-        ) from error
+        raise _cannot_write(folder, error.errno, error.strerror or str(error)) from error
     finally:
-        if made is not None:
+        if created:
             shutil.rmtree(made, ignore_errors=True)
 
 
+def make_folder(folder: str | os.PathLike[str], flag: str = "-o") -> Path:
+    """Create a folder and its parents where they are missing.
+
+    Args:
+        folder: the folder.
+        flag: the option that names it, for the message.
+
+    Raises:
+        BadFolder: it cannot be created.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        reason = _CANNOT_CREATE.get(error.errno or 0, error.strerror)
+        raise BadFolder(f"{folder}: cannot be made ({reason}); choose another folder with {flag}") from error
+    return Path(folder)
+
+
 def recover(folder: str | os.PathLike[str]) -> bool:
-    """Put a folder back whose replacement was killed between moving it aside and moving the new one in.
+    """Restore a folder whose replacement was killed between the two renames.
 
     Returns:
-        Whether the folder was missing and is there again.
+        Whether the folder was missing and is restored.
     """
     path = Path(os.path.realpath(folder))
     if os.path.lexists(path):
         return False
     for entry, found in _temporaries(path.parent):
-        if found["old"] and found["name"] == path.name and _abandoned(entry, found):
+        if found["old"] and found["name"] == path.name and _is_abandoned(entry, found):
             with suppress(OSError):
                 os.rename(entry, path)
                 return True
@@ -173,15 +197,15 @@ def recover(folder: str | os.PathLike[str]) -> bool:
 def sweep(folder: str | os.PathLike[str]) -> list[Path]:
     """Remove the temporary files and folders that killed processes left in a folder.
 
-    What a running process of this machine writes stays. Processes of other machines, which share the folder over a
-    network, cannot be checked: what they left is removed when it is a day old.
+    Those of running processes stay. Processes of other machines (on a network file system) cannot be checked: their
+    files are removed after a day.
 
     Returns:
-        What was removed.
+        The removed files and folders.
     """
     removed = []
     for entry, found in _temporaries(Path(folder)):
-        if not _abandoned(entry, found):
+        if not _is_abandoned(entry, found):
             continue
         try:
             if found["old"] and not os.path.lexists(target := entry.with_name(found["name"])):
@@ -192,13 +216,100 @@ def sweep(folder: str | os.PathLike[str]) -> list[Path]:
             else:
                 entry.unlink()
             removed.append(entry)
-        except OSError:  # another process was quicker, or permissions do not allow it
+        except OSError:  # another process was faster, or permissions do not allow it
             continue
     return removed
 
 
+def check_place(output: str | os.PathLike[str], flag: str = "-o") -> None:
+    """Check, before any work, that an output's path is possible.
+
+    Raises:
+        BadFolder: a part of it is a file, or a name is too long.
+    """
+    try:
+        os.lstat(output)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
+            reason = _CANNOT_CREATE[error.errno]
+            raise BadFolder(f"{os.fspath(output)}: cannot be made ({reason}); choose another with {flag}") from error
+
+
+def refuse_inputs(
+    outputs: Iterable[str | os.PathLike[str]], inputs: Iterable[str | os.PathLike[str]], flag: str = "-o"
+) -> None:
+    """Check that no output is an input: the same file, under any name, through any link.
+
+    Raises:
+        BadFolder: one is.
+    """
+    existing = {key: path for path in outputs if (key := _identity(path)) is not None}
+    for path in inputs if existing else ():
+        if (output := existing.get(_identity(path) or (-1, -1))) is not None:
+            raise _overwrites(output, path, flag)
+
+
+def refuse_within(folder: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], flag: str = "-o") -> None:
+    """Check that a folder that will be replaced is not an input and contains none.
+
+    Raises:
+        BadFolder: it is, or does.
+    """
+    place = os.path.realpath(folder)
+    for path in inputs:
+        if Path(os.path.realpath(path)).is_relative_to(place):
+            raise _overwrites(folder, path, flag)
+
+
+def refuse_other_than_model(folder: str | os.PathLike[str], flag: str = "-o") -> None:
+    """Check that a folder that a model folder will replace is a model folder, empty or missing.
+
+    Raises:
+        BadFolder: it holds something else, or is a file.
+    """
+    if os.path.isdir(folder):
+        if os.listdir(folder) and not os.path.isfile(os.path.join(folder, "card.json")):
+            raise BadFolder(
+                f"{os.fspath(folder)} is neither empty nor a model folder (there is no model in it): "
+                f"choose another with {flag}, or empty it"
+            )
+    elif os.path.lexists(folder):
+        raise BadFolder(f"{os.fspath(folder)} is a file: choose another with {flag}")
+
+
+def _cannot_write(path: str | os.PathLike[str], number: int | None, message: str = "") -> BadFolder:
+    remedy = "choose another folder (-o)"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        remedy = f"make room or {remedy}"
+    elif number == errno.ENAMETOOLONG:
+        remedy = "choose a shorter one"
+    return BadFolder(f"{os.fspath(path)}: cannot be written: {_CANNOT_WRITE.get(number or 0, message)}; {remedy}")
+
+
+def _overwrites(output: str | os.PathLike[str], path: str | os.PathLike[str], flag: str) -> BadFolder:
+    return BadFolder(
+        f"{os.fspath(output)} would be written over the input {os.fspath(path)}; choose another with {flag}"
+    )
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:  # what does not exist cannot be overwritten
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _prefix(name: str) -> str:
+    return f".{name or '_'}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _touch(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
 def _sweep_once(folder: Path) -> None:
-    """Sweep on the first write into a folder: a scan for every file would make large folders slow."""
+    """Sweep on the first write into a folder: a scan for every file would be slow in large folders."""
     place = os.path.realpath(folder)
     with _sweeping:
         if place in _swept:
@@ -215,10 +326,10 @@ def _temporaries(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     return [(folder / name, found) for name in names if (found := _TEMPORARY.fullmatch(name))]
 
 
-def _abandoned(path: Path, found: re.Match[str]) -> bool:
-    """Whether no process writes to it any more."""
+def _is_abandoned(path: Path, found: re.Match[str]) -> bool:
+    """Whether no process is writing to it."""
     if found["machine"] == _machine() and os.name == "posix":
-        return not _runs(int(found["process"]))
+        return not _is_running(int(found["process"]))
     try:
         newest = max(os.lstat(one).st_mtime for one in (path, *(path.rglob("*") if path.is_dir() else ())))
     except OSError:
@@ -226,7 +337,7 @@ def _abandoned(path: Path, found: re.Match[str]) -> bool:
     return time.time() - newest > _DAY
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
@@ -234,50 +345,32 @@ def _runs(process: int) -> bool:
         return False
     except (OSError, IndexError):  # another user's, or a system without /proc
         return True
-    return state not in ("Z", "X")  # ended, and nobody has asked for its exit code yet
+    return state not in ("Z", "X")  # ended, but not yet waited for
 
 
 @cache
 def _machine() -> str:
-    """This machine since its start, or this container: where a process's number is unique."""
-    words = platform.node()
+    """An identifier of this machine since its start, or of this container: the scope of process numbers."""
+    identity = platform.node()
     for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with suppress(OSError):
-            words += os.readlink(source) if source.endswith("pid") else Path(source).read_text()
-    return hashlib.sha256(words.encode()).hexdigest()[:6]
+            identity += os.readlink(source) if source.endswith("pid") else Path(source).read_text()
+    return hashlib.sha256(identity.encode()).hexdigest()[:6]
 
 
-def _created(name: Callable[[], Path], make: Callable[[Path], None]) -> Path:
-    """A new file or folder under the first of the names that nobody has."""
-    for _ in range(9):
-        with suppress(FileExistsError):
-            make(path := name())
-            return path
-    make(path := name())
-    return path
-
-
-def _touch(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-
-
-def _prefix(name: str) -> str:
-    return f".{name or '_'}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def _give_file_modes(folder: Path) -> None:
-    """Let every file be read by whom the umask allows: some libraries write files that only the owner can read."""
+def _apply_umask(folder: Path) -> None:
+    """Extend the modes of all files to the umask: some libraries write files that only the owner can read."""
     usual = stat.S_IMODE(folder.stat().st_mode) & 0o666
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and (mode := stat.S_IMODE(path.stat().st_mode)) | usual != mode:
             path.chmod(mode | usual)
 
 
-def _put(made: Path, target: Path) -> None:
-    """Move a folder to a name; afterwards `made` is gone, or is the folder that had the name before."""
-    for _ in range(100):  # another process may put its own there at any moment: the last one stays
+def _replace_folder(made: Path, target: Path) -> None:
+    """Rename a folder; afterwards `made` does not exist, or is the folder that had the name before."""
+    for _ in range(100):  # other processes may replace it too: the last one wins
         try:
-            os.rename(made, target)  # there is nothing, or an empty folder
+            os.rename(made, target)  # it does not exist, or is empty
             return
         except OSError as error:
             if not target.is_dir() or (os.name == "posix" and error.errno not in (errno.ENOTEMPTY, errno.EEXIST)):
@@ -299,7 +392,7 @@ def _put(made: Path, target: Path) -> None:
             raise
         shutil.rmtree(aside, ignore_errors=True)
         return
-    raise BadFolder(f"{target} is replaced by other processes all the time: choose another folder")
+    raise BadFolder(f"{target}: other processes keep replacing it; choose another folder")
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -315,100 +408,3 @@ def _exchange(first: Path, second: Path) -> bool:
     except (AttributeError, OSError, TypeError):  # Windows, or a C library without the call
         pass
     return False
-
-
-# Where results go: folders are created, and no output replaces an input.
-
-_REASONS = {
-    errno.EEXIST: "there is a file of that name",
-    errno.ENOTDIR: "a part of that path is a file",
-    errno.ENAMETOOLONG: "the name is too long",
-}
-
-
-def make_folder(folder: str | os.PathLike[str], flag: str = "-o") -> Path:
-    """Create a folder and those above it, where they are missing.
-
-    Args:
-        folder: the folder.
-        flag: the option that names it, for the message.
-
-    Raises:
-        BadFolder: it cannot be created.
-    """
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror)
-        raise BadFolder(f"{folder}: cannot be made ({reason}); choose another folder with {flag}") from error
-    return Path(folder)
-
-
-def check_place(output: str | os.PathLike[str], flag: str = "-o") -> None:
-    """Check, before any work, that a path can be one: no part of it is a file, no name is too long.
-
-    Raises:
-        BadFolder: it cannot.
-    """
-    try:
-        os.lstat(output)
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
-            reason = _REASONS[error.errno]
-            raise BadFolder(f"{os.fspath(output)}: cannot be made ({reason}); choose another with {flag}") from error
-
-
-def refuse_inputs(
-    outputs: Iterable[str | os.PathLike[str]], inputs: Iterable[str | os.PathLike[str]], flag: str = "-o"
-) -> None:
-    """Check that no output is one of the inputs: the same file, under whatever name, links included.
-
-    Raises:
-        BadFolder: one is.
-    """
-    existing = {key: path for path in outputs if (key := _identity(path)) is not None}
-    if not existing:
-        return
-    for path in inputs:
-        if (output := existing.get(_identity(path) or (-1, -1))) is not None:
-            raise BadFolder(
-                f"{os.fspath(output)} would be written over the input {os.fspath(path)}; choose another with {flag}"
-            )
-
-
-def refuse_within(folder: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]], flag: str = "-o") -> None:
-    """Check that a folder whose contents are to be replaced is not an input, and that no input lies in it.
-
-    Raises:
-        BadFolder: it is, or one does.
-    """
-    place = os.path.realpath(folder)
-    for path in inputs:
-        if Path(os.path.realpath(path)).is_relative_to(place):
-            raise BadFolder(
-                f"{os.fspath(folder)} would be written over the input {os.fspath(path)}; choose another with {flag}"
-            )
-
-
-def refuse_other_than_model(folder: str | os.PathLike[str], flag: str = "-o") -> None:
-    """Check that a folder that a model folder replaces is one, or empty: nothing else of the user's is removed.
-
-    Raises:
-        BadFolder: it holds something else, or is a file.
-    """
-    if os.path.isdir(folder):
-        if not os.listdir(folder) or os.path.isfile(os.path.join(folder, "card.json")):
-            return
-    elif not os.path.lexists(folder):
-        return
-    else:
-        raise BadFolder(f"{os.fspath(folder)} is a file: choose another with {flag}")
-    raise BadFolder(f"{os.fspath(folder)} holds something that is no model: choose another with {flag}, or empty it")
-
-
-def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:  # not there, or not to be reached: then it is not overwritten either
-        return None
-    return found.st_dev, found.st_ino

@@ -1,10 +1,10 @@
-"""Which degraded photo belongs to which clear one: sets of pairs on disk, under the names that people give them.
+"""Pairs of degraded and clear photos in folders.
 
-A *set* is a folder with a degraded and a clear side (``SIDES``), or one folder in which every photo's own name says its
-side (``01_hazy.png`` with ``01_GT.png``, as NH-HAZE comes). Two photos are a pair when their names are equal but for
-the suffix; else when they are equal less a word for the side at either end (``norain-1`` with ``rain-1``); else when
-they are equal less numbers behind underscores (RESIDE: ``1400_1`` with ``1400``, ``0001_0.8_0.2`` with ``0001``).
-Several degraded photos may share a clear one. Whatever has no partner, or two, is an error before any work starts.
+A *set* is a folder with a degraded and a clear subfolder (`SIDES`), or one folder in which every file name says its side
+(`01_hazy.png` and `01_GT.png`, as in NH-HAZE). Two photos are a pair if their names are equal without the suffix; else
+if they are equal without a word for the side at either end (`norain-1` and `rain-1`); else if they are equal without
+numbers after underscores (RESIDE: `1400_1` and `1400`, `0001_0.8_0.2` and `0001`). Several degraded photos may share a
+clear one. A photo without a partner, or with two, is an error before any work starts.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SIDES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("light", "heavy"), ("clear", "norain")),
     (("a",), ("b",)),
 )
-"""(names of the degraded side, names of the clear sides it goes with); upper and lower case are the same."""
+"""(names of the degraded folder, names of the clear folders that it is paired with), in any case."""
 
 DEPTH = 2
-"""How many levels below a folder of sets a set may lie."""
+"""Levels below a folder of sets that are searched for sets."""
 
 _DEGRADED_WORDS = ("hazy", "haze", "foggy", "degraded", "input", "rain", "rainy")
 _CLEAR_WORDS = ("gt", "clear", "clean", "target", "norain")
@@ -46,24 +46,26 @@ _DEGRADED, _CLEAR, _EITHER = _word(_DEGRADED_WORDS), _word(_CLEAR_WORDS), _word(
 
 @dataclass(frozen=True)
 class Pair:
-    """A degraded photo and what it should look like; ``name`` is the degraded one's without suffix, unique in a set."""
+    """A degraded photo and its clear version."""
 
     degraded: Path
     clear: Path
     name: str
+    """The degraded photo's path in its set, without suffix; unique."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why some photos of a set are not pairs; ``message`` is what ``find_sets`` raises for it."""
+    """Why some photos of a set are not pairs."""
 
     message: str
+    """The message of the BadFolder that `find_sets` raises."""
     files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Surveyed:
-    """A set, or one degraded side of it: its sound pairs, sorted, and all that is wrong with the rest."""
+    """A set, or one degraded side of it: its valid pairs, sorted, and what is wrong with the other photos."""
 
     name: str
     folder: Path
@@ -72,38 +74,47 @@ class Surveyed:
 
 
 def find_pairs(folder: str | Path) -> list[Pair]:
-    """All pairs of the one set that ``folder`` is or holds, sorted by name.
+    """Return all pairs of a single set, sorted by name.
 
-    Where two degraded sides share a clear one (``light`` and ``heavy``), the names begin with the side. Raises
-    BadFolder when there is no set, more than one (a folder that holds ``train`` and ``test`` is never mixed silently),
-    or when a photo has no partner or several.
+    Args:
+        folder: the set, or a folder that holds one set. If two degraded sides share a clear one (`light`, `heavy`), the
+            names begin with the side.
+
+    Raises:
+        BadFolder: there is no set or more than one (`train` and `test` are never mixed), or a photo has no partner or
+            several.
     """
     folder = Path(folder)
     sets = _set_folders(folder)
     if len(sets) > 1:
         names = ", ".join(path.relative_to(folder).as_posix() for path in sets)
         raise BadFolder(f"{folder} holds {len(sets)} sets of pairs where one is needed; name one of them: {names}")
-    sides = {one.name.rpartition("/")[2]: _sound(one) for one in _survey(sets[0], folder.name)}
+    sides = {one.name.rpartition("/")[2]: _valid_pairs(one) for one in _survey(sets[0], folder.name)}
     if len(sides) == 1:
         return next(iter(sides.values()))
     return [Pair(p.degraded, p.clear, f"{side}/{p.name}") for side, pairs in sides.items() for p in pairs]
 
 
 def find_sets(folder: str | Path) -> dict[str, list[Pair]]:
-    """Every set that ``folder`` is or holds (down to ``DEPTH`` levels below it): name -> pairs, both sorted.
+    """Return every set in a folder: name -> pairs, both sorted.
 
-    A set is named by its folder, relative to ``folder``; with two degraded sides it becomes two sets, ``rain100/light``
-    and ``rain100/heavy``. Raises BadFolder as ``find_pairs`` does.
+    Args:
+        folder: a set, or a folder of sets (down to `DEPTH` levels below it). A set is named by its path below `folder`;
+            with two degraded sides it becomes two sets, e.g. `rain100/light` and `rain100/heavy`.
+
+    Raises:
+        BadFolder: there is no set, or a photo has no partner or several.
     """
     folder = Path(folder)
     found = [one for path in _set_folders(folder) for one in _survey(path, _name(path, folder))]
-    return {one.name: _sound(one) for one in sorted(found, key=lambda one: one.name)}
+    return {one.name: _valid_pairs(one) for one in sorted(found, key=lambda one: one.name)}
 
 
 def survey(folder: str | Path) -> list[Surveyed]:
-    """Every set that ``find_sets`` would look at, sorted by name, its faults listed rather than raised; may be empty.
+    """Return every set that `find_sets` would find, sorted by name, with its faults instead of errors; may be empty.
 
-    Raises BadFolder where ``folder`` is none.
+    Raises:
+        BadFolder: `folder` is not a folder.
     """
     folder = Path(folder)
     found = [one for path in _walk(folder) for one in _survey(path, _name(path, folder))]
@@ -125,14 +136,18 @@ def _survey(path: Path, name: str) -> list[Surveyed]:
     ]
 
 
-def _sound(surveyed: Surveyed) -> list[Pair]:
+def _valid_pairs(surveyed: Surveyed) -> list[Pair]:
     if surveyed.faults:
         raise BadFolder(surveyed.faults[0].message)
     return surveyed.pairs
 
 
 def pictures(folder: str | Path) -> list[Path]:
-    """Every readable picture in ``folder`` and below, sorted; hidden files are left out. Raises BadFolder."""
+    """Return every picture in a folder and below, sorted, without hidden files.
+
+    Raises:
+        BadFolder: `folder` is not a folder.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise BadFolder(f"{folder} is not a folder; give the path of an existing one")
@@ -148,7 +163,7 @@ def _set_folders(folder: Path) -> list[Path]:
     found = _walk(folder)
     if not found:
         raise BadFolder(
-            f"{folder} holds no pairs: put the photos into two folders there, such as hazy and clear, rain and norain, "
+            f"{folder} holds no pairs: put the photos into two folders in it, such as hazy and clear, rain and norain, "
             "input and target, or A and B"
         )
     return found
@@ -173,11 +188,11 @@ def _is_set(folder: Path) -> bool:
     try:
         return bool(_sides(folder)) or _is_flat(folder)
     except BadFolder:
-        return True  # two clear sides: said where the pairs are looked for
+        return True  # two clear sides: an error when its pairs are read
 
 
 def _sides(folder: Path) -> dict[Path, Path]:
-    """The degraded sides of a set, each with its clear side; empty when ``folder`` is no set."""
+    """Return the degraded sides of a set, each with its clear side; empty if `folder` is not a set."""
     children = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
     found: dict[Path, Path] = {}
     for degraded_names, clear_names in SIDES:
@@ -192,7 +207,7 @@ def _sides(folder: Path) -> dict[Path, Path]:
 
 
 def _is_flat(folder: Path) -> bool:
-    """Whether every picture right in ``folder`` says its side in its own name, and both sides are there."""
+    """Whether every picture directly in `folder` names its side, and both sides exist."""
     stems = [path.stem.lower() for path in folder.iterdir() if _is_picture(path, folder)]
     degraded = [bool(_DEGRADED.search(stem)) for stem in stems]
     clear = [bool(_CLEAR.search(stem)) for stem in stems]
@@ -214,7 +229,7 @@ def _key(path: Path, side: Path) -> str:
 
 
 def _bare(key: str) -> str:
-    """The name less a word for its side at either end of its last part."""
+    """Remove a word for the side at either end of the last part of a name."""
     parent, _, stem = key.rpartition("/")
     return f"{parent}/{_EITHER.sub('', stem)}"
 
@@ -242,19 +257,22 @@ def _match(
         own[_key(path, degraded_side)].append(path)
     partners = {path: _candidates(_key(path, degraded_side), exact, bare) for path in degraded}
     used = {path for found in partners.values() for path in found}
-    alone = [path for path, found in partners.items() if not found] + [path for path in clear if path not in used]
-    torn = [path for path, found in partners.items() if len(found) > 1]
-    twins = [path for found in own.values() if len(found) > 1 for path in found]
+    unmatched = [path for path, found in partners.items() if not found] + [path for path in clear if path not in used]
+    ambiguous = [path for path, found in partners.items() if len(found) > 1]
+    duplicates = [path for found in own.values() if len(found) > 1 for path in found]
     faults = [
         *_fault(
-            folder, alone, "have no partner on the other side", "add the missing ones, rename them, or move these away"
+            folder,
+            unmatched,
+            "have no partner on the other side",
+            "add the missing ones, rename them, or move these away",
         ),
-        *_fault(folder, torn, "match more than one clear photo", "keep one clear photo of each name"),
-        *_fault(folder, twins, "share a name and differ only in their suffix", "keep one of each name"),
+        *_fault(folder, ambiguous, "match more than one clear photo", "keep one clear photo of each name"),
+        *_fault(folder, duplicates, "share a name and differ only in their suffix", "keep one of each name"),
     ]
-    pairs, twice = [], set(twins)
+    pairs, excluded = [], set(duplicates)
     for path, found in partners.items():
-        if len(found) == 1 and path not in twice:
+        if len(found) == 1 and path not in excluded:
             name = (path.relative_to(degraded_side).parent / path.stem).as_posix()
             pairs.append(Pair(path, found[0], name))
     return sorted(pairs, key=lambda pair: pair.name), faults

@@ -40,7 +40,7 @@ def test_a_table_scores_and_a_sheet(
 def test_scores_of_clear_photos_on_the_card(tiny_model: Path, clear: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "tiny")
     for _ in range(2):  # the second scores replace the first
-        assert cli.main(["evaluate", "--model", str(model), "--data", str(clear), "--themselves", "--card"]) == 0
+        assert cli.main(["evaluate", "--model", str(model), "--data", str(clear), "--clear-only", "--card"]) == 0
     scores = model_folder.read_card(model).scores
     assert [(score["data"], score["metric"], score["n"]) for score in scores] == [
         ("clear", "psnr", 2),

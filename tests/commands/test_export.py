@@ -106,7 +106,7 @@ def test_conflicting_options(
     assert "--direction degrade" in rejected(*synthesize, tiny_model)
     assert "--seed" in rejected(*synthesize, degrader, "--seed", 3)
     assert "--model" in rejected(*synthesize, degrader, "--haze.noise", "0")
-    assert "degrade" in rejected("evaluate", "--data", "clear", "--themselves", "--model", degrader, "-o", "out")
+    assert "degrade" in rejected("evaluate", "--data", "clear", "--clear-only", "--model", degrader, "-o", "out")
     assert "give the run folder" in rejected("export", tiny_model, "-o", "out", "--direction", "degrade")
     assert "one direction, degrade" in rejected("export", degrader, "-o", "out", "--direction", "restore")
 

@@ -92,7 +92,7 @@ def test_pipes(tmp_path: Path) -> None:
         (("--start", "3", "--end", "2"), "is not after"),
         (("--fps", "fast"), "--fps is a number"),
         (("--codec", "betamax"), "no such encoder"),
-        (("-o", "x.wmv"), "clips are written as"),
+        (("-o", "x.wmv"), "videos are written as"),
     ],
 )
 def test_mistakes_are_said(

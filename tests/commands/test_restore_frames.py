@@ -122,7 +122,7 @@ def test_what_an_interrupted_run_left_is_removed_and_nothing_else(tmp_path: Path
     assert [path.name for path in existing(target, None)] == ["001.png", "002.png", "003.png"]
     second = FrameOutput(target)
     assert [path.name for path in existing(target, None)] == ["003.png"]
-    with pytest.raises(BadFolder, match=r"003.png: is there already"):
+    with pytest.raises(BadFolder, match=r"003.png: exists"):
         second.claim("003.png")
     second.finish()
     assert names(tmp_path) == ["003.png"]

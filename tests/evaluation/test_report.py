@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -11,12 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
 from fairweather.errors import BadFolder, BadImage, MissingExtra, UnknownName
-from fairweather.evaluation import Score, clear_pairs, evaluate_model, outputs_from_folder, score_set, score_table
-from fairweather.evaluation.metrics import PROTOCOLS
+from fairweather.evaluation import (
+    PROTOCOLS,
+    PhotoScore,
+    Score,
+    SetScores,
+    clear_pairs,
+    evaluate_model,
+    outputs_from_folder,
+    photo_table,
+    score_set,
+    score_table,
+    write_photos,
+)
+from fairweather.evaluation.report import COLUMNS, pages_of
 from fairweather.evaluation.sheets import CELL, chosen
-from fairweather.pairs import find_pairs
+from fairweather.pairs import Pair, find_pairs
 
 
 def save(path: Path, picture: np.ndarray) -> None:
@@ -125,7 +140,7 @@ def test_a_set_where_everything_fails_has_no_score(sets: Path, tmp_path: Path) -
     results = evaluate_model(refuse, sets, out=tmp_path / "out")
     assert [result.scores for result in results] == [[], []]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["photos.csv", "scores.json"]
-    assert "3" in rendered(results)
+    assert "3" in rendered(score_table(results))
 
 
 def test_a_missing_extra_is_no_bad_photo(sets: Path) -> None:
@@ -160,16 +175,14 @@ def test_errors_come_before_work(sets: Path, tmp_path: Path) -> None:
     assert not calls
 
 
-def rendered(results: Any) -> str:
-    from rich.console import Console
-
+def rendered(table: Table) -> str:
     console = Console(width=80, file=io.StringIO())
-    console.print(score_table(results, title="halved"))
+    console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_table_fits_a_terminal(sets: Path) -> None:
-    text = rendered(evaluate_model(halve, sets))
+    text = rendered(score_table(evaluate_model(halve, sets), title="halved"))
     (row,) = [line.split() for line in text.splitlines() if line.strip().startswith("one")]
     psnr = (20 * math.log10(255 / 51), 20 * math.log10(255), 20 * math.log10(255 / 2))
     assert row[:6] == ["one", "3", f"{np.mean(psnr):.2f}", "±", f"{np.std(psnr, ddof=1):.2f}", "inf"]
@@ -178,10 +191,10 @@ def test_the_table_fits_a_terminal(sets: Path) -> None:
     assert "halved" in text
 
 
-def test_progress_is_told_of_every_photo(sets: Path) -> None:
-    told: list[tuple[str, str]] = []
-    evaluate_model(halve, sets, progress=lambda name, pair: told.append((name, pair.name)))
-    assert told == [("one", "0"), ("one", "1"), ("one", "2"), ("two", "0")]
+def test_progress_is_called_for_every_photo(sets: Path) -> None:
+    calls: list[tuple[str, str]] = []
+    evaluate_model(halve, sets, progress=lambda name, pair: calls.append((name, pair.name)))
+    assert calls == [("one", "0"), ("one", "1"), ("one", "2"), ("two", "0")]
 
 
 def test_finished_outputs_of_another_system(sets: Path, tmp_path: Path) -> None:
@@ -221,3 +234,102 @@ def test_the_input_scores_what_it_is_known_to_score(shared_data: Path) -> None:
         assert result.scores[0].n == 17
         assert result.scores[0].value == pytest.approx(decibel, abs=0.015)
         assert result.scores[0].input == result.scores[0].value
+
+
+INF = float("inf")
+
+
+def photo(name: str, psnr: float, before: float, ssim: float = 0.8) -> PhotoScore:
+    pair = Pair(Path(f"hazy/{name}.png"), Path(f"clear/{name}.png"), name)
+    return PhotoScore(pair, {"psnr": psnr, "ssim": ssim}, {"psnr": before, "ssim": 0.7})
+
+
+def result(name: str = "fogville", **failed: str) -> SetScores:
+    photos = (photo("good", 30, 20), photo("bad", 12.34567, 15), photo("clear", INF, INF), photo("fair", 20, 20))
+    return SetScores(name, PROTOCOLS["rgb"], photos, failed)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_worst_first() -> None:
+    assert [one.pair.name for one in result().worst_first()] == ["bad", "fair", "good", "clear"]
+    assert photo("x", 30, 20).gain("psnr") == 10
+    assert photo("x", INF, 20).gain("psnr") == INF
+    assert photo("x", INF, INF).gain("psnr") is None
+
+
+def test_the_file_says_everything(tmp_path: Path) -> None:
+    path = tmp_path / "photos.csv"
+    write_photos(
+        path, [result(broken="hazy/broken.png: cut, off"), result("b")], {("fogville", "bad"): "fogville/1.jpg"}
+    )
+    lines = rows(path)
+    assert tuple(lines[0]) == COLUMNS
+    assert [(line["set"], line["rank"], line["photo"]) for line in lines[:5]] == [
+        ("fogville", "1", "bad"),
+        ("fogville", "2", "fair"),
+        ("fogville", "3", "good"),
+        ("fogville", "4", "clear"),
+        ("fogville", "", "broken"),
+    ]
+    bad = lines[0]
+    assert (bad["psnr"], bad["input_psnr"], bad["gain_psnr"]) == ("12.3457", "15", "-2.6543")
+    assert (bad["ssim"], bad["input_ssim"], bad["gain_ssim"]) == ("0.8", "0.7", "0.1")
+    assert (bad["protocol"], bad["degraded"], bad["clear"]) == ("rgb", "hazy/bad.png", "clear/bad.png")
+    assert [line["page"] for line in lines[:2]] == ["fogville/1.jpg", ""]
+    assert (lines[3]["psnr"], lines[3]["gain_psnr"]) == ("inf", "")
+    assert lines[4]["failed"] == "hazy/broken.png: cut, off"
+    assert lines[4]["psnr"] == ""
+    assert [line["set"] for line in lines[5:]] == ["b"] * 4
+
+
+def test_the_pages_of_an_earlier_evaluation(tmp_path: Path) -> None:
+    assert pages_of(tmp_path / "photos.csv") == []
+    out = tmp_path / "out"
+    for place in (out / "set" / "1-a.jpg", out / "set" / "2-b.png", out / "lone.jpg", tmp_path / "set" / "mine.jpg"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    names = (
+        "set/1-a.jpg",
+        "set/gone.jpg",
+        "set/2-b.png",
+        "lone.jpg",
+        "../set/mine.jpg",
+        str(tmp_path / "set/mine.jpg"),
+    )
+    (out / "photos.csv").write_text("photo,page\n" + "".join(f"x,{name}\n" for name in names))
+    assert pages_of(out / "photos.csv") == [out / "set" / "1-a.jpg"], "nothing else is ours to remove"
+    (out / "photos.csv").write_bytes(b"\xff\xfe\x00page")
+    assert pages_of(out / "photos.csv") == []
+
+
+def test_the_table_shows_the_worst(tmp_path: Path) -> None:
+    text = rendered(photo_table([result()], 2))
+    lines = [line.split() for line in text.splitlines()]
+    assert ["bad", "12.35", "15.00", "-2.65", "0.800", "0.700", "+0.100"] in lines
+    assert "fair" in text
+    assert "good" not in text
+    assert "--photos" in text
+    equal = SetScores("s", PROTOCOLS["rgb"], (photo("y", 20, 20.0001, 0.69999),))
+    assert rendered(photo_table([equal], 3)).count("+0.00") == 2
+    everything = rendered(photo_table([result()], None))
+    assert "good" in everything
+    assert "--photos" not in everything
+
+
+def test_a_long_name_and_brackets_fit(tmp_path: Path) -> None:
+    long = SetScores("[set]", PROTOCOLS["rgb"], (photo("[bold]" + "x" * 100, 20, 10), photo("y", 3, 1)))
+    text = rendered(photo_table([long, long], 3))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "[bold]xxx...xxxxxxxxx " in text
+    assert text.count("[set]") == 2
+    assert text.count("+10.00") == 2
+
+
+@pytest.mark.parametrize("most", [1, 5])
+def test_no_photo_no_line(most: int) -> None:
+    empty = SetScores("none", PROTOCOLS["rgb"], (), {"a": "broken"})
+    assert "none" not in rendered(photo_table([empty], most))

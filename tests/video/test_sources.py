@@ -161,7 +161,7 @@ def test_where_things_go(tmp_path: Path) -> None:
         with pytest.raises(BadSettings, match="name the file"):
             video_destination(given, None)
         assert video_destination(given, Path("x.mkv")) == "x.mkv"
-    with pytest.raises(BadSettings, match="clips are written as"):
+    with pytest.raises(BadSettings, match="videos are written as"):
         video_destination("clip.mp4", Path("x.wmv"))
     with pytest.raises(BadFolder, match="both become"):
         plan_videos(["a/x.mp4", "b/x.mp4"], tmp_path)

@@ -158,7 +158,7 @@ def test_sound_that_unpacks_to_far_more_than_the_file(tmp_path: Path, monkeypatc
     from fairweather.video import reader
 
     path = film(tmp_path / "a.mkv", 12, audio="aac")
-    monkeypatch.setattr(reader, "BESIDE", 1000 - path.stat().st_size)
+    monkeypatch.setattr(reader, "_MAX_OTHER_BYTES", 1000 - path.stat().st_size)
     assert len([*reader.VideoReader(str(path)).items()]) > 12
     with pytest.raises(BadImage, match="far more than the file"):
         list(reader.VideoReader(str(path), only="matroska").items())

@@ -1,4 +1,4 @@
-"""`fairweather evaluate`: a model's scores on pairs of photos, or what it changes in photos without a truth."""
+"""`fairweather evaluate`: a model's scores on pairs of photos, or what it changes in photos without clear versions."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def evaluate(
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto",
     sheet: Annotated[int | Literal["all"] | None, tyro.conf.arg(metavar="N|all", help_behavior_hint="")] = None,
     photos: bool = False,
-    themselves: bool = False,
+    clear_only: bool = False,
     guard: bool = True,
     card: bool = False,
 ) -> int:
-    """Measure a model on pairs of degraded and clear photos: PSNR and SSIM, beside those of the untouched photos.
+    """Measure a model: PSNR and SSIM on pairs of degraded and clear photos, compared with the degraded photos.
 
-    Photos without a clear partner are given as --unpaired: the answer is what the model changed in them, in local
-    contrast, saturated pixels, colour cast, noise and an estimate of the haze, and sheets to look at.
+    With --unpaired, photos without a clear version: what the model changes in local contrast, saturated pixels, colour
+    cast, noise and estimated haze, with sheets to compare by eye.
 
     Args:
         model: a shipped model's name, or the path of a model folder or run folder.
-        data: a set (a folder that holds, say, hazy/ and clear/) or a folder of sets.
-        unpaired: a folder of degraded photos without a truth, instead of --data.
-        protocol: how pictures are compared: rgb, sots-indoor, rain-y or gunet.
-        out: where to write scores.json, photos.csv and a contact sheet for each set (of unpaired photos changes.csv
-            and sheets of all); nowhere by default.
+        data: a set (a folder with e.g. hazy/ and clear/) or a folder of sets.
+        unpaired: a folder of degraded photos without clear versions, instead of --data.
+        protocol: how photos are compared: rgb, sots-indoor, rain-y or gunet.
+        out: folder for scores.json, photos.csv and a contact sheet for each set; with --unpaired, for changes.csv and
+            sheets of all photos. Default: no files.
         engine: what runs the network.
-        precision: as `restore` takes it: int8 measures the network that `fairweather quantize` made.
-        sheet: how many photos of each set, worst first, get a page of their own in OUT/SET/: degraded, restored,
-            clear, and a map of the error. Of unpaired photos: how many the sheets show.
-        photos: print every photo's scores, not those of the worst alone.
-        themselves: the data are clear photos alone; measure how far the model leaves them as they are.
-        guard: without (--no-guard) the model's own answer is measured, unguarded.
-        card: write the scores onto the model's card, in place of earlier ones of the same protocol and data.
+        precision: as in `restore`; int8 measures the network from `fairweather quantize`.
+        sheet: number of photos of each set, worst first, that get a page in OUT/SET/: degraded, restored, clear, and a
+            map of the error. With --unpaired, number of photos on the sheets.
+        photos: print the scores of every photo, not only of the worst.
+        clear_only: the data are clear photos without pairs; measure how little the model changes them.
+        guard: --no-guard measures the model's output without the guards against casts, noise and clipping.
+        card: write the scores to the model's card; they replace those of the same protocol and data.
     """
     from fairweather.errors import BadSettings
     from fairweather.evaluation import clear_pairs, find_protocol, photo_table, score_table
@@ -60,27 +60,27 @@ def evaluate(
     from fairweather.model_folder import find, read_card
     from fairweather.pairs import find_sets
 
-    rule = find_protocol(protocol)  # before the model is loaded: a misspelt word should not cost that
+    compared_by = find_protocol(protocol)  # before the model is loaded
     if (data is None) == (unpaired is None):
-        raise BadSettings("give --data (pairs of photos) or --unpaired (photos without a truth), one of the two")
-    if data is None and (themselves or card or protocol != "rgb"):
-        raise BadSettings("--themselves, --card and --protocol are about scores, and photos without a truth have none")
+        raise BadSettings("give one of --data (pairs of photos) and --unpaired (photos without clear versions)")
+    if data is None and (clear_only or card or protocol != "rgb"):
+        raise BadSettings("--clear-only, --card and --protocol need scores, and --unpaired photos have none: omit them")
     if card and precision == "int8":
         raise BadSettings(
-            "--card writes the float network's scores, and --precision int8 measures the other: leave one"
+            "--card writes the scores of the float network, which --precision int8 does not measure: omit one of them"
         )
     sets: dict[str, list[Pair]] = {}
     if data is not None:
-        sets = {data.resolve().name: clear_pairs(data)} if themselves else find_sets(data)
+        sets = {data.resolve().name: clear_pairs(data)} if clear_only else find_sets(data)
     if read_card(find(model), verify=False).direction == "degrade":
-        raise BadSettings(f"--model {model} degrades photos, and scores are of what restores; give a model that does")
+        raise BadSettings(f"--model {model} degrades photos and cannot be scored: give a model that restores them")
     restorer = load(model, engine=engine, precision=precision)
     restore = restorer if guard else functools.partial(restorer, guard=False)
     title = f"{restorer.card.name} ({restorer.card.generator})"
     if unpaired is not None:
         return _changes(restore, unpaired, out, sheet="all" if sheet is None else sheet, photos=photos, title=title)
     with _progress(sum(map(len, sets.values()))) as progress:
-        results = measure(restore, sets, rule, out, system=restorer.card.name, sheet=sheet, progress=progress)
+        results = measure(restore, sets, compared_by, out, system=restorer.card.name, sheet=sheet, progress=progress)
     Console().print(score_table(results, title=title))
     scored = [result for result in results if result.photos]
     if scored:
@@ -90,9 +90,9 @@ def evaluate(
         print(f"not scored: {reason}")
     if card and not failed:
         write_scores(find(model), [score.as_dict() for result in results for score in result.scores])
-        print(f"the scores stand on the card of {model}")
+        print(f"the scores are on the card of {model}")
     if out is not None:
-        pages = "" if sheet is None else ", and the pages below it"
+        pages = "" if sheet is None else ", with the pages in its subfolders"
         print(f"scores.json, photos.csv and the contact sheets are in {out}{pages}")
     return 1 if failed else 0
 
@@ -108,7 +108,7 @@ def _changes(
     if result.photos:
         Console().print(no_reference.changes_table(result, title=title))
         if photos:
-            Console().print(no_reference.all_photos(result))
+            Console().print(no_reference.changes_by_photo(result))
     for reason in result.failed.values():
         print(f"not measured: {reason}")
     if out is not None:
@@ -118,7 +118,7 @@ def _changes(
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str, object], None]]:
-    """A bar on stderr, and what advances it by a photo of a set."""
+    """Show a progress bar on stderr and yield its callback."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("photos", total=total)
@@ -126,12 +126,12 @@ def _progress(total: int) -> Iterator[Callable[[str, object], None]]:
 
 
 def write_scores(folder: Path, scores: list[dict[str, Any]]) -> None:
-    """The card in `folder` with these scores; those of other protocols or data that it had are kept."""
+    """Add scores to the card in `folder`; they replace those of the same protocol and data."""
     from fairweather.model_folder import read_card, write_card
 
     old = read_card(folder)
     new = {(score["protocol"], score["data"]) for score in scores}
-    kept = [score for score in old.scores if (score["protocol"], score["data"]) not in new]
-    # A clear photo is infinitely near to itself: "inf" is a word, and says nothing on a card.
-    numbers = [{key: value for key, value in score.items() if (key, value) != ("input", "inf")} for score in scores]
-    write_card(folder, dataclasses.replace(old, scores=kept + numbers))
+    others = [score for score in old.scores if (score["protocol"], score["data"]) not in new]
+    # The input of clear photos has an infinite PSNR, which a card cannot hold.
+    finite = [{key: value for key, value in score.items() if (key, value) != ("input", "inf")} for score in scores]
+    write_card(folder, dataclasses.replace(old, scores=others + finite))

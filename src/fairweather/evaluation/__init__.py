@@ -1,5 +1,5 @@
-"""How good a restorer is: PSNR and SSIM under named protocols on pairs, what it changes in photos without a truth,
-and whether clips stay as steady as they came."""
+"""Evaluation of restorers: PSNR and SSIM under named protocols, changes in photos without a reference, and the temporal
+consistency of videos."""
 
 from fairweather.evaluation.metrics import METRICS, PROTOCOLS, Protocol, find_protocol
 from fairweather.evaluation.no_reference import NoReferenceReport, PhotoChange, evaluate_unpaired, measure_change

@@ -1,7 +1,7 @@
-"""PSNR and SSIM of pictures in [0,1], and what the published protocols do to a picture before they measure it.
+"""PSNR and SSIM, and the named protocols under which they are measured.
 
-scikit-image does the arithmetic of PSNR and SSIM (the extra ``evaluate``). Which preparation goes with which metric is
-said in ``protocols.py``; nobody should quote a number from here without a protocol's name.
+A score means nothing without its protocol: colour space, rounding, borders and pooling change it by decibels.
+scikit-image (the extra `evaluate`) computes both metrics.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ from numpy.typing import NDArray
 
 from fairweather.errors import BadImage, MissingExtra, UnknownName
 
+METRICS = ("psnr", "ssim")
 WINDOW = 11
-"""Side of SSIM's gaussian window, in pixels."""
+"""Side of SSIM's Gaussian window, in pixels."""
 
 
 def psnr(output: NDArray[Any], target: NDArray[Any], *, peak: float = 1.0) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels at once; infinite for equal pictures.
+    """Return the peak signal-to-noise ratio in dB over all pixels and channels; infinite for equal pictures.
 
-    output, target: H x W or H x W x C floats of one shape, in [0, peak].
+    Args:
+        output: H x W or H x W x C floats in [0, peak].
+        target: the same.
+        peak: the largest value.
+
+    Raises:
+        BadImage: the shapes differ.
+        MissingExtra: scikit-image is missing.
     """
     _same_shape(output, target)
     if np.array_equal(output, target):
@@ -31,23 +39,32 @@ def psnr(output: NDArray[Any], target: NDArray[Any], *, peak: float = 1.0) -> fl
 
 
 def ssim(output: NDArray[Any], target: NDArray[Any], *, peak: float = 1.0) -> float:
-    """Structural similarity, mean over pixels and channels; 1 for equal pictures.
+    """Return the structural similarity, averaged over pixels and channels; 1 for equal pictures.
 
-    Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004: gaussian
-    window of 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, population (co)variance, only windows that lie wholly inside
-    the picture, as the authors' MATLAB code and pytorch-msssim do. Colour: the mean over the three channels.
+    Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004: Gaussian
+    window of 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, population (co)variance, only windows entirely inside the
+    picture, as in the authors' MATLAB code and pytorch-msssim.
 
-    output, target: H x W or H x W x C floats of one shape, in [0, peak]. Raises BadImage below 11 x 11 pixels.
+    Args:
+        output: H x W or H x W x C floats in [0, peak].
+        target: the same.
+        peak: the largest value.
+
+    Raises:
+        BadImage: the shapes differ, or are below 11 x 11 pixels.
+        MissingExtra: scikit-image is missing.
     """
     _same_shape(output, target)
     if min(output.shape[:2]) < WINDOW:
-        raise BadImage(f"SSIM needs {WINDOW} x {WINDOW} pixels at least, this picture has {size(output)}")
+        raise BadImage(
+            f"SSIM needs {WINDOW} x {WINDOW} pixels at least, and this picture has {size(output)}: give a larger one"
+        )
     value = _skimage().structural_similarity(
         target.astype(np.float64),
         output.astype(np.float64),
         data_range=peak,
         channel_axis=None if output.ndim == 2 else 2,
-        gaussian_weights=True,  # with sigma 1.5 scikit-image's own truncation gives the window of 11
+        gaussian_weights=True,  # scikit-image truncates sigma 1.5 to a window of 11
         sigma=1.5,
         use_sample_covariance=False,
     )
@@ -55,15 +72,15 @@ def ssim(output: NDArray[Any], target: NDArray[Any], *, peak: float = 1.0) -> fl
 
 
 def eight_bit(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    """A picture in [0,1] as an 8-bit file would hold it: clipped, rounded half up."""
+    """Quantize a picture in [0, 1] to 8 bits: clipped, rounded half up."""
     levels: NDArray[np.uint8] = np.floor(np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
     return levels
 
 
 def matlab_luma(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """H x W x 3 RGB uint8 -> H x W luma, whole numbers in 16..235: the first channel of MATLAB's ``rgb2ycbcr``.
+    """Return the luma of MATLAB's `rgb2ycbcr`: H x W x 3 RGB uint8 -> H x W integers in 16..235.
 
-    ITU-R BT.601: 16 + (65.481 R + 128.553 G + 24.966 B) / 255, rounded half up as ``rgb2ycbcr`` does for uint8.
+    ITU-R BT.601: 16 + (65.481 R + 128.553 G + 24.966 B) / 255, rounded half up as `rgb2ycbcr` does for uint8.
     """
     weights = np.array([65.481, 128.553, 24.966]) / 255
     luma: NDArray[np.float64] = np.floor(16 + pixels.astype(np.float64) @ weights + 0.5)
@@ -71,9 +88,9 @@ def matlab_luma(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def average_pool(picture: NDArray[Any], height: int, width: int) -> NDArray[np.float64]:
-    """H x W x C -> height x width x C by the mean over bins, with the bins of torch's ``adaptive_avg_pool2d``.
+    """Average H x W x C over bins to height x width x C, as torch's `adaptive_avg_pool2d`.
 
-    Bin i of n over a side of N pixels is floor(i N / n) up to, not including, ceil((i + 1) N / n); bins may overlap.
+    Bin i of n over N pixels is [floor(i N / n), ceil((i + 1) N / n)); bins may overlap.
     """
     pooled = picture.astype(np.float64)
     for axis, count in ((0, height), (1, width)):
@@ -88,13 +105,15 @@ def average_pool(picture: NDArray[Any], height: int, width: int) -> NDArray[np.f
 
 
 def size(picture: NDArray[Any]) -> str:
-    """Width x height, as people write it."""
+    """Return "width x height"."""
     return f"{picture.shape[1]} x {picture.shape[0]}"
 
 
 def _same_shape(output: NDArray[Any], target: NDArray[Any]) -> None:
     if output.shape != target.shape:
-        raise BadImage(f"a picture of {size(output)} cannot be compared with one of {size(target)} pixels")
+        raise BadImage(
+            f"a picture of {size(output)} cannot be compared with one of {size(target)} pixels: give equal sizes"
+        )
 
 
 def _skimage() -> Any:
@@ -105,32 +124,35 @@ def _skimage() -> Any:
     return metrics
 
 
-# The named ways to compare a restored picture with the truth; a score is worth nothing without one of these names.
-
-METRICS = ("psnr", "ssim")
-
-
 @dataclass(frozen=True)
 class Protocol:
-    """What is measured, and on what: colour space, rounding, border, pooling. SSIM's window is always that of Wang."""
+    """A named way to compare a restored picture with the truth: colour space, rounding, border and pooling."""
 
     name: str
     description: str
-    """In one sentence, all that somebody needs to repeat the measurement."""
+    """All that is needed to repeat the measurement, in one sentence."""
     source: str
-    """Whose rule this is."""
+    """The publications or code that define it."""
     colour: Literal["rgb", "luma"] = "rgb"
-    """``luma`` is MATLAB's BT.601 luma of pictures rounded to 8 bit, itself rounded, with a peak of 255."""
+    """`luma` is MATLAB's rounded BT.601 luma of pictures rounded to 8 bits, with a peak of 255."""
     border: int = 0
-    """A truth that is larger by exactly this many pixels on every side loses them."""
+    """Pixels that are cut from each side of a truth that is larger by exactly these."""
     pooled: bool = False
-    """Whether SSIM is measured after average pooling that brings the short side towards 256 pixels."""
+    """Whether SSIM is measured after average pooling of the short side to about 256 pixels."""
 
     def measure(self, output: NDArray[Any], target: NDArray[Any]) -> dict[str, float]:
-        """{"psnr": dB, "ssim": 0..1} of one picture.
+        """Measure one picture.
 
-        output, target: H x W x 3 floats in [0,1]; values outside are clipped, as every display would.
-        Raises BadImage for other shapes, for sizes that differ beyond the border rule, and for NaN.
+        Args:
+            output: H x W x 3 floats; clipped to [0, 1].
+            target: the same.
+
+        Returns:
+            {"psnr": dB, "ssim": 0..1}.
+
+        Raises:
+            BadImage: another shape or dtype, sizes that differ by more than the border, or NaN.
+            MissingExtra: scikit-image is missing.
         """
         output, target = self._checked("output", output), self._checked("truth", target)
         target = self.aligned(output, target)
@@ -144,22 +166,26 @@ class Protocol:
         return scores
 
     def aligned(self, output: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
-        """The truth at the output's size, by the border rule; raises BadImage, naming both sizes, where that fails."""
+        """Return the truth at the output's size, without its border.
+
+        Raises:
+            BadImage: the sizes differ by anything else.
+        """
         if output.shape == target.shape:
             return target
         b = self.border
         if b and target.shape[:2] == (output.shape[0] + 2 * b, output.shape[1] + 2 * b):
             return target[b:-b, b:-b]
-        rule = f" (protocol {self.name} takes only a truth with a border of {b})" if b else ""
+        rule = f" (protocol {self.name} allows a border of {b} around the truth)" if b else ""
         raise BadImage(f"the output is {size(output)} pixels and the truth {size(target)}{rule}; they must be equal")
 
     @staticmethod
     def _checked(what: str, picture: NDArray[Any]) -> NDArray[Any]:
         picture = np.asarray(picture)
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.kind != "f":
-            raise BadImage(f"the {what} is {picture.dtype} {picture.shape}; scores want H x W x 3 floats in [0,1]")
+            raise BadImage(f"the {what} is {picture.dtype} {picture.shape}: give H x W x 3 floats in [0, 1]")
         if not np.isfinite(picture).all():
-            raise BadImage(f"the {what} holds values that are not numbers (NaN or infinity)")
+            raise BadImage(f"the {what} contains NaN or Inf: check the model or file that it comes from")
         return picture.clip(0, 1)
 
 
@@ -204,7 +230,11 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of that name; UnknownName lists them all."""
+    """Return the protocol of a name.
+
+    Raises:
+        UnknownName: there is none; the message lists all.
+    """
     if name not in PROTOCOLS:
         raise UnknownName("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]

@@ -1,11 +1,11 @@
-"""Scores of one set of pairs: each photo restored and measured, a bad one reported while the others go on."""
+"""Scores of one set of pairs: every photo is restored and measured; one that fails does not stop the others."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,93 +19,85 @@ from fairweather.pairs import Pair, pictures
 
 Picture = NDArray[np.float32]
 Restore = Callable[[Picture], Picture]
-"""H x W x 3 float32 in [0,1] -> the same shape and range; a ``fairweather.Restorer`` is one."""
+"""H x W x 3 float32 in [0, 1] -> the same shape and range, e.g. a `fairweather.Restorer`."""
 Produce = Callable[[Pair, Picture], Picture]
-"""What gives the output for a pair and its degraded picture: a restorer, or a folder of finished outputs."""
+"""A pair and its degraded photo -> the output: from a restorer, or from a folder of outputs."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over the photos of one set, and all that keeps it from being a bare number."""
+    """The mean of a metric over the photos of a set, with all that is needed to interpret it."""
 
     metric: str
     protocol: str
     data: str
+    """Name of the set."""
     n: int
+    """Number of photos."""
     value: float
-    """The mean over photos of the metric."""
+    """Mean of the restored photos."""
     spread: float | None
-    """Its sample standard deviation over photos; None for fewer than two."""
+    """Sample standard deviation over the photos; None for fewer than two."""
     input: float
-    """The same mean for the degraded photos as they came."""
+    """Mean of the degraded photos."""
     worse: int
-    """How many of the n photos the restorer left further from the truth than it found them."""
+    """Number of photos that restoring made worse."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``scores.json`` and for a model's card."""
-        return {
-            "metric": self.metric,
-            "protocol": self.protocol,
-            "data": self.data,
-            "n": self.n,
-            "value": rounded(self.value),
-            "spread": None if self.spread is None else rounded(self.spread),
-            "input": rounded(self.input),
-            "worse": self.worse,
-        }
+        """Return the fields for `scores.json` and a model's card, with four decimals."""
+        return {key: rounded(value) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class PhotoScore:
-    """One photo's metrics, of the output and of the input itself."""
+    """The metrics of one photo."""
 
     pair: Pair
     scores: dict[str, float]
+    """Metric -> value of the restored photo."""
     input: dict[str, float]
+    """Metric -> value of the degraded photo."""
+
+    def gain(self, metric: str) -> float | None:
+        """Return the improvement of a metric by restoring; None if input and output both equal the truth."""
+        before, after = self.input[metric], self.scores[metric]
+        return None if before == after == math.inf else after - before
 
 
 @dataclass(frozen=True)
 class SetScores:
-    """One set under one protocol: what was measured, and which photos could not be, with the reason."""
+    """One set under one protocol."""
 
     data: str
+    """Name of the set."""
     protocol: Protocol
     photos: tuple[PhotoScore, ...]
     failed: dict[str, str] = field(default_factory=dict)
+    """Name of a photo that could not be scored -> the reason."""
 
     @property
     def scores(self) -> list[Score]:
-        """One Score a metric; empty when every photo failed."""
+        """One Score for each metric; empty if every photo failed."""
         return [self._score(metric) for metric in METRICS] if self.photos else []
 
     def _score(self, metric: str) -> Score:
-        ours = [photo.scores[metric] for photo in self.photos]
-        theirs = [photo.input[metric] for photo in self.photos]
-        finite = all(math.isfinite(value) for value in ours)
+        restored = [photo.scores[metric] for photo in self.photos]
+        degraded = [photo.input[metric] for photo in self.photos]
+        finite = all(math.isfinite(value) for value in restored)
         return Score(
             metric=metric,
             protocol=self.protocol.name,
             data=self.data,
-            n=len(ours),
-            value=sum(ours) / len(ours),
-            spread=statistics.stdev(ours) if len(ours) > 1 and finite else None,
-            input=sum(theirs) / len(theirs),
-            worse=sum(a < b for a, b in zip(ours, theirs, strict=True)),
+            n=len(restored),
+            value=sum(restored) / len(restored),
+            spread=statistics.stdev(restored) if len(restored) > 1 and finite else None,
+            input=sum(degraded) / len(degraded),
+            worse=sum(after < before for after, before in zip(restored, degraded, strict=True)),
         )
 
-    def ranked(self) -> list[PhotoScore]:
-        """The photos from best to worst PSNR."""
-        return sorted(self.photos, key=lambda photo: -photo.scores["psnr"])
-
-
-def rounded(value: float) -> float | str:
-    """Four decimals; infinity, which JSON does not have, as the text "inf"."""
-    return round(value, 4) if math.isfinite(value) else str(value)
-
-
-def load_pair(pair: Pair) -> tuple[Picture, Picture]:
-    """(degraded, clear), H x W x 3 float32 in [0,1] each; raises BadImage, naming the file."""
-    return to_float(read(pair.degraded).pixels), to_float(read(pair.clear).pixels)
+    def worst_first(self) -> list[PhotoScore]:
+        """Return the photos from the lowest PSNR to the highest."""
+        return sorted(self.photos, key=lambda photo: photo.scores["psnr"])
 
 
 def score_set(
@@ -119,11 +111,20 @@ def score_set(
 ) -> SetScores:
     """Restore and measure every pair of one set.
 
-    inputs: pair's name -> the scores of its untouched photo; what is missing is measured and put there, so that many
-    systems under one protocol measure it once.
+    Args:
+        data: name of the set.
+        pairs: its pairs.
+        produce: what restores a photo: `restore_pairs` or `outputs_from_folder`.
+        protocol: how photos are compared.
+        progress: called after each pair.
+        inputs: name of a pair -> scores of its degraded photo. Missing ones are measured and added, so that several
+            systems can share them.
 
-    A photo that cannot be read, restored or compared goes to ``failed`` with its reason; a missing extra or a bad
-    setting does not, since every photo would fail by it.
+    Returns:
+        The scores; a photo that cannot be read, restored or compared is in `failed`.
+
+    Raises:
+        MissingExtra, BadSettings: every photo would fail by it.
     """
     photos, failed, known = [], {}, {} if inputs is None else inputs
     for pair in pairs:
@@ -141,34 +142,56 @@ def score_set(
     return SetScores(data, protocol, tuple(photos), failed)
 
 
+def load_pair(pair: Pair) -> tuple[Picture, Picture]:
+    """Read a pair.
+
+    Returns:
+        The degraded and the clear photo, H x W x 3 float32 in [0, 1].
+
+    Raises:
+        BadImage: one of them cannot be read.
+    """
+    return to_float(read(pair.degraded).pixels), to_float(read(pair.clear).pixels)
+
+
 def restore_pairs(restorer: Restore) -> Produce:
-    """The outputs of a restorer."""
+    """Return what gives a restorer's outputs to `score_set`."""
     return lambda pair, degraded: restorer(degraded)
 
 
 def outputs_from_folder(folder: Path, pairs: Iterable[Pair]) -> Produce:
-    """Finished outputs in ``folder``, one for each pair, named as its degraded photo (any suffix, any case).
+    """Return what gives existing outputs to `score_set`.
 
-    Raises BadFolder naming what is missing, before anything is measured.
+    Args:
+        folder: one output for each pair, named as its degraded photo (any suffix, any case).
+        pairs: the pairs.
+
+    Raises:
+        BadFolder: an output is missing.
     """
     found = {(path.relative_to(folder).parent / path.stem).as_posix().lower(): path for path in pictures(folder)}
     outputs = {pair.name: found.get(pair.name.lower()) for pair in pairs}
     missing = [name for name, path in outputs.items() if path is None]
     if missing:
-        raise BadFolder(f"{folder} lacks {len(missing)} of {len(outputs)} outputs, the first for {missing[0]!r}")
+        raise BadFolder(
+            f"{folder}: {len(missing)} of {len(outputs)} outputs are missing, the first for {missing[0]!r}; add them"
+        )
 
     def produce(pair: Pair, degraded: Picture) -> Picture:
-        path = outputs[pair.name]
+        path = outputs.get(pair.name)
         if path is None:
-            raise BadImage(f"no output for {pair.name!r} in {folder}")
-        output: Picture = to_float(read(path).pixels)
-        return output
+            raise BadImage(f"{folder}: no output for {pair.name!r}; add it")
+        return to_float(read(path).pixels)
 
     return produce
 
 
 def clear_pairs(folder: str | Path) -> list[Pair]:
-    """Clear photos as pairs with themselves: what a restorer does to a photo that has nothing to remove."""
+    """Return clear photos as pairs with themselves, to measure how much a restorer changes them.
+
+    Raises:
+        BadFolder: there are no pictures.
+    """
     folder = Path(folder)
     pairs = [Pair(path, path, path.relative_to(folder).with_suffix("").as_posix()) for path in pictures(folder)]
     if not pairs:
@@ -176,12 +199,6 @@ def clear_pairs(folder: str | Path) -> list[Pair]:
     return pairs
 
 
-def worst_first(result: SetScores) -> list[PhotoScore]:
-    """The photos of a set from the lowest PSNR to the highest."""
-    return sorted(result.photos, key=lambda photo: photo.scores["psnr"])
-
-
-def psnr_gain(photo: PhotoScore, metric: str) -> float | None:
-    """By how much the restorer brought the photo nearer to the truth; None where input and output both equal it."""
-    before, after = photo.input[metric], photo.scores[metric]
-    return None if before == after == float("inf") else after - before
+def rounded(value: float) -> float | str:
+    """Round to four decimals; infinity, which JSON does not have, becomes "inf"."""
+    return round(value, 4) if math.isfinite(value) else str(value)

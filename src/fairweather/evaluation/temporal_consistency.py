@@ -1,8 +1,7 @@
-"""Whether a restored clip is as steady as the clip it came from: warping error along the motion, and flicker.
+"""Temporal consistency of restored videos: the warping error along the motion, and flicker.
 
-Motion and occlusion come from the clip before it was restored (or from the truth, where there is one), never from
-what is judged: a restorer cannot win by being easy to follow. Frames come one after the other; what is kept is the last
-one of each clip, however long the clips are.
+Motion and occlusion are measured in the degraded video (or the truth, if known), never in the restored one, so a
+restorer cannot gain by output that is easy to follow. Memory is constant: only the last frames are stored.
 """
 
 from __future__ import annotations
@@ -23,75 +22,72 @@ Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 WINDOW = 0.02
-"""The side of a window of local contrast, as a share of the longer side; 7 pixels at least."""
+"""Side of the window of local contrast, relative to the longer side; 7 pixels at least."""
 FLOOR = (0.25, 1.5)
-"""Squared levels of 255 added to both sides of the gain, for slopes and for curvatures: what is below is rounding."""
+"""Squared levels of 255 added to numerator and denominator of the gain, for slopes and curvatures: rounding noise."""
 SMALLEST = 16
-"""Pixels a side of a frame must have: below, the optical flow has nothing to hold on to."""
+"""Minimum side of a frame in pixels, for the optical flow."""
 CUT = 0.25
-"""Where less than this share of a frame is found again in the next, the two belong to different scenes."""
+"""Frames of which less than this share is visible in the next belong to different scenes."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
 class TemporalScore:
-    """How steady one restored clip is, beside the clip as it came; nan where nothing could be measured."""
+    """The temporal consistency of a restored video and of its input; nan where nothing could be measured."""
 
     frames: int
-    """Frames of the clip."""
     cuts: int
-    """Places where the scene changes, at which nothing is compared."""
+    """Scene changes, across which nothing is compared."""
     visible: float
-    """Share of the pixels that were compared: those that are found again in the next frame."""
+    """Share of the pixels that are visible in the next frame, which are compared."""
     input: float
-    """Warping error of the clip as it came: E_warp of Lai et al., a mean square of pictures in [0, 1]."""
+    """Warping error of the input: E_warp of Lai et al., a mean square of values in [0, 1]."""
     restored: float
-    """The same of the restored clip, as it is."""
+    """Warping error of the restored video."""
     gain: float
-    """By how much restoring alone multiplies the error of the input: the square of the contrast that it gave."""
+    """Factor by which the change of contrast alone multiplies the input's error: its square."""
     normalised: float
-    """`restored / gain`: what is compared with `input`."""
+    """`restored / gain`, which is compared with `input`."""
     ratio: float
-    """`normalised / input`: 1 is as steady as the clip came, above 1 the restorer added unrest of its own."""
+    """`normalised / input`: 1 is as consistent as the input, above 1 the restorer adds instability."""
     flicker: float
-    """Root mean square of the second difference of the frames' mean luma, in levels of 255, of the restored clip."""
+    """Root mean square of the second difference of the frames' mean luma, in levels of 255."""
     input_flicker: float
-    """The same of the clip as it came."""
+    """The same of the input."""
     cast: float
-    """The same of the mean colour less its luma (the length over the three channels): colours that come and go."""
+    """The same of the mean colour minus its luma (length over the three channels): colour flicker."""
     input_cast: float
-    """The same of the clip as it came."""
+    """The same of the input."""
     psnr: float | None
-    """Mean over frames of the restored frame's PSNR to the truth, in dB; None without a truth."""
+    """Mean PSNR of the restored frames in dB; None without a truth."""
     input_psnr: float | None
-    """The same of the clip as it came."""
+    """The same of the input."""
     truth: float | None
-    """Warping error of the truth itself: what imperfect motion alone makes of a clip that does not flicker."""
+    """Warping error of the truth: that of imperfect motion alone."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Name -> value."""
+        """Return field -> value."""
         return asdict(self)
 
 
 class TemporalMeter:
-    """Measures restored versions of one clip side by side, frame by frame, with the motion found once for all.
+    """Measures several restored versions of a video frame by frame, with shared motion.
 
     **Warping error** (Lai et al., "Learning Blind Video Temporal Consistency", ECCV 2018, section 4): with the optical
-    flow from frame t to t + 1, E = mean over the pixels that are not occluded, and over colours, of
-    (V_t - warped V_{t+1})^2; a clip's is the mean over its pairs of frames. The flow is DIS (Kroeger et al., ECCV 2016)
-    on the luma of the truth, where there is one, else of the input. Occluded is what Ruder et al. (GCPR 2016) call
-    so: where the flows there and back do not meet, |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5, and where motion breaks,
-    |grad f|^2 > 0.01 |f|^2 + 0.002; and what leaves the picture.
+    flow from frame t to t + 1, E is the mean over visible pixels and over colours of (V_t - warped V_{t+1})^2, averaged
+    over the pairs of frames. The flow is DIS (Kroeger et al., ECCV 2016) on the luma of the truth, if known, else of
+    the input. For occluded pixels see `occluded`.
 
-    **Contrast**: restoring multiplies differences, and the input's unrest with them. g_i^2 says by how much, around
-    pixel i: the mean square over a window of the slopes (differences of neighbours, all colours) of the restored frame
-    over that of the input, or the same of the curvatures (Laplacian), whichever is less. With r_i the input's own
-    residual the gain is sum(g_i^2 r_i^2) / sum(r_i^2): what the input's error becomes by the change of contrast alone.
-    E of the restored clip is divided by it. A contrast that is K times as high gives K^2 by slopes and by curvatures
-    and leaves the number as it was. A blur takes the curvatures more than the residual, and sharpening or noise raises
-    the slopes less than the residual: neither lowers it. What takes noise away and leaves the detail does.
+    **Contrast**: restoring amplifies differences, including the input's instability. The local gain g_i^2 is the ratio,
+    restored to input, of the mean square of slopes (differences of neighbours, all colours) in a window around pixel i,
+    or that of curvatures (Laplacian), whichever is less. With r_i the input's residual, the gain is
+    sum(g_i^2 r_i^2) / sum(r_i^2), the factor of the input's error by the change of contrast alone, and E of the
+    restored video is divided by it. K times the contrast gives K^2 by slopes and by curvatures, and the same result.
+    Blur lowers curvatures more than the residual, and sharpening or noise raises slopes less than the residual: neither
+    improves the result. Removing noise while preserving detail does.
 
-    **Flicker**: second differences of the frames' means, which are zero for every steady change of light.
+    **Flicker**: second differences of the frames' means, which are zero for a uniform change of light.
     """
 
     def __init__(self) -> None:
@@ -109,10 +105,15 @@ class TemporalMeter:
         self._flicker: dict[str, _Flicker] = {}
 
     def add(self, before: Array, after: Mapping[str, Array], truth: Array | None = None) -> None:
-        """One frame: as it came, its restored versions by name, and the truth.
+        """Add a frame: H x W x 3, uint8, uint16 or floats in [0, 1], all of one size.
 
-        H x W x 3, uint8, uint16 or floats in [0, 1], all of one size and the same names every time. Raises BadImage
-        where a frame has another size or kind, or fewer than 16 pixels a side.
+        Args:
+            before: the degraded frame.
+            after: name -> restored frame, with the same names every time.
+            truth: the clear frame, always or never.
+
+        Raises:
+            BadImage: a frame has another size or kind, or fewer than 16 pixels per side.
         """
         frames = {"": _levels(before), **{f"+{name}": _levels(frame) for name, frame in after.items()}}
         if truth is not None:
@@ -135,13 +136,13 @@ class TemporalMeter:
         self._frames += 1
 
     def scores(self) -> dict[str, TemporalScore]:
-        """Name of a restored version -> its score so far."""
+        """Return name of a restored version -> its score so far."""
         return {name[1:]: self._score(name) for name in self._last if name.startswith("+")}
 
     def _score(self, name: str) -> TemporalScore:
         pairs = self._pairs or math.nan
         own, restored = self._own / pairs, self._error.get(name, 0.0) / pairs
-        # An input without any error has none to be multiplied: the mean gain stands for it.
+        # An input without error has nothing to weight the gain by: use its mean.
         gain = self._expected.get(name, 0.0) / self._own if self._own else self._gain.get(name, 0.0) / pairs
         normalised = restored / gain if gain else math.nan
         known = "truth" in self._last
@@ -164,16 +165,16 @@ class TemporalMeter:
         )
 
     def _compare(self, last: NDArray[np.uint8], guide: NDArray[np.uint8], frames: Mapping[str, Floats]) -> bool:
-        """Adds what one pair of frames says; False where they are of different scenes."""
+        """Add the errors of a pair of frames; False if they belong to different scenes."""
         forward, backward = self._flow.calc(last, guide, None), self._flow.calc(guide, last, None)
-        place = _places(forward)
+        place = _targets(forward)
         visible = ~occluded(forward, backward)
         share = float(visible.mean())
         if share < CUT:
             return False
 
         def residual(name: str) -> Floats:
-            """Squared, mean over colours, H x W."""
+            """Mean square over colours, H x W."""
             warped = cv2.remap(frames[name], place, None, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
             square: Floats = np.square(self._last[name] - warped).mean(2)
             return square
@@ -198,53 +199,60 @@ class TemporalMeter:
         shape = self._shape or frames[""].shape
         for name, frame in frames.items():
             if frame.shape != shape:
-                which = {"": "as it came", "truth": "of the truth"}.get(name, f"of {name[1:]!r}")
+                which = {"": "of the input", "truth": "of the truth"}.get(name, f"of {name[1:]!r}")
                 raise BadImage(
-                    f"frame {self._frames} {which} has {size(frame)} pixels, the clip {size(np.empty(shape))}; give "
+                    f"frame {self._frames} {which} has {size(frame)} pixels, the video {size(np.empty(shape))}; give "
                     "frames of one size"
                 )
         if min(shape[:2]) < SMALLEST:
-            raise BadImage(f"frames of {size(np.empty(shape))} pixels are too small to follow, {SMALLEST} is the least")
+            raise BadImage(
+                f"frames of {size(np.empty(shape))} pixels are too small: give {SMALLEST} pixels per side at least"
+            )
         if self._last and self._last.keys() != frames.keys():
             raise BadImage(
-                f"frame {self._frames} comes with {sorted(frames)}, the one before with {sorted(self._last)}"
+                f"frame {self._frames} has {sorted(frames)}, the one before {sorted(self._last)}: give equal names"
             )
         self._shape = shape
 
 
 def temporal_score(frames: Iterable[tuple[Array, Array] | tuple[Array, Array, Array]]) -> TemporalScore:
-    """One restored clip: frames of (as it came, restored) or (as it came, restored, truth), see `TemporalMeter`.
+    """Measure a restored video.
 
-    Raises BadImage where there are fewer than two frames.
+    Args:
+        frames: (degraded, restored) or (degraded, restored, truth) frames, see `TemporalMeter.add`.
+
+    Raises:
+        BadImage: there are fewer than two frames, or as in `TemporalMeter.add`.
     """
     meter, count = TemporalMeter(), 0
     for before, after, *truth in frames:
         meter.add(before, {"": after}, truth[0] if truth else None)
         count += 1
     if count < 2:
-        raise BadImage(f"a clip of {count} frames has no motion to follow; give two at least")
+        raise BadImage(f"a video of {count} frames has no motion; give two frames at least")
     return meter.scores()[""]
 
 
 def occluded(forward: Floats, backward: Floats) -> NDArray[np.bool_]:
-    """Which pixels of the first frame are not seen in the second: flows H x W x 2 there and back -> H x W.
+    """Return which pixels of the first frame are not visible in the second: two flows H x W x 2 -> H x W.
 
-    The two rules of Ruder, Dosovitskiy & Brox, "Artistic style transfer for videos", GCPR 2016, section 3.3 (after
-    Sundaram et al., ECCV 2010), and what leaves the picture.
+    The rules of Ruder, Dosovitskiy & Brox, "Artistic style transfer for videos", GCPR 2016, section 3.3 (after Sundaram
+    et al., ECCV 2010): the flows are inconsistent, |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5, or motion is discontinuous,
+    |grad f|^2 > 0.01 |f|^2 + 0.002; and pixels that leave the frame.
     """
-    place = _places(forward)
+    place = _targets(forward)
     back = cv2.remap(backward, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     length = np.square(forward).sum(2)
-    lost = np.square(forward + back).sum(2) > 0.01 * (length + np.square(back).sum(2)) + 0.5
+    inconsistent = np.square(forward + back).sum(2) > 0.01 * (length + np.square(back).sum(2)) + 0.5
     change = sum(np.square(np.gradient(forward, axis=axis)).sum(2) for axis in (0, 1))
     height, width = forward.shape[:2]
     outside = (place < 0).any(2) | (place[..., 0] > width - 1) | (place[..., 1] > height - 1)
-    answer: NDArray[np.bool_] = lost | (change > 0.01 * length + 0.002) | outside
+    answer: NDArray[np.bool_] = inconsistent | (change > 0.01 * length + 0.002) | outside
     return answer
 
 
 class _Flicker:
-    """Second differences of a clip's mean colour, as they come."""
+    """Accumulates second differences of the frames' mean colour."""
 
     def __init__(self) -> None:
         self._means: list[NDArray[np.float64]] = []
@@ -252,7 +260,7 @@ class _Flicker:
         self._count = 0
 
     def restart(self) -> None:
-        """Another scene: nothing before it is compared with what follows."""
+        """Start another scene, which is not compared with the one before."""
         self._means.clear()
 
     def add(self, mean: NDArray[np.float64]) -> None:
@@ -274,17 +282,17 @@ class _Flicker:
 
 
 def _levels(frame: Array) -> Floats:
-    """H x W x 3 in levels of 255, float32."""
+    """Convert to levels of 255, float32."""
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype.kind not in "uf":
         raise BadImage(
-            f"a frame is H x W x 3, uint8, uint16 or floats in [0, 1]; this one is {frame.shape} {frame.dtype}"
+            f"a frame of {frame.shape} {frame.dtype} is not a picture: give H x W x 3, uint8, uint16 or float"
         )
     unit = 255 / (np.iinfo(frame.dtype).max if frame.dtype.kind == "u" else 1)
     return frame.astype(np.float32) * np.float32(unit)
 
 
-def _places(flow: Floats) -> Floats:
-    """Where each pixel goes: H x W x 2 of x and y."""
+def _targets(flow: Floats) -> Floats:
+    """Return the target of each pixel: H x W x 2 of x and y."""
     height, width = flow.shape[:2]
     place = flow.copy()
     place[..., 0] += np.arange(width, dtype=np.float32)
@@ -293,8 +301,7 @@ def _places(flow: Floats) -> Floats:
 
 
 def _contrast(frame: Floats) -> Floats:
-    """Mean squares of the differences of neighbours and of the Laplacian, over colours and a window around each pixel,
-    each with its floor: H x W x 2."""
+    """Mean squares of slopes and of the Laplacian over colours and a window, each plus its floor: H x W x 2."""
     padded = cv2.copyMakeBorder(frame, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
     slope = np.square(padded[1:, :-1] - frame) + np.square(padded[:-1, 1:] - frame)
     curvature = np.square(cv2.Laplacian(frame, cv2.CV_32F, borderType=cv2.BORDER_REPLICATE))
@@ -304,5 +311,5 @@ def _contrast(frame: Floats) -> Floats:
 
 
 def _psnr(error: float) -> float:
-    """dB of a mean square in levels of 255."""
+    """PSNR in dB from a mean square in levels of 255."""
     return 10 * math.log10(255**2 / error) if error else math.inf

@@ -1,8 +1,19 @@
-"""Photos on disk and in memory: read and write them, and convert between integers and floats in [0, 1]."""
+"""Photos in files and in memory: read, write, check, and convert between integers and floats in [0, 1]."""
 
 from fairweather.images.codecs import Header
 from fairweather.images.formats import FORMATS, Kind
-from fairweather.images.io import MAX_PIXELS, SUFFIXES, Photo, contents, from_float, header, read, to_float, write
+from fairweather.images.io import (
+    MAX_PIXELS,
+    SUFFIXES,
+    Photo,
+    check,
+    contents,
+    from_float,
+    header,
+    read,
+    to_float,
+    write,
+)
 
 __all__ = [
     "FORMATS",
@@ -11,6 +22,7 @@ __all__ = [
     "Header",
     "Kind",
     "Photo",
+    "check",
     "contents",
     "from_float",
     "header",

@@ -1,8 +1,7 @@
-"""Photos on disk and in memory: read and write them, and cross the border between integers and [0,1].
+"""Photos in files and in memory: read, write, check, and convert between integers and floats in [0, 1].
 
-What a file is besides its pixels (format, depth, grey or CMYK or palette, EXIF, colour profile, a JPEG's
-quantization) travels with the photo, so that what is written is of the same kind as what was read; `formats`
-lists the choices. EXIF orientation is applied on reading and reset. Written files appear complete or not at all.
+What a file is besides its pixels (`Kind`) stays with the photo, so that it is written as the same kind of file. EXIF
+orientation is applied on reading and reset. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -20,30 +19,37 @@ from numpy.typing import DTypeLike, NDArray
 
 from fairweather.errors import BadImage, FairweatherError
 from fairweather.files import atomic
-from fairweather.images.codecs import Header, SizeError, decode, encode, probe, sniff
-from fairweather.images.formats import ALPHA, DEEP, FORMATS, GREY, INK, Kind, Stored
+from fairweather.images.codecs import Header, SizeError, Stored, decode, encode, probe, sniff
+from fairweather.images.formats import ALPHA, DEEP, FORMATS, GREY, INK, Kind
 
 MAX_PIXELS = 200_000_000
-"""A header that claims more is refused before anything is decoded (a guard against decompression bombs)."""
+"""Default limit of a header's claim, checked before decoding (a guard against decompression bombs)."""
 
 SUFFIXES: frozenset[str] = frozenset(FORMATS)
-"""Lower-case suffixes of the pictures that are read and written."""
+"""Lower-case suffixes of pictures that can be read and written."""
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A picture, upright, and what it takes to write it back as the same kind of file."""
+    """An upright picture, and the kind of file that it comes from."""
 
     pixels: NDArray[Any]
     """H x W x 3, uint8 or uint16, RGB; grey photos have three equal channels."""
     alpha: NDArray[Any] | None = None
-    """H x W, of the same dtype; never changed by restoring."""
+    """H x W of the same dtype; restoring never changes it."""
     kind: Kind = field(default_factory=Kind)
     inks: NDArray[Any] | None = None
-    """H x W x 4 uint8: the plates of a CMYK file; black generation follows them on writing."""
+    """H x W x 4 uint8: the planes of a CMYK file, from which black is generated on writing."""
 
     def replaced(self, pixels: NDArray[Any]) -> Photo:
-        """The same kind of photo with other pixels, of the same shape and dtype; else BadImage."""
+        """Return the same photo with other pixels.
+
+        Args:
+            pixels: of the same shape and dtype.
+
+        Raises:
+            BadImage: they are not.
+        """
         if pixels.shape != self.pixels.shape or pixels.dtype != self.pixels.dtype:
             raise BadImage(
                 f"pixels of {pixels.shape} {pixels.dtype} cannot replace those of {self.pixels.shape} "
@@ -53,10 +59,15 @@ class Photo:
 
 
 def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo:
-    """The photo in a file: JPEG, PNG, WebP, TIFF, AVIF, BMP, PPM, and HEIC with the `photo` extra.
+    """Read a photo: JPEG, PNG, WebP, TIFF, AVIF, BMP, PPM, and HEIC with the `photo` extra.
 
-    The first bytes decide on the format, not the suffix. Raises BadImage, which names the file and the remedy,
-    for whatever is missing, damaged, truncated, animated or larger than `max_pixels`; MissingExtra for HEIC.
+    Args:
+        path: the file; its first bytes determine the format, not its suffix.
+        max_pixels: limit of width x height.
+
+    Raises:
+        BadImage: the file is missing, damaged, truncated, animated or too large.
+        MissingExtra: HEIC without pillow-heif.
     """
     path = Path(path)
     data, format = contents(path)
@@ -73,26 +84,34 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo
         raise BadImage(
             f"{path}: cannot be decoded as {format} ({_line(error)}); get a whole copy, or save it anew elsewhere"
         ) from error
-    return _photo(stored, kind)
+    return _to_photo(stored, kind)
+
+
+def check(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
+    """Decode a photo and discard it, to raise what `read` would raise."""
+    read(path, max_pixels=max_pixels)
 
 
 def contents(path: Path) -> tuple[bytes, str]:
-    """A picture file's bytes, not decoded, and the format that the first of them tell.
+    """Return a picture file's bytes, not decoded, and its format.
 
-    Raises BadImage for what is missing, empty or no picture that can be read.
+    Raises:
+        BadImage: the file is missing, empty or not a picture.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         data = file.read()
     return data, _format(path, data)
 
 
 def header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header:
-    """What a picture file says of itself; nothing is decoded, so that damage behind the header goes unseen.
+    """Read a picture's header. Nothing is decoded, so later damage is not found.
 
-    Raises BadImage as `read` does, MissingExtra for HEIC.
+    Raises:
+        BadImage: as `read`.
+        MissingExtra: HEIC without pillow-heif.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with _open(path) as file:
         format = _format(path, file.read(64))
         try:
             found = probe(file, format)
@@ -110,39 +129,19 @@ def header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Hea
     return found
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        if path.is_dir():
-            raise BadImage(f"{path}: is a folder, not a picture; give a picture's file")
-        if path.exists() and not path.is_file():
-            raise BadImage(f"{path}: is not a regular file; give a picture's file")
-        with path.open("rb") as file:
-            yield file
-    except FileNotFoundError:
-        raise BadImage(f"{path}: no such file; check the name") from None
-    except OSError as error:
-        raise BadImage(f"{path}: cannot be read ({error.strerror}); check its permissions and the disk") from error
-
-
-def _format(path: Path, data: bytes) -> str:
-    """The format that a file's first bytes tell."""
-    if not data:
-        raise BadImage(f"{path}: the file is empty (0 bytes); get it again from where it came")
-    format = sniff(data)
-    if format in ("", "GIF"):
-        what = "GIF is not supported" if format else "not a picture: its first bytes are those of no known format"
-        raise BadImage(f"{path}: {what}; give it as JPEG, PNG, WebP, TIFF, AVIF or HEIC")
-    return format
-
-
 def write(path: str | os.PathLike[str], photo: Photo | NDArray[Any]) -> None:
-    """Write a photo (or an array: H x W x 3 or H x W, uint8 or uint16) as the format that the suffix names.
+    """Write a photo to a file.
 
-    An unknown suffix is written as the format that the photo was read as. What the format cannot hold is
-    converted: alpha is flattened on white, 16 bits are rounded to 8, CMYK becomes RGB.
-    Raises BadImage (no format, or one that cannot hold this picture), BadFolder (the file cannot be written;
-    nothing is left behind), MissingExtra.
+    What the format cannot hold is converted: alpha is flattened on white, 16 bits are rounded to 8, CMYK becomes RGB.
+
+    Args:
+        path: the file; its suffix determines the format, an unknown suffix stands for the format of the source.
+        photo: a photo, or an array, H x W x 3 or H x W, uint8 or uint16.
+
+    Raises:
+        BadImage: no format, or one that cannot hold the picture.
+        BadFolder: the file cannot be written; nothing is left behind.
+        MissingExtra: HEIC without pillow-heif.
     """
     path = Path(path)
     if not isinstance(photo, Photo):
@@ -150,7 +149,7 @@ def write(path: str | os.PathLike[str], photo: Photo | NDArray[Any]) -> None:
     format = FORMATS.get(path.suffix.lower(), photo.kind.format)
     if not format:
         raise BadImage(f"{path}: the suffix names no format; use one of {', '.join(sorted(SUFFIXES))}")
-    stored, mode = _stored(photo, format)
+    stored, mode = _to_channels(photo, format)
     try:
         data = encode(stored, mode, format, photo.kind)
     except (FairweatherError, MemoryError):
@@ -165,7 +164,7 @@ def write(path: str | os.PathLike[str], photo: Photo | NDArray[Any]) -> None:
 
 
 def to_float(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """uint8 or uint16 of any shape -> float32 in [0,1]; floats pass through as float32."""
+    """Convert uint8 or uint16 of any shape to float32 in [0, 1]; floats are only cast."""
     if pixels.dtype not in (np.uint8, np.uint16):
         return pixels.astype(np.float32, copy=False)
     scaled: NDArray[np.float32] = np.multiply(pixels, np.float32(1 / np.iinfo(pixels.dtype).max), dtype=np.float32)
@@ -173,7 +172,7 @@ def to_float(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def from_float(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    """Floats of any shape, clipped to [0,1] -> uint8 or uint16, rounded to nearest; to floats: clipped only."""
+    """Clip floats of any shape to [0, 1] and round them to uint8 or uint16; other dtypes are only clipped and cast."""
     dtype = np.dtype(dtype)
     if dtype not in (np.uint8, np.uint16):
         clipped: NDArray[Any] = np.clip(array, 0, 1).astype(dtype, copy=False)
@@ -184,13 +183,39 @@ def from_float(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     return rounded
 
 
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        if path.is_dir():
+            raise BadImage(f"{path}: is a folder, not a picture; give a picture's file")
+        if path.exists() and not path.is_file():
+            raise BadImage(f"{path}: is not a regular file; give a picture's file")
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise BadImage(f"{path}: no such file; check the name") from None
+    except OSError as error:
+        raise BadImage(f"{path}: cannot be read ({error.strerror}); check its permissions and the disk") from error
+
+
+def _format(path: Path, data: bytes) -> str:
+    """Return the format that a file's first bytes show."""
+    if not data:
+        raise BadImage(f"{path}: the file is empty (0 bytes); get a whole copy")
+    format = sniff(data)
+    if format in ("", "GIF"):
+        what = "GIF is not supported" if format else "not a picture: its first bytes are those of no known format"
+        raise BadImage(f"{path}: {what}; convert it to JPEG, PNG, WebP, TIFF, AVIF or HEIC")
+    return format
+
+
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _photo(stored: Any, kind: Kind) -> Photo:
+def _to_photo(stored: Any, kind: Kind) -> Photo:
     if kind.mode == "CMYK":
-        return Photo(_mixed(stored), None, kind, stored)
+        return Photo(_mix_inks(stored), None, kind, stored)
     if kind.mode == "L":
         return Photo(cv2.merge([stored] * 3), None, kind)
     if kind.mode == "LA":
@@ -207,11 +232,11 @@ def _from_array(array: NDArray[Any]) -> Photo:
             f"an array of {array.shape} {array.dtype} is not a picture; "
             "give H x W x 3 or H x W of uint8 or uint16 (from_float converts)"
         )
-    return _photo(np.ascontiguousarray(array), Kind(mode="L" if array.ndim == 2 else "RGB"))
+    return _to_photo(np.ascontiguousarray(array), Kind(mode="L" if array.ndim == 2 else "RGB"))
 
 
-def _stored(photo: Photo, format: str) -> tuple[Stored, str]:
-    """The channels that the file will hold, as near to the photo's kind as the format allows, and their mode."""
+def _to_channels(photo: Photo, format: str) -> tuple[Stored, str]:
+    """Return the channels to store, as close to the photo's kind as the format allows, and their mode."""
     pixels: Any = photo.pixels
     alpha: Any = photo.alpha
     if format not in DEEP and pixels.dtype == np.uint16:
@@ -222,14 +247,13 @@ def _stored(photo: Photo, format: str) -> tuple[Stored, str]:
         cover = (alpha.astype(np.float32) / top)[..., None]
         pixels, alpha = np.rint(pixels * cover + top * (1 - cover)).astype(pixels.dtype), None
     if photo.inks is not None and format in INK:
-        return _separated(pixels, photo.inks), "CMYK"
+        return _separate_inks(pixels, photo.inks), "CMYK"
     if photo.kind.mode in ("L", "LA") and format in GREY:
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-        two = alpha is not None and not (format == "TIFF" and pixels.dtype == np.uint16)
-        if two:
-            return cv2.merge([grey, alpha]), "LA"
         if alpha is None:
             return grey, "L"
+        if format != "TIFF" or pixels.dtype == np.uint8:
+            return cv2.merge([grey, alpha]), "LA"
         pixels = cv2.merge([grey] * 3)
     if alpha is None:
         return pixels, "RGB"
@@ -242,19 +266,19 @@ def _eight_bits(deep: NDArray[Any]) -> NDArray[Any]:
     return ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _mixed(inks: Any) -> Any:
-    """CMYK plates -> RGB as Pillow and browsers mix them, without a profile: (1 - ink) (1 - black)."""
+def _mix_inks(inks: Any) -> Any:
+    """CMYK -> RGB as Pillow and browsers mix it, without a profile: (1 - ink) (1 - black)."""
     left = 255 - inks
     return cv2.multiply(left[..., :3].copy(), cv2.merge([left[..., 3]] * 3), scale=1 / 255)
 
 
-def _separated(pixels: Any, inks: Any) -> Any:
-    """RGB -> CMYK plates, with the source's black where the colour allows it, and its very inks where nothing changed.
+def _separate_inks(pixels: Any, inks: Any) -> Any:
+    """RGB -> CMYK, with the source's black where the colour allows it, and the source's inks where nothing changed.
 
-    Any split of a dark tone into black and colour mixes to the same RGB, but not on paper.
+    Any split of a dark tone into black and colour has the same RGB, but not the same look on paper.
     """
     left = np.maximum(255 - inks[..., 3], pixels.max(axis=2)).astype(np.float32)
     colour = np.rint(pixels * (255 / np.maximum(left, 1))[..., None])
-    plates = 255 - np.dstack([colour, left]).astype(np.uint8)
-    kept = (pixels == _mixed(inks)).all(axis=2)
-    return np.where(kept[..., None], inks, plates)
+    planes = 255 - np.dstack([colour, left]).astype(np.uint8)
+    unchanged = (pixels == _mix_inks(inks)).all(axis=2)
+    return np.where(unchanged[..., None], inks, planes)

@@ -1,1 +1,1 @@
-"""Moving pictures (extra `video`): clips, folders of frames, animations and live sources, restored on the way."""
+"""Videos (extra `video`): files, folders of frames, animations and live sources, restored frame by frame."""

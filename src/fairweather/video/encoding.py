@@ -1,4 +1,4 @@
-"""What there is to be said of a clip's picture track, and the encoder that writes another one like it."""
+"""The properties of a video track, and the choice of an encoder that writes a similar one."""
 
 from __future__ import annotations
 
@@ -14,50 +14,56 @@ from fairweather.errors import BadSettings
 EXACT = 0x2000 | 0x40000
 """swscale's ACCURATE_RND and FULL_CHR_H_INT: without them a frame comes back about one level darker."""
 SCALING = {False: EXACT | 0x2, True: EXACT | 0x4}
-"""swscale's flags between YUV and RGB, by whether the frames are deep: bilinear (what is bilinear fails at 16 bits),
+"""Whether frames have more than 8 bits -> swscale's flags between YUV and RGB: bilinear, which fails at 16 bits, or
 bicubic."""
 CONTAINERS = {
     **{suffix: "mp4" for suffix in (".mp4", ".m4v")},
     **{".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".gif": "gif", ".webp": "webp"},
     **{suffix: "mpegts" for suffix in (".ts", ".m2ts", ".mts")},
 }
-"""Suffix -> the name of the container that is written. `.gif` and `.webp` are clips where they are animated."""
+"""Suffix -> FFmpeg's muxer. `.gif` and `.webp` are videos if they are animated."""
 ENCODERS = {
     **{"h264": "libx264", "hevc": "libx265", "vp8": "libvpx", "vp9": "libvpx-vp9", "av1": "libsvtav1"},
     **{"mpeg4": "mpeg4", "mpeg2video": "mpeg2video", "mjpeg": "mjpeg", "prores": "prores_ks", "ffv1": "ffv1"},
     **{"gif": "gif", "webp": "libwebp_anim", "rawvideo": "rawvideo", "apng": "apng"},
 }
-"""A clip's codec -> what encodes it here; all others become H.264."""
+"""Codec of the source -> encoder; all others become H.264."""
 DEFAULT_CODECS = {"webm": "libvpx-vp9", "gif": "gif", "webp": "libwebp_anim", "avi": "mpeg4"}
-"""Container -> the encoder that it takes where it cannot hold the source's; else H.264."""
+"""Container -> encoder, where it cannot hold the source's codec; H.264 for others."""
 FINEST, COARSEST = 16, 28
+"""Range of CRF."""
 MEASURED_BPP, MEASURED_CRF = 0.1, 23.0
+"""Bits per pixel of typical video at a CRF of H.264."""
+_PLAYER_ENCODERS = ("libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1", "mpeg4")
+"""Encoders whose files are played by players that know only the usual pixel formats."""
+_CRF_SCALE = {"libvpx": 1.1, "libvpx-vp9": 1.4, "libsvtav1": 1.4}
+"""Factor from a CRF of H.264, which ends at 51, to about the same quality in others, which end at 63."""
 
 
 @dataclass(frozen=True)
 class VideoTrack:
-    """The pictures of a clip, as they are stored."""
+    """The stored properties of a video track."""
 
     width: int
     height: int
     time_base: Fraction
-    """Seconds in one unit of the frames' times."""
+    """Seconds per unit of the frames' times."""
     rate: Fraction | None
-    """Mean frames a second, as the file says."""
+    """Mean frames per second, as announced."""
     codec: str
     pixel_format: str
     bit_rate: int | None = None
-    """Bits a second of the pictures alone."""
+    """Bits per second of the video stream."""
     frames: int | None = None
-    """How many there are, where the file says so or gives its length."""
+    """Announced number of frames, or an estimate from the announced length."""
     aspect: Fraction | None = None
-    """Width to height of one pixel."""
+    """Width / height of a pixel."""
     colour: tuple[int, int, int, int] = (2, 2, 2, 0)
-    """FFmpeg's numbers of matrix, primaries, transfer curve and range (2, 2, 2, 0: not said)."""
+    """FFmpeg's numbers of matrix, primaries, transfer curve and range (2, 2, 2, 0: unspecified)."""
     matrix: tuple[int, ...] | None = None
-    """The display matrix that turns the stored picture upright, nine numbers."""
+    """The display matrix that turns the stored frame upright, nine numbers."""
     rotation: int = 0
-    """By how much it turns, in degrees counter-clockwise."""
+    """Degrees counter-clockwise of that turn."""
     profile: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -68,14 +74,14 @@ class VideoTrack:
 
     @property
     def yuv(self) -> int:
-        """The matrix between YUV and RGB, by FFmpeg's number; where the file does not say, by its size, as players."""
-        said = self.colour[0]
-        return said if said not in (0, 2) else (1 if self.height >= 720 or self.width >= 1280 else 5)
+        """FFmpeg's number of the matrix between YUV and RGB; if unspecified, by the size, as in players."""
+        matrix = self.colour[0]
+        return matrix if matrix not in (0, 2) else (1 if self.height >= 720 or self.width >= 1280 else 5)
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the picture track of the result is written with."""
+    """How a video track is written."""
 
     encoder: str
     pixel_format: str
@@ -86,34 +92,40 @@ class Encoding:
 def choose_encoding(
     track: VideoTrack, container: str, codec: str | None = None, quality: float | None = None
 ) -> Encoding:
-    """The source's codec, quality and pixel format, as far as there is an encoder for them that the container takes.
+    """Choose the source's codec, quality and pixel format, as far as an encoder and the container allow.
 
-    `codec`: an encoder by its FFmpeg name in its place; `quality`: the encoder's own number (CRF where it has one).
-    Raises BadSettings for a codec that is not there, or that the container does not take.
+    Args:
+        track: the source's video track.
+        container: from `container_of`.
+        codec: FFmpeg's name of a codec or encoder, instead of the source's codec.
+        quality: the encoder's own number (CRF if it has one), instead of the source's quality.
+
+    Raises:
+        BadSettings: the codec has no encoder here, or the container cannot hold it.
     """
     import av
 
-    takes = _taken(container)
+    holds = _holds(container)
     if codec is not None:
         try:
             name = av.Codec(ENCODERS.get(codec, codec), "w").name
         except (av.codec.codec.UnknownCodecError, ValueError) as error:
             known = ", ".join(sorted({"h264", "hevc", "vp9", "av1", "prores", "ffv1"}))
-            raise BadSettings(f"--codec {codec}: there is no such encoder here; {known} are some that are") from error
-        if not takes(name):
-            raise BadSettings(f"--codec {codec}: a {container} file cannot hold it; write to .mkv, or leave it out")
+            raise BadSettings(f"--codec {codec}: there is no such encoder here; try {known}") from error
+        if not holds(name):
+            raise BadSettings(f"--codec {codec}: a {container} file cannot hold it; write to .mkv, or omit --codec")
     else:
         name = ENCODERS.get(track.codec, "libx264")
         if name == "mpeg4" and track.time_base.denominator > 65535:  # MPEG-4's own limit
             name = "libx264"
-        if not takes(name):
+        if not holds(name):
             name = DEFAULT_CODECS.get(container, "libx264")
-        if track.deep and not _deep(_pixel_format(name, track)) and takes("libsvtav1"):
-            name = "libsvtav1"  # libvpx is often built for 8 bits alone
+        if track.deep and not _deep(_pixel_format(name, track)) and holds("libsvtav1"):
+            name = "libsvtav1"  # libvpx is often built for 8 bits only
     pixel_format = _pixel_format(name, track)
     if name in ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "libvpx"):
         crf = quality if quality is not None else encoding_like_source(track)
-        options = {"crf": f"{crf * _SCALE.get(name, 1.0):.4g}"}
+        options = {"crf": f"{crf * _CRF_SCALE.get(name, 1.0):.4g}"}
         if name.startswith("libvpx"):
             options |= {"deadline": "good", "cpu-used": "4", "row-mt": "1"}
         if name == "libsvtav1":
@@ -130,17 +142,11 @@ def choose_encoding(
     return Encoding(name, pixel_format)
 
 
-_SHOWN = ("libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1", "mpeg4")
-"""Encoders whose files are there to be played, by players that know the usual pixel formats alone."""
-_SCALE = {"libvpx": 1.1, "libvpx-vp9": 1.4, "libsvtav1": 1.4}
-"""CRF goes to 51 in H.264 and to 63 in the others: about the same quality at so many times the number."""
-
-
 def encoding_like_source(track: VideoTrack) -> float:
-    """The CRF of H.264 that spends about as many bits as the source did; 18, all but lossless, where it does not say.
+    """Return the CRF of H.264 with about the bit rate of the source; 18, nearly lossless, if that is unknown.
 
-    At CRF 23 usual film takes about 0.1 bits a pixel, and each 6 steps halve it (x264's own rule). Newer codecs do the
-    same with fewer.
+    At CRF 23 typical video takes about 0.1 bits per pixel, and each 6 steps halve it (x264's rule). Newer codecs need
+    fewer bits for the same quality.
     """
     if not track.bit_rate or not track.rate:
         return 18.0
@@ -151,18 +157,22 @@ def encoding_like_source(track: VideoTrack) -> float:
 
 
 def container_of(path: str | Path) -> str:
-    """The container that a file's suffix stands for, "matroska" for a pipe. Raises BadSettings for others."""
+    """Return the container of a file by its suffix; "matroska" for "-", a pipe.
+
+    Raises:
+        BadSettings: the suffix is not that of a video.
+    """
     if str(path) == "-":
         return "matroska"
     suffix = Path(path).suffix.lower()
     if suffix not in CONTAINERS:
         raise BadSettings(
-            f"{path}: clips are written as {', '.join(sorted(CONTAINERS))}, or as pictures (frames/%05d.png); name one"
+            f"{path}: videos are written as {', '.join(sorted(CONTAINERS))}, or as frames (frames/%05d.png); name one"
         )
     return CONTAINERS[suffix]
 
 
-def _taken(container: str) -> Callable[[str], bool]:
+def _holds(container: str) -> Callable[[str], bool]:
     import av
 
     codecs = {
@@ -172,17 +182,17 @@ def _taken(container: str) -> Callable[[str], bool]:
         "mp4": {"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mjpeg"},
     }.get(container)
 
-    def takes(encoder: str) -> bool:
+    def holds(encoder: str) -> bool:
         kind = av.Codec(encoder, "w").canonical_name
         if codecs is not None:
             return kind in codecs
         return kind not in ("gif", "webp", "apng") and (container == "matroska" or kind not in ("vp8", "rawvideo"))
 
-    return takes
+    return holds
 
 
 def _pixel_format(encoder: str, track: VideoTrack) -> str:
-    """The source's pixel format, or of those that the encoder takes the one that keeps most of it."""
+    """Return the source's pixel format, or the encoder's format that preserves most of it."""
     import av
 
     takes = [format_.name for format_ in av.Codec(encoder, "w").video_formats or ()]
@@ -193,17 +203,17 @@ def _pixel_format(encoder: str, track: VideoTrack) -> str:
     if (
         (source.is_rgb or source.has_palette)
         and usual in takes
-        and encoder in _SHOWN
+        and encoder in _PLAYER_ENCODERS
         and not track.width % 2
         and not track.height % 2
     ):
-        return usual  # what plays everywhere
+        return usual  # plays everywhere
     if not takes or track.pixel_format in takes:
         wanted = track.pixel_format
     else:
         wanted = min(takes, key=lambda name: _loss(source, av.VideoFormat(name)))
     if wanted.startswith("yuv") and "444" not in wanted and (track.width % 2 or track.height % 2):
-        # Halved colour needs even sides; a source that had them odd is rare, a folder of pictures is not.
+        # Subsampled chroma needs even sides, which a folder of frames may not have.
         full = wanted.replace("420", "444").replace("422", "444")
         wanted = full if full in takes else wanted
     return wanted
@@ -216,23 +226,22 @@ def _deep(pixel_format: str) -> bool:
 
 
 def _loss(source: Any, other: Any) -> tuple[int, ...]:
-    """What changing the pixel format costs, worst first: depth lost, colour lost, both gained for nothing."""
-    bits, others = (max(part.bits for part in format_.components) for format_ in (source, other))
-    shown, shows = (_colour_share(format_) for format_ in (source, other))
-    alpha = sum(format_.name.startswith(("yuva", "rgba", "bgra", "argb")) for format_ in (other,))
+    """The cost of changing the pixel format, worst first: lost depth, lost chroma, then both gained in vain."""
+    bits, other_bits = (max(part.bits for part in format_.components) for format_ in (source, other))
+    chroma, other_chroma = (_chroma_samples(format_) for format_ in (source, other))
     return (
-        max(0, bits - others),
-        max(0, shown - shows),
+        max(0, bits - other_bits),
+        max(0, chroma - other_chroma),
         int(other.is_rgb and not source.is_rgb),
-        alpha,
-        abs(bits - others),
-        abs(shown - shows),
+        int(other.name.startswith(("yuva", "rgba", "bgra", "argb"))),
+        abs(bits - other_bits),
+        abs(chroma - other_chroma),
         int(other.name.startswith("yuvj")),
     )
 
 
-def _colour_share(format_: Any) -> int:
-    """Of 16 pixels, how many have a colour of their own; grey has none."""
+def _chroma_samples(format_: Any) -> int:
+    """Chroma samples per 16 pixels; 0 for grey."""
     if len(format_.components) < 3:
         return 0
     if format_.is_rgb or format_.has_palette:

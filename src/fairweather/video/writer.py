@@ -1,10 +1,9 @@
-"""A video as a folder of pictures: which files are its frames, and whether all of them are there.
+"""Writers of videos: a file with all streams of its source (FFmpeg through PyAV), or a folder of frames.
 
-A folder cannot appear at once as a file can, so a run that is killed leaves some frames under their final names. While
-a run writes, a hidden list stands in the folder (`.%05d.png.unfinished`) and names each frame before it is written; it
-goes with the last frame. Where the list is there, the frames on it are an interrupted run's: the next run removes
-these, and nothing else, and does all of them again (what is smoothed over time needs the frames before). The list is
-locked while its run lives; the system lifts the lock of a process that is killed.
+A folder of frames cannot appear atomically as a file does, so a killed run leaves some frames under their final names.
+During a run a hidden list (`.%05d.png.unfinished`) names each frame before it is written; it is removed after the last
+one. If there is a list, its frames belong to an interrupted run: the next run removes exactly these and starts again,
+since temporal smoothing needs the frames before. A run locks its list; the system unlocks it when the process ends.
 """
 
 from __future__ import annotations
@@ -31,161 +30,38 @@ from fairweather.video.reader import Frame, FrameFolder, FrameSource, VideoReade
 if TYPE_CHECKING:
     from av import Packet
 
+Array = NDArray[Any]
+
 HEADER = b"fairweather: frames of an unfinished video\n"
 _NUMBER = re.compile(r"%(0?\d*)d")
-
-
-class FrameOutput:
-    """The frames of one video, which one run writes."""
-
-    def __init__(self, target: Path, *, overwrite: bool = False) -> None:
-        """Claim the folder, and remove what an interrupted run left.
-
-        Args:
-            target: a folder, or a pattern in one (frames/%05d.png).
-            overwrite: whether frames that are there may be replaced.
-
-        Raises:
-            BadFolder: the folder cannot be written, or another run is writing there.
-        """
-        check_pattern(target)
-        self._overwrite = overwrite
-        self.folder = make_folder(folder_of(target))
-        path = list_of(target)
-        unfinished = listed(target)
-        try:
-            self._file: BinaryIO = open(path, "xb" if unfinished is None else "r+b")  # noqa: SIM115
-            _lock(self._file, target)
-            for name in unfinished or ():
-                with suppress(FileNotFoundError):
-                    (self.folder / name).unlink()
-            self._file.seek(0)
-            self._file.truncate()
-            self._file.write(HEADER)
-            self._file.flush()
-        except OSError as error:
-            raise BadFolder(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
-        self._path, self._claimed = path, False
-
-    def claim(self, name: str) -> None:
-        """Note that the next frame is this run's. Raises BadFolder where a file of that name has appeared."""
-        if not self._overwrite and (self.folder / name).exists():
-            raise BadFolder(f"{self.folder / name}: is there already; choose another folder with -o, or --overwrite")
-        try:
-            self._claimed = True
-            self._file.write(os.fsencode(name) + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise BadFolder(f"{self._path}: cannot be written ({error.strerror}); make room on the disk") from error
-
-    def finish(self) -> None:
-        """All frames are there: remove the list."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Let go of the list; where it is still there, the frames stay an interrupted run's."""
-        self._file.close()
-        if not self._claimed:
-            self._path.unlink(missing_ok=True)
-
-
-def check_pattern(target: Path) -> None:
-    """Raises BadSettings for a pattern that does not number the frames."""
-    if "%" in target.name and not (len(_NUMBER.findall(target.name)) == 1 == target.name.count("%")):
-        raise BadSettings(f"{target}: needs one number in its name, as in frames/%05d.png")
-
-
-def folder_of(target: Path) -> Path:
-    """The folder that the frames go to."""
-    return target.parent if "%" in target.name else target
-
-
-def list_of(target: Path) -> Path:
-    """The hidden list of an unfinished run."""
-    return folder_of(target) / f".{target.name}.unfinished"
-
-
-def listed(target: Path) -> list[str] | None:
-    """The names of the frames that an interrupted run has written; None where there was none. The last may be half
-    written, and so may its name."""
-    try:
-        head, *names = list_of(target).read_bytes().split(b"\n")
-    except OSError:
-        return None
-    if head + b"\n" != HEADER:
-        return None
-    # One frame is one name in this folder: whatever else the file holds is not ours to remove.
-    return [os.fsdecode(name) for name in names[:-1] if name not in (b"", b".", b"..") and b"/" not in name]
-
-
-def existing(target: Path, names: list[str] | None) -> list[Path]:
-    """The files that stand where frames would go, in their order.
-
-    Args:
-        target: a folder or pattern.
-        names: the frames' names, of a folder of frames that keep theirs.
-    """
-    folder = folder_of(target)
-    if "%" not in target.name:
-        return [folder / name for name in names or () if (folder / name).exists()]
-    number = _NUMBER.search(target.name)
-    if number is None:
-        return []
-    before, after = target.name[: number.start()], target.name[number.end() :]
-    found: dict[int, Path] = {}
-    with suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(folder):
-            digits = name[len(before) : len(name) - len(after)]
-            if name.startswith(before) and name.endswith(after) and digits.strip().isdecimal():
-                index = int(digits)
-                if target.name % index == name and index > 0:
-                    found[index] = folder / name
-    return [found[index] for index in sorted(found)]
-
-
-def _lock(file: BinaryIO, target: Path) -> None:
-    """Raises BadFolder while another process holds the lock."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows: a file that is open cannot be removed there by another
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            file.close()
-            raise BadFolder(f"{target}: another run is writing there; wait for it, or choose another -o") from error
-        # Some network file systems have no locks; two runs at once are the user's business there.
-
-
-# Where frames go: a clip like the source's, with all that stood beside its pictures; or a folder of pictures.
-
-Array = NDArray[Any]
-_log = logging.getLogger("fairweather")
 _COARSE = {"gif": Fraction(1, 100), "webp": Fraction(1, 1000)}
-_OWN = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
-"""Metadata that is about the file that was read, not about what it shows."""
+_FILE_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
+"""Metadata of the source file rather than of its content."""
+_log = logging.getLogger("fairweather")
 
 
 class FrameWriter(Protocol):
-    """Takes a film from front to back."""
+    """Receives a video from start to end."""
 
     def put(self, frame: Frame) -> None:
-        """The next frame; its time is in the source's time base, 0 where the result begins."""
+        """Write the next frame; its time is in the source's time base, 0 at the start of the result."""
         ...
 
     def copy(self, packet: Packet) -> None:
-        """A packet of another stream, as it is."""
+        """Copy a packet of another stream."""
         ...
 
     def close(self) -> None:
-        """Finish the file. Raises BadFolder where the disk does not take it."""
+        """Finish the file.
+
+        Raises:
+            BadFolder: it cannot be written.
+        """
         ...
 
 
 class VideoWriter:
-    """A clip, written by FFmpeg as frames come in."""
+    """A video file, written by FFmpeg."""
 
     def __init__(
         self,
@@ -197,14 +73,22 @@ class VideoWriter:
         size: tuple[int, int] | None = None,
         start: float = 0.0,
     ) -> None:
-        """`path`: the file, whatever its suffix, or "-" for standard output; `size`: width and height of the frames,
-        upright (default: the source's). Times of copied packets are moved by `start` seconds."""
+        """Create the file, with the source's other streams, metadata and chapters as far as the container holds them.
+
+        Args:
+            path: the file, with any suffix, or "-" for standard output.
+            container: the container, from `container_of`.
+            source: the video that is restored.
+            encoding: from `choose_encoding`.
+            size: upright width and height of the frames (default: the source's).
+            start: seconds of the source at which the result starts; copied packets are moved by it.
+        """
         import av
 
         self._track = track = source.track
         self._start = start
         upright = size is not None and track.rotation % 180 != 0
-        # What is put side by side is upright as it is; the matrix belongs to the stored picture.
+        # Frames of another size are upright already; the display matrix turns stored frames.
         self._turns = 0 if size is not None else round(track.rotation / 90)
         width, height = size or (track.width, track.height)
         options = {"movflags": "use_metadata_tags"} if container in ("mp4", "mov") else {}
@@ -214,11 +98,11 @@ class VideoWriter:
         self._out = av.open(self._file, "w", format=container, options=options)
         self._stream: Any = self._out.add_stream(encoding.encoder, rate=track.rate or 25, options=encoding.options)
         if container == "avi":
-            self._stream.codec_context.max_b_frames = 0  # a file without times of its own cannot put them in order
+            self._stream.codec_context.max_b_frames = 0  # AVI has no timestamps to reorder frames by
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = encoding.pixel_format
         context = self._stream.codec_context
-        # GIF and WebP count coarsely; frames that would fall together there are shown one tick each.
+        # GIF and WebP have coarse times; frames that would coincide get one tick each.
         self._time_base = max(track.time_base, _COARSE.get(container, track.time_base))
         self._last = -1
         context.time_base = self._stream.time_base = self._time_base
@@ -240,33 +124,35 @@ class VideoWriter:
             self._stream.set_display_matrix(list(track.matrix))
         self._copied: dict[int, Any] = {}
         if isinstance(source, VideoReader):
-            self._beside(source, container)
+            self._copy_streams(source, container)
         self._durations: dict[int, int] = {}
 
-    def _beside(self, source: VideoReader, container: str) -> None:
-        """Streams, metadata and chapters of the source that the container takes."""
+    def _copy_streams(self, source: VideoReader, container: str) -> None:
+        """Add the streams, metadata and chapters of the source that the container holds."""
         takes = self._out.supported_codecs
         for stream in source.streams:
             codec = stream.codec_context.name if stream.codec_context else "none"
             kind = stream.codec_context.codec.canonical_name if stream.codec_context else None
             try:
                 if container in ("gif", "webp") or (kind is not None and kind not in takes):
-                    raise ValueError(f"{container} does not hold it")
+                    raise ValueError(f"{container} cannot hold it")
                 if kind is None:
-                    raise ValueError("it is data of an unknown kind")
+                    raise ValueError("its codec is unknown")
                 self._copied[stream.index] = copied = self._out.add_stream_from_template(stream)
-                copied.metadata.update({key: value for key, value in stream.metadata.items() if key not in _OWN})
+                copied.metadata.update(
+                    {key: value for key, value in stream.metadata.items() if key not in _FILE_METADATA}
+                )
                 copied.disposition = stream.disposition
             except Exception as error:
                 _log.warning(
-                    "%s: its %s stream (%s) stays behind: %s; .mkv takes nearly all",
+                    "%s: its %s stream (%s) is dropped: %s; .mkv can hold nearly all",
                     source.name,
                     stream.type,
                     codec,
                     error,
                 )
-        self._out.metadata.update({k: v for k, v in source.container.metadata.items() if k not in _OWN})
-        self._stream.metadata.update({k: v for k, v in source.track.metadata.items() if k not in _OWN})
+        self._out.metadata.update({k: v for k, v in source.container.metadata.items() if k not in _FILE_METADATA})
+        self._stream.metadata.update({k: v for k, v in source.track.metadata.items() if k not in _FILE_METADATA})
         if not self._start and (chapters := source.container.chapters()):
             self._out.set_chapters(chapters)
 
@@ -328,7 +214,7 @@ class VideoWriter:
 
 
 class _Palette:
-    """256 colours for each frame of a GIF, chosen for it (FFmpeg's palettegen and paletteuse)."""
+    """A palette of 256 colours for each frame of a GIF (FFmpeg's palettegen and paletteuse)."""
 
     def __init__(self, width: int, height: int, time_base: Fraction) -> None:
         self._size, self._time_base = (width, height), time_base
@@ -358,7 +244,7 @@ class _Palette:
 
 
 class FolderWriter:
-    """Pictures in a folder: with the names and kinds of a folder of frames, or numbered by a pattern (%05d)."""
+    """A folder of frames: with the names and formats of a source folder, or numbered by a pattern (%05d)."""
 
     def __init__(self, target: Path, source: FrameSource, *, overwrite: bool = False) -> None:
         self._names = [file.name for file in source.files] if isinstance(source, FrameFolder) else None
@@ -387,8 +273,142 @@ class FolderWriter:
         pass
 
     def finish(self) -> None:
-        """All frames are written: from now on they count as done."""
+        """Mark the frames as complete."""
         self._output.finish()
 
     def close(self) -> None:
         self._output.close()
+
+
+class FrameOutput:
+    """The output folder of a run, with its list of frames."""
+
+    def __init__(self, target: Path, *, overwrite: bool = False) -> None:
+        """Create and lock the list, and remove the frames of an interrupted run.
+
+        Args:
+            target: a folder, or a pattern in one (frames/%05d.png).
+            overwrite: whether existing frames may be replaced.
+
+        Raises:
+            BadFolder: the folder cannot be written, or another run is writing there.
+        """
+        check_pattern(target)
+        self._overwrite = overwrite
+        self.folder = make_folder(folder_of(target))
+        path = list_of(target)
+        unfinished = listed(target)
+        try:
+            self._file: BinaryIO = open(path, "xb" if unfinished is None else "r+b")  # noqa: SIM115
+            _lock(self._file, target)
+            for name in unfinished or ():
+                with suppress(FileNotFoundError):
+                    (self.folder / name).unlink()
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(HEADER)
+            self._file.flush()
+        except OSError as error:
+            raise BadFolder(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
+        self._path, self._claimed = path, False
+
+    def claim(self, name: str) -> None:
+        """Add the next frame to the list.
+
+        Raises:
+            BadFolder: a file of that name exists.
+        """
+        if not self._overwrite and (self.folder / name).exists():
+            raise BadFolder(f"{self.folder / name}: exists; choose another folder with -o, or --overwrite")
+        try:
+            self._claimed = True
+            self._file.write(os.fsencode(name) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise BadFolder(f"{self._path}: cannot be written ({error.strerror}); make room on the disk") from error
+
+    def finish(self) -> None:
+        """Remove the list, after the last frame."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the list; without `finish`, its frames count as those of an interrupted run."""
+        self._file.close()
+        if not self._claimed:
+            self._path.unlink(missing_ok=True)
+
+
+def check_pattern(target: Path) -> None:
+    """Check that a pattern numbers the frames.
+
+    Raises:
+        BadSettings: it does not.
+    """
+    if "%" in target.name and not (len(_NUMBER.findall(target.name)) == 1 == target.name.count("%")):
+        raise BadSettings(f"{target}: needs one number in its name, as in frames/%05d.png")
+
+
+def folder_of(target: Path) -> Path:
+    """Return the folder of the frames."""
+    return target.parent if "%" in target.name else target
+
+
+def list_of(target: Path) -> Path:
+    """Return the path of the hidden list."""
+    return folder_of(target) / f".{target.name}.unfinished"
+
+
+def listed(target: Path) -> list[str] | None:
+    """Return the names on the list of an interrupted run; None if there is none.
+
+    The last frame may be incomplete, and so may its name, which is left out then.
+    """
+    try:
+        head, *names = list_of(target).read_bytes().split(b"\n")
+    except OSError:
+        return None
+    if head + b"\n" != HEADER:
+        return None
+    # Only names in this folder: nothing else may be removed.
+    return [os.fsdecode(name) for name in names[:-1] if name not in (b"", b".", b"..") and b"/" not in name]
+
+
+def existing(target: Path, names: list[str] | None) -> list[Path]:
+    """Return the existing files that frames would replace, in their order.
+
+    Args:
+        target: a folder or pattern.
+        names: the names of the frames, if they are those of a source folder.
+    """
+    folder = folder_of(target)
+    if "%" not in target.name:
+        return [folder / name for name in names or () if (folder / name).exists()]
+    number = _NUMBER.search(target.name)
+    if number is None:
+        return []
+    before, after = target.name[: number.start()], target.name[number.end() :]
+    found: dict[int, Path] = {}
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(folder):
+            digits = name[len(before) : len(name) - len(after)]
+            if name.startswith(before) and name.endswith(after) and digits.strip().isdecimal():
+                index = int(digits)
+                if target.name % index == name and index > 0:
+                    found[index] = folder / name
+    return [found[index] for index in sorted(found)]
+
+
+def _lock(file: BinaryIO, target: Path) -> None:
+    """Lock the list, or raise BadFolder if another process has locked it."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows: other processes cannot remove an open file
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            file.close()
+            raise BadFolder(f"{target}: another run is writing there; wait for it, or choose another -o") from error
+        # Some network file systems have no locks.

@@ -1,4 +1,4 @@
-"""Warping error and flicker on clips of which the motion, the unrest and the truth are known."""
+"""Warping error and flicker of videos with known motion, noise and truth."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def pan(count: int = FRAMES, noise: float = 0.0) -> list[Array]:
     return [(frame + noise * rng.normal(size=frame.shape)).round().clip(0, 255).astype(np.uint8) for frame in frames]
 
 
-def score(clip: list[Array], change: Callable[[Array, int], Array], truth: list[Array] | None = None) -> TemporalScore:
+def score(video: list[Array], change: Callable[[Array, int], Array], truth: list[Array] | None = None) -> TemporalScore:
     def frames() -> Iterator[tuple[Array, ...]]:
-        for t, frame in enumerate(clip):
+        for t, frame in enumerate(video):
             changed = change(frame.astype(np.float32), t).round().clip(0, 255).astype(np.uint8)
             yield (frame, changed) if truth is None else (frame, changed, truth[t])
 
@@ -72,7 +72,7 @@ def test_a_colour_that_comes_and_goes_is_a_cast_and_not_brightness() -> None:
 
 
 def test_contrast_alone_leaves_the_number_as_it_was() -> None:
-    """A clip with noise, 1.5 times as strong as it came: 2.25 times the error, and not one bit less steady."""
+    """Noise at 1.5 times the contrast: 2.25 times the error, and the same consistency."""
     result = score(pan(noise=3), lambda frame, t: (frame - 120) * 1.5 + 120)
     assert result.restored / result.input == pytest.approx(2.25, rel=0.02)
     assert result.ratio == pytest.approx(1, abs=0.03)
@@ -88,9 +88,9 @@ def test_blurring_does_not_win(noise: float, sigma: float) -> None:
 
 def test_sharpening_and_noise_do_not_win() -> None:
     rng = np.random.default_rng(4)
-    clip = pan(noise=1)
-    sharp = score(clip, lambda frame, t: frame + 0.7 * (frame - cv2.GaussianBlur(frame, (0, 0), 1.5)))
-    noisy = score(clip, lambda frame, t: frame + 2 * rng.normal(size=frame.shape))
+    video = pan(noise=1)
+    sharp = score(video, lambda frame, t: frame + 0.7 * (frame - cv2.GaussianBlur(frame, (0, 0), 1.5)))
+    noisy = score(video, lambda frame, t: frame + 2 * rng.normal(size=frame.shape))
     assert sharp.ratio > 1
     assert noisy.ratio > 1.5
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_seen_twice_is_not_counted() -> None:
     frames = [background.copy(), background.copy()]
     for t, frame in enumerate(frames):
         frame[30:70, 20 + 8 * t : 60 + 8 * t] = square
-    clip = [frame.round().astype(np.uint8) for frame in frames]
+    video = [frame.round().astype(np.uint8) for frame in frames]
 
     def brightened(*columns: int) -> float:
         def change(frame: Array, t: int) -> Array:
@@ -109,9 +109,9 @@ def test_what_cannot_be_seen_twice_is_not_counted() -> None:
             changed[30:70, columns[t] : columns[t] + 8] += 60
             return changed
 
-        return score(clip, change).restored * 255**2
+        return score(video, change).restored * 255**2
 
-    still = score(clip, lambda frame, t: frame).restored * 255**2
+    still = score(video, lambda frame, t: frame).restored * 255**2
     hidden = brightened(60, 20) - still  # before it, covered in the second frame; behind it, covered in the first
     seen = brightened(90, 110) - still
     assert seen > 50
@@ -145,12 +145,12 @@ def test_occlusion_by_hand() -> None:
 
 
 def test_the_truth_gives_psnr_and_motion() -> None:
-    """Two levels off everywhere: 20 log10(255 / 2); the input, eight off, is not what the motion is taken from."""
+    """Two levels off everywhere: 20 log10(255 / 2); motion is measured in the truth, not in the input."""
     truth = pan()
     degraded = [(frame * 0.0 + 120).astype(np.uint8) for frame in truth]
     meter = TemporalMeter()
-    for came, clear in zip(degraded, truth, strict=True):
-        meter.add(came, {"good": clear + np.uint8(2), "bad": clear + np.uint8(8)}, clear)
+    for before, clear in zip(degraded, truth, strict=True):
+        meter.add(before, {"good": clear + np.uint8(2), "bad": clear + np.uint8(8)}, clear)
     scores = meter.scores()
     assert scores["good"].psnr == pytest.approx(20 * math.log10(255 / 2))
     assert scores["bad"].psnr == pytest.approx(20 * math.log10(255 / 8))
@@ -160,9 +160,9 @@ def test_the_truth_gives_psnr_and_motion() -> None:
     assert scores["good"].input == pytest.approx(0, abs=1e-12)
 
 
-def test_a_cut_is_not_unrest() -> None:
-    clip = pan(4) + [np.ascontiguousarray(np.rot90(scene()[100:228, 120:216])) // 2 for _ in range(3)]
-    result = score(clip, lambda frame, t: frame)
+def test_a_scene_change_is_not_instability() -> None:
+    video = pan(4) + [np.ascontiguousarray(np.rot90(scene()[100:228, 120:216])) // 2 for _ in range(3)]
+    result = score(video, lambda frame, t: frame)
     assert result.cuts == 1
     assert result.restored * 255**2 < 0.3
     assert result.input_flicker < 1
@@ -170,40 +170,40 @@ def test_a_cut_is_not_unrest() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_every_kind_of_frame_gives_the_same(dtype: type) -> None:
-    clip = pan(3, noise=2)
+    video = pan(3, noise=2)
     factor = 257 if dtype is np.uint16 else 1 / 255
-    frames = [(frame.astype(np.float64) * factor).astype(dtype) for frame in clip]
+    frames = [(frame.astype(np.float64) * factor).astype(dtype) for frame in video]
     other = temporal_score(zip(frames, frames, strict=True))
-    assert other.input == pytest.approx(score(clip, lambda frame, t: frame).input, rel=1e-4)
+    assert other.input == pytest.approx(score(video, lambda frame, t: frame).input, rel=1e-4)
 
 
-def test_bad_clips_are_named() -> None:
-    clip = pan(2)
+def test_invalid_frames() -> None:
+    video = pan(2)
     with pytest.raises(BadImage, match="1 frames"):
-        temporal_score([(clip[0], clip[0])])
+        temporal_score([(video[0], video[0])])
     meter = TemporalMeter()
-    meter.add(clip[0], {"x": clip[0]}, clip[0])
-    with pytest.raises(BadImage, match=r"frame 1 of 'x' has 100 x 96 pixels, the clip 128 x 96"):
-        meter.add(clip[1], {"x": clip[1][:, :100]}, clip[1])
+    meter.add(video[0], {"x": video[0]}, video[0])
+    with pytest.raises(BadImage, match=r"frame 1 of 'x' has 100 x 96 pixels, the video 128 x 96"):
+        meter.add(video[1], {"x": video[1][:, :100]}, video[1])
     with pytest.raises(BadImage, match="too small"):
-        temporal_score([(clip[0][:10], clip[0][:10])] * 2)
+        temporal_score([(video[0][:10], video[0][:10])] * 2)
     with pytest.raises(BadImage, match="H x W x 3"):
-        temporal_score([(clip[0][..., 0], clip[0])] * 2)
+        temporal_score([(video[0][..., 0], video[0])] * 2)
     with pytest.raises(BadImage, match="the one before"):
-        meter.add(clip[1], {"x": clip[1]})
+        meter.add(video[1], {"x": video[1]})
 
 
 def test_memory_does_not_grow() -> None:
     meter = TemporalMeter()
-    clip = pan(3)
+    video = pan(3)
 
-    def held() -> int:
+    def stored() -> int:
         return sum(frame.nbytes for frame in meter._last.values()) + sum(
             len(flicker._means) for flicker in meter._flicker.values()
         )
 
     sizes = set()
     for t in range(12):
-        meter.add(clip[t % 3], {"x": clip[t % 3]})
-        sizes.add(held() if t > 2 else 0)
+        meter.add(video[t % 3], {"x": video[t % 3]})
+        sizes.add(stored() if t > 2 else 0)
     assert len(sizes) == 2

@@ -1,5 +1,4 @@
-"""Videos that end before their container says so are restored as far as they go, and that is reported; whole ones never
-are."""
+"""Videos that were cut short are restored in part and reported, and a video file refers to no other file."""
 
 from __future__ import annotations
 
@@ -12,7 +11,8 @@ import av
 import pytest
 
 from fairweather import cli
-from fairweather.video.reader import VideoReader, announced_size
+from fairweather.errors import BadImage
+from fairweather.video.reader import VideoReader, announced_size, open_video, sniff_container
 from tests.video.conftest import frames_of, make, tone
 
 
@@ -208,22 +208,22 @@ def test_a_whole_video_is_never_taken_for_a_cut_one(
     make_it: Callable[[Path, str], Path], suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = make_it(tmp_path, suffix)
-    clip = VideoReader(str(source))
-    assert clip.missing() is None, "before it is read"
-    count = sum(hasattr(item, "pixels") for item in clip.items())
+    video = VideoReader(str(source))
+    assert video.missing() is None, "before it is read"
+    count = sum(hasattr(item, "pixels") for item in video.items())
     assert count == len(frames_of(source)[0])
-    assert clip.missing() is None
-    clip.close()
+    assert video.missing() is None
+    video.close()
 
 
 def test_a_stream_that_begins_in_the_middle_is_no_damage(tmp_path: Path) -> None:
     source = make(tmp_path / "in.ts", count=60, codec="mpeg2video", time_base=Fraction(1, 25))
     data = source.read_bytes()
     source.write_bytes(data[188 * 40 :])
-    clip = VideoReader(str(source))
-    assert sum(hasattr(item, "pixels") for item in clip.items()) > 20
-    assert clip.missing() is None
-    clip.close()
+    video = VideoReader(str(source))
+    assert sum(hasattr(item, "pixels") for item in video.items()) > 20
+    assert video.missing() is None
+    video.close()
 
 
 def test_what_containers_announce(tmp_path: Path) -> None:
@@ -236,3 +236,35 @@ def test_what_containers_announce(tmp_path: Path) -> None:
     assert announced_size(tmp_path / "none.mp4") is None
     (tmp_path / "huge.mp4").write_bytes((1).to_bytes(4, "big") + b"mdat" + (2**40).to_bytes(8, "big"))
     assert announced_size(tmp_path / "huge.mp4") == 2**40
+
+
+PLAYLISTS = {
+    "concat": "ffconcat version 1.0\nfile 'secret.mkv'\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.0,\nsecret.ts\n#EXT-X-ENDLIST\n",
+    "hls address": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.0,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"></MPD>',
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("script", PLAYLISTS)
+def test_playlists_are_not_followed(script: str, suffix: str, tmp_path: Path) -> None:
+    make(tmp_path / "secret.mkv", count=3)
+    make(tmp_path / "secret.ts", count=3)
+    path = tmp_path / f"video{suffix}"
+    path.write_text(PLAYLISTS[script])
+    with pytest.raises(BadImage, match="not a supported container|Invalid data"):
+        open_video(path)
+
+
+def test_containers_are_recognized_by_content(tmp_path: Path) -> None:
+    codecs = {".avi": "mpeg4", ".webm": "libvpx-vp9"}
+    wanted = {".mp4": "mov", ".mov": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi", ".ts": None}
+    for suffix, demuxer in wanted.items():
+        path = make(tmp_path / f"a{suffix}", count=3, codec=codecs.get(suffix, "libx264"))
+        assert sniff_container(path.read_bytes()[:64]) == demuxer
+        renamed = path.rename(tmp_path / f"a{suffix}.mp4")
+        open_video(renamed).close()
+    assert sniff_container(b"GIF89a") == "gif"
+    assert sniff_container(b"\0\0\0\x1cftypavif") is None

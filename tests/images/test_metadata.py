@@ -1,4 +1,4 @@
-"""What travels beside the pixels: orientation, EXIF, colour profile, density."""
+"""Orientation, EXIF, colour profile and density are read and written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from fairweather import images
-from fairweather.images.formats import settle
+from fairweather.images.metadata import reset_orientation
 
 WITH_EXIF = [".jpg", ".png", ".webp", ".tif", ".avif", ".heic"]
 TURNS: dict[int, Any] = {
@@ -55,13 +55,15 @@ def marked() -> Image.Image:
 @pytest.mark.parametrize("orientation", sorted(TURNS))
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
 def test_every_orientation_reads_upright(suffix: str, orientation: int, marked: Image.Image, tmp_path: Path) -> None:
-    # The tag says how to turn what is stored; so store the upright picture turned back.
+    # The tag says how to turn the stored picture, so it is stored turned back.
     back = {6: 8, 8: 6}.get(orientation, orientation)
     stored = marked if TURNS[back] is None else marked.transpose(TURNS[back])
     path = tmp_path / f"a{suffix}"
     save(stored, path, exif=camera(orientation).tobytes())
     photo = images.read(path)
     assert photo.pixels.shape == (48, 64, 3)
+    header = images.header(path)
+    assert (header.width, header.height, header.turned) == (64, 48, orientation > 1)
     assert np.abs(photo.pixels.astype(int) - np.asarray(marked)).mean() < 6
     images.write(tmp_path / f"b{suffix}", photo)
     with Image.open(tmp_path / f"b{suffix}") as again:
@@ -81,7 +83,7 @@ def test_other_ways_of_decoding_turn_too(kind: str, orientation: int, tmp_path: 
     path = tmp_path / ("a.tif" if kind in ("deep tiff", "cmyk") else "a.png")
     if kind == "deep tiff":
         images.write(path, np.repeat(stored[..., None].astype(np.uint16) * 257, 3, axis=2))
-        data = path.read_bytes()  # the writer never tells of a turn: add one tag to its directory
+        data = path.read_bytes()  # the writer writes no orientation: add it to the directory
         path.write_bytes(_with_orientation(data, orientation))
     elif kind == "deep png":
         ok, encoded = cv2.imencode(".png", stored.astype(np.uint16) * 257)
@@ -103,6 +105,7 @@ def test_other_ways_of_decoding_turn_too(kind: str, orientation: int, tmp_path: 
     photo = images.read(path)
     got = photo.pixels[..., 0] // 257 if photo.pixels.dtype == np.uint16 else photo.pixels[..., 0]
     assert np.array_equal(got, upright)
+    assert (images.header(path).width, images.header(path).height) == upright.shape[::-1]
     if kind == "alpha":
         assert photo.alpha is not None
         assert np.array_equal(photo.alpha, upright)
@@ -140,7 +143,7 @@ def test_exif_is_carried_over(source: str, target: str, marked: Image.Image, tmp
 def test_sixteen_bit_files_carry_everything(tmp_path: Path, rng: np.random.Generator) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = rng.integers(0, 65536, (20, 30, 3), dtype=np.uint16)
-    kind = images.Kind("PNG", "RGB", exif=settle(camera(1).tobytes())[1], icc=profile, dpi=(300.0, 300.0))
+    kind = images.Kind("PNG", "RGB", exif=reset_orientation(camera(1).tobytes())[1], icc=profile, dpi=(300.0, 300.0))
     for name in ("a.png", "a.tif"):
         images.write(tmp_path / name, images.Photo(pixels, None, kind))
         again = images.read(tmp_path / name)
@@ -179,30 +182,30 @@ def test_density_is_carried_over(suffix: str, marked: Image.Image, tmp_path: Pat
     save(marked, tmp_path / f"a{suffix}", dpi=(150, 300), **({"exif": exif} if exif else {}))
     images.write(tmp_path / f"b{suffix}", images.read(tmp_path / f"a{suffix}"))
     with Image.open(tmp_path / f"b{suffix}") as again:
-        turned = (150, 300) if suffix == ".bmp" else (300, 150)  # a photo on its side has its sides swapped
+        turned = (150, 300) if suffix == ".bmp" else (300, 150)  # its sides are swapped
         assert tuple(map(float, again.info["dpi"])) == pytest.approx(turned, abs=0.1)
 
 
-# settle: the bytes of EXIF
+# The bytes of EXIF
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_settle_changes_two_fields_and_nothing_else(order: str) -> None:
+def test_reset_orientation_changes_two_fields_alone(order: str) -> None:
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
     entries = struct.pack(order + "HHIHH", 274, 3, 1, 6, 0) + struct.pack(order + "HHI4s", 271, 2, 4, b"Fog\0")
     thumbnail = b"the old picture, sideways"
     exif = head + struct.pack(order + "H", 2) + entries + struct.pack(order + "I", 38) + thumbnail
-    orientation, settled = settle(b"Exif\0\0" + exif)
+    orientation, changed_exif = reset_orientation(b"Exif\0\0" + exif)
     assert orientation == 6
-    assert len(settled) == len(exif)
-    changed = {i for i, (a, b) in enumerate(zip(exif, settled, strict=True)) if a != b}
+    assert len(changed_exif) == len(exif)
+    changed = {i for i, (a, b) in enumerate(zip(exif, changed_exif, strict=True)) if a != b}
     assert changed == {18 if order == "<" else 19, 34 if order == "<" else 37}
-    assert settle(settled) == (1, settled)
+    assert reset_orientation(changed_exif) == (1, changed_exif)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"Exif\0\0", b"II*\0", b"II*\0\xff\xff\xff\xff", b"XX*\0\x08\0\0\0\0\0"])
-def test_settle_drops_damaged_exif(damaged: bytes) -> None:
-    assert settle(damaged) == (1, b"")
+def test_reset_orientation_drops_damaged_exif(damaged: bytes) -> None:
+    assert reset_orientation(damaged) == (1, b"")
 
 
 def test_damaged_exif_does_not_stop_a_photo(marked: Image.Image, tmp_path: Path) -> None:
@@ -217,7 +220,7 @@ def test_damaged_exif_does_not_stop_a_photo(marked: Image.Image, tmp_path: Path)
             images.write(tmp_path / "out.jpg", photo)
 
 
-def test_exif_too_long_for_a_jpeg_is_left_out_aloud(
+def test_exif_too_long_for_a_jpeg_is_dropped_with_a_warning(
     marked: Image.Image, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     exif = camera(1)

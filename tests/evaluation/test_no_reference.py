@@ -1,13 +1,18 @@
-"""What changed in a photo without a truth: each measure answers to its own fault and to no other."""
+"""Changes in photos without clear versions: every measure, the table, changes.csv and the sheets."""
 
 from __future__ import annotations
+
+import csv
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
 
-from fairweather.errors import BadImage
-from fairweather.evaluation import measure_change, no_reference
+from fairweather.errors import BadFolder, BadImage, BadSettings
+from fairweather.evaluation import evaluate_unpaired, measure_change, no_reference
 
 
 @pytest.fixture
@@ -80,7 +85,7 @@ def test_flat_places_are_not_clipped_ones(rng: np.random.Generator) -> None:
     assert flat.shape == (4, 10)
     assert flat.any()
     assert not flat[:, :5].any()
-    assert no_reference.flat_blocks(np.ones_like(picture)).any(), "where all is clipped, something is taken"
+    assert no_reference.flat_blocks(np.ones_like(picture)).any(), "even if all blocks are clipped"
 
 
 def test_small_photos_are_measured(rng: np.random.Generator) -> None:
@@ -126,3 +131,85 @@ def test_hazy_photos_of_real_pairs_are_hazier(shared_data) -> None:  # type: ign
     pairs = next(iter(find_sets(shared_data / "train" / "o_haze").values()))[:6]
     sides = [[no_reference.haze_density(to_float(read(p).pixels)) for p in (q.degraded, q.clear)] for q in pairs]
     assert sum(hazy > clear for hazy, clear in sides) >= 5
+
+
+@pytest.fixture
+def photos(tmp_path: Path, photo: np.ndarray) -> Path:
+    """Six hazy photos, one of them in a folder below, one of 16 bits."""
+    folder = tmp_path / "hazy"
+    (folder / "more").mkdir(parents=True)
+    for at in range(5):
+        hazy = photo * (0.8 - 0.1 * at) + 255 * (0.1 + 0.1 * at)
+        Image.fromarray(hazy.round().clip(0, 255).astype(np.uint8)).save(folder / f"photo{at}.png")
+    Image.fromarray(photo[..., 1].astype(np.uint16) * 200).save(folder / "more" / "sixteen.png")
+    return folder
+
+
+def stretch(pixels: np.ndarray) -> np.ndarray:
+    full = np.iinfo(pixels.dtype).max
+    return ((pixels / full - 0.5) * 1.5 + 0.5).clip(0, 1).__mul__(full).round().astype(pixels.dtype)
+
+
+def test_every_photo_is_measured_in_its_own_type(photos: Path) -> None:
+    seen = []
+
+    def restorer(pixels: np.ndarray) -> np.ndarray:
+        seen.append(pixels.dtype)
+        return stretch(pixels)
+
+    result = evaluate_unpaired(restorer, photos)
+    assert set(result.photos) == {*(f"photo{at}" for at in range(5)), "more/sixteen"}
+    assert set(seen) == {np.dtype(np.uint8), np.dtype(np.uint16)}
+    assert 1.3 < result.mean("contrast") < 1.6
+    name, value = result.worst("saturated")
+    assert value == max(one.saturated for one in result.photos.values())
+    assert result.photos[name].saturated == value
+    assert result.worst("contrast")[1] == min(one.contrast for one in result.photos.values())
+
+
+def test_files(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = evaluate_unpaired(stretch, photos, out)
+    with open(out / no_reference.CHANGES_CSV, newline="") as file:
+        rows = {row["photo"]: row for row in csv.DictReader(file)}
+    assert list(rows) == list(result.photos)
+    assert float(rows["photo1"]["contrast"]) == pytest.approx(result.photos["photo1"].contrast, abs=1e-4)
+    sheets = sorted(path.name for path in out.glob("*.jpg"))
+    assert sheets == ["hazy-01.jpg", "hazy-02.jpg"]
+    with Image.open(out / "hazy-01.jpg") as first, Image.open(out / "hazy-02.jpg") as second:
+        assert first.width > 2 * 500
+        assert first.height > 1.8 * second.height, "four photos, then two"
+    evaluate_unpaired(stretch, photos, out, sheet=1)
+    assert [path.name for path in out.glob("*.jpg")] == ["hazy-01.jpg"], "sheets of an earlier evaluation go"
+
+
+def test_a_broken_photo_is_named_and_the_others_go_on(photos: Path, tmp_path: Path) -> None:
+    (photos / "photo2.png").write_bytes(b"no picture")
+    result = evaluate_unpaired(stretch, photos, tmp_path / "out")
+    assert list(result.failed) == ["photo2"]
+    assert len(result.photos) == 5
+    assert "no picture" not in (tmp_path / "out" / no_reference.CHANGES_CSV).read_text().splitlines()[0]
+    assert "photo2.png" in (tmp_path / "out" / no_reference.CHANGES_CSV).read_text()
+
+    def refuses(pixels: np.ndarray) -> np.ndarray:
+        raise BadImage("too large")
+
+    assert len(evaluate_unpaired(refuses, photos, tmp_path / "none").failed) == 6
+
+
+def test_refusals(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadFolder, match="no pictures"):
+        evaluate_unpaired(stretch, tmp_path / "empty")
+    with pytest.raises(BadSettings, match="1 at least"):
+        evaluate_unpaired(stretch, photos, sheet=0)
+
+
+def test_tables_fit_a_terminal(photos: Path) -> None:
+    result = evaluate_unpaired(stretch, photos)
+    for grid in (no_reference.changes_table(result, "some model"), no_reference.changes_by_photo(result)):
+        console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(grid)
+        text = console.export_text()
+        assert "…" not in text
+        assert "photo4" in text
