@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from measuring import STAYS, Kept, Measured, Row
-from tables import Published, beside, lines
+from tables import Published, comparable, lines
 
 AT_LEAST: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("dehaze", "rgb"): {"sots_outdoor": 29.0, "sots_indoor": 27.0, "i_haze": 17.5, "nh_haze2": 17.0},
@@ -45,7 +45,7 @@ def check(measured: Measured, weights: Mapping[str, int], peers: Sequence[Publis
         *_decibels(table),
         *_never_worse(table),
         *_fast(table),
-        _beside(measured.rows, peers),
+        _against_peers(measured.rows, peers),
         *_clear(measured),
         *_by_itself(table),
         *_real(measured),
@@ -99,8 +99,8 @@ def _fast(table: Table) -> Iterator[Bar]:
                 yield Bar(aim, f"{_psnr(rows[1]):.2f} for {_psnr(rows[0]):.2f} dB", behind <= BEHIND)
 
 
-def _beside(rows: Sequence[Row], peers: Sequence[Published]) -> Bar:
-    shown = beside(rows, peers)
+def _against_peers(rows: Sequence[Row], peers: Sequence[Published]) -> Bar:
+    shown = comparable(rows, peers)
     return Bar(
         "every figure of peers.toml stands beside ours", f"{len(shown)} of {len(peers)}", len(shown) == len(peers)
     )

@@ -79,7 +79,7 @@ def report(measured: Measured, peers: Sequence[tables.Published]) -> str:
     rules = [PROTOCOLS[name] for name in dict.fromkeys(row.result.protocol.name for row in measured.rows)]
     parts = [f"Protocol {rule.name}: {rule.description}.\n({rule.source})" for rule in rules]
     parts.append(tables.long(measured.rows, peers))
-    if tables.beside(measured.rows, peers):
+    if tables.comparable(measured.rows, peers):
         parts.append(f"{tables.MARK} not run by this command, see benchmarks/peers.toml")
     if measured.kept:
         parts += [tables.clear(measured.kept), tables.clear_overall(measured)]
