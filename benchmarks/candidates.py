@@ -9,7 +9,7 @@ apart.
 --minutes  the budget of each variant in processor time: how long its own step takes is measured first (network, loss,
            optimizer and the preparation of its photos), and the run gets as many steps as fit. Other programs beside it
            cannot stretch that
---ablate   train the ablations of this candidate (swift) in place of the other candidates
+--ablate   train the ablations of this candidate (scattering_maps) instead of the other candidates
 --jobs     variants that train at the same time, each with --threads
 
 A run that is in DIR already is gone on with, and not repeated when it has ended; so are scores. Scores are of whole

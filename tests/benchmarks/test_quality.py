@@ -195,7 +195,7 @@ def test_an_error_is_one_line(
     for words, said in (
         (["--protocol", "rbg"], "did you mean 'rgb'"),
         (["--update", "--model", "dehaze"], "leave out --model"),
-        (["--update", "--clear", str(tmp_path)], "no place for"),
+        (["--update", "--clear", str(tmp_path)], "has no markers for"),
     ):
         assert quality.main(["--data", str(tmp_path), *words]) == 1
         assert said in capsys.readouterr().err
@@ -215,7 +215,7 @@ def checkout(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) 
     shutil.copytree(tiny_model, tmp_path / "models" / "tiny")
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("above\n<!-- scores:begin -->\nold\n<!-- scores:end -->\nbelow\n")
-    places = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("quality", "card:tiny"))
+    places = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("scores", "quality", "card:tiny"))
     (tmp_path / "docs" / "models.md").write_text(places)
     return tmp_path
 
@@ -247,19 +247,21 @@ def test_cards_and_pages_say_what_was_measured(checkout: Path, data: Path) -> No
     assert readme.startswith("above\n<!-- scores:begin -->\nMean PSNR")
     assert readme.endswith("<!-- scores:end -->\nbelow\n")
     assert "old" not in readme
-    assert [row[0] for row in table(readme, "haze")] == ["the input", "Peer †", "`tiny`"]
-    assert table(readme, "haze")[1][1] == "21.50 / .750"
-    assert table(readme, "haze")[2][1] == tables.cell(scores[0], scores[1], strong=True)
-    assert f"**{own.value:.2f}** ± {own.spread:.1f} / " in readme
+    assert [row[0] for row in table(readme, "PSNR / SSIM")] == ["the input", "`tiny`"]
+    assert table(readme, "PSNR / SSIM")[1][1] == tables.cell(scores[0], scores[1], plain=True)
     page = (checkout / "docs" / "models.md").read_text()
+    assert [row[0] for row in table(page, "haze")] == ["the input", "Peer †", "`tiny`"]
+    assert table(page, "haze")[1][1] == "21.50 / .750"
+    assert table(page, "haze")[2][1] == tables.cell(scores[0], scores[1], strong=True)
+    assert f"**{own.value:.2f}** ± {own.spread:.1f} / " in page
     assert publish.facts_of(checkout / "models" / "tiny") in page
-    assert "| sees | " in page
+    assert "| input | " in page
     assert "megapixels" not in page
     card = dataclasses.replace(model_folder.read_card(checkout / "models" / "tiny"), most_pixels=2_000_000)
     model_folder.write_card(checkout / "models" / "tiny", dataclasses.replace(card, choice="the best of two"))
     facts = publish.facts_of(checkout / "models" / "tiny")
-    assert "a photo above 2.0 megapixels reduced |" in facts
-    assert "| why this one | the best of two |" in facts
+    assert "photos above 2.0 megapixels are reduced |" in facts
+    assert "| selection | the best of two |" in facts
     model_folder.write_card(checkout / "models" / "tiny", dataclasses.replace(card, most_pixels=0))
     assert f"| fog | rgb | psnr | 2 | {own.value:.2f} |" in page
     publish.update(measured, peers, checkout)
@@ -268,10 +270,10 @@ def test_cards_and_pages_say_what_was_measured(checkout: Path, data: Path) -> No
 
 def test_a_page_without_a_place_is_told_before_anything_is_measured(checkout: Path, data: Path) -> None:
     publish.check_places(checkout)
-    (checkout / "docs" / "models.md").write_text("<!-- quality:begin -->\n<!-- quality:end -->\n")
-    with pytest.raises(BadSettings, match="no place for card:tiny"):
+    (checkout / "docs" / "models.md").write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("scores", "quality")))
+    with pytest.raises(BadSettings, match="has no markers for card:tiny"):
         publish.check_places(checkout)
-    with pytest.raises(BadSettings, match="tiny ships and was not measured"):
+    with pytest.raises(BadSettings, match="tiny was not measured"):
         publish.update(measuring.Measured(), [], checkout)
 
 
