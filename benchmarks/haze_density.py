@@ -1,14 +1,14 @@
-"""Fit the estimate of haze density, and say how good it is.
+"""Fit the no-reference estimate of haze density, and measure its accuracy.
 
     python benchmarks/haze_density.py [--data DIR] [--hazes 3] [--hold-back 0.15] [--pairs 40] [--write]
 
---data   the folder that the models are trained on: clear/ is hazed for the fit; the sets of pairs in it are checks
---pairs  how many pairs of a set are looked at, evenly over it
---write  put the fitted numbers into src/fairweather/evaluation/haze_density.py
+--data   the folder of training photos: haze is added to clear/ for the fit; its sets of pairs are checks
+--pairs  photos of each set to check, evenly spaced
+--write  write the fitted values into src/fairweather/evaluation/no_reference.py
 
-The haze is that of `fairweather synthesize` (invented depth, from clear air to dense), the truth is its mean 1 - t, and
-the regression is ridge regression on the logit. It is judged on hazes over photos held back from the fit, and by the
-pairs: how often the hazy photo of a pair is said to be hazier than the clear one, and by how much.
+The haze is that of `fairweather synthesize` (random depth, from clear air to dense); the target is its mean 1 - t, and
+the model is a ridge regression on the logit. It is tested on haze over held-out photos, and on pairs: how often the
+hazy photo of a pair gets the higher estimate, and by how much.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import DATA
 from numpy.typing import NDArray
 
 from fairweather.data.datasets import photos_in, scene_of_photo, split_holdout
@@ -29,20 +30,19 @@ from fairweather.images.io import read, to_float
 from fairweather.pairs import find_sets
 from fairweather.weather.haze import HazeSettings, haze
 
-PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 HOME = Path(density.__file__)
 HAZE = HazeSettings(density=(0.05, 3.5), airlight=(0.5, 1.0), noise=0.01)
 CLEAR = 0.25
-"""Share of the examples that stay clear: with truth 0."""
+"""Fraction of examples without haze (target 0)."""
 RIDGE = 3.0
 EDGE = 0.01
-"""Logits are taken of truths in [EDGE, 1 - EDGE]."""
+"""Targets are clipped to [EDGE, 1 - EDGE] before the logit."""
 
 Array = NDArray[np.float64]
 
 
 def examples(paths: Sequence[Path], hazes: int, seed: int) -> tuple[Array, Array]:
-    """Features and truths of `hazes` hazes over each photo."""
+    """Features and targets of `hazes` hazy versions of each photo."""
     generator = torch.Generator().manual_seed(seed)
     rows, truths = [], []
     for path in paths:
@@ -69,7 +69,7 @@ def fit(x: Array, y: Array) -> tuple[Array, Array, Array, float]:
 
 
 def install(centre: Array, scale: Array, weights: Array, intercept: float) -> None:
-    """Put the numbers into the module, in memory."""
+    """Set the fitted values in the imported module."""
     density.FEATURE_CENTRE, density.FEATURE_SCALE, density.FEATURE_WEIGHTS = (
         tuple(map(float, v)) for v in (centre, scale, weights)
     )
@@ -77,7 +77,7 @@ def install(centre: Array, scale: Array, weights: Array, intercept: float) -> No
 
 
 def written(source: str) -> str:
-    """The module's text with the numbers that it now has in memory."""
+    """The module's source with its current values."""
     for name in ("CENTRE", "SCALE", "WEIGHTS"):
         rows = [", ".join(f"{value:.4g}" for value in getattr(density, name)[at : at + 3]) for at in range(0, 20, 3)]
         block = "".join(f"    *({row}),\n" if ", " in row else f"    {row},\n" for row in rows if row)
@@ -92,7 +92,7 @@ def written(source: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=PHOTOS / "train")
+    parser.add_argument("--data", type=Path, default=DATA / "train")
     parser.add_argument("--hazes", type=int, default=3)
     parser.add_argument("--hold-back", type=float, default=0.15)
     parser.add_argument("--pairs", type=int, default=40)
@@ -112,10 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error, correlation = np.abs(truth - estimate).mean(), np.corrcoef(truth, estimate)[0, 1]
     print(
         f"held back: correlation {correlation:.3f}, mean error {error:.3f}"
-        f"; clear photos are given {estimate[~hazy].mean():.3f} (truth 0), hazy ones {estimate[hazy].mean():.3f}"
+        f"; clear photos get {estimate[~hazy].mean():.3f} (truth 0), hazy ones {estimate[hazy].mean():.3f}"
         f" (truth {truth[hazy].mean():.3f})"
     )
-    print("\n| pairs | n | hazy | clear | right way round |\n|---|--:|--:|--:|--:|")
+    print("\n| pairs | n | hazy | clear | correct order |\n|---|--:|--:|--:|--:|")
     for name, pairs in find_sets(options.data).items():
         if "rain" in name:
             continue

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import tables
-from measuring import Measured, Row
+from measuring import ROOT
+from scoring import Measured, Row
 from tables import MARK, Published, in_order, lines
 
 from fairweather import model_folder
@@ -19,7 +20,6 @@ from fairweather.errors import BadSettings
 from fairweather.evaluation import PROTOCOLS
 from fairweather.files import atomic
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMAND = """```sh
 python benchmarks/quality.py --update
 ```"""
@@ -50,9 +50,7 @@ class Page:
         for name, block in blocks.items():
             begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
             if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
-                raise BadSettings(
-                    f"{self.path} has no markers for {name}: add the lines {begin.strip()} and {end} where the block belongs"
-                )
+                raise BadSettings(f"{self.path} has no markers for {name}: add the lines {begin.strip()} and {end}")
             text = text[: text.index(begin) + len(begin)] + block + "\n" + text[text.index(end) :]
         return text
 
@@ -120,7 +118,9 @@ def scores_block(measured: Measured, peers: Sequence[Published]) -> str:
     ours = {*model_folder.shipped(), "auto"}
     rule = PROTOCOLS["rgb"].description.removesuffix("; mean over photos")
     parts = [
-        _wrapped(f"Mean PSNR in dB / SSIM over (n) photos outside the training data; protocol `rgb`: {rule}. {CELL_NOTE}")
+        _wrapped(
+            f"Mean PSNR in dB / SSIM over (n) photos outside the training data; protocol `rgb`: {rule}. {CELL_NOTE}"
+        )
     ]
     for weather in ("haze", "rain"):
         if any(row.system in ours - {"auto"} for row in measured.rows if tables.weather(row) == weather):
@@ -141,8 +141,8 @@ def quality_block(measured: Measured, peers: Sequence[Published]) -> str:
     words = [f"`{name}`: {PROTOCOLS[name].description} ({PROTOCOLS[name].source})." for name in rules]
     parts = [
         _wrapped(
-            "Pairs. `worse` counts photos whose PSNR is lower than that of the input. `glow` measures halos near strong "
-            "edges, and `elsewhere` the same quantity away from them, in levels of 255 (`benchmarks/glow.py`)."
+            "Pairs. `worse` counts photos whose PSNR is lower than that of the input. `glow` measures halos near "
+            "strong edges, `elsewhere` the same quantity away from them, in levels of 255 (`benchmarks/glow.py`)."
         ),
         *(_wrapped(f"Protocol {text}") for text in words),
         tables.long(measured.rows, peers),
@@ -160,9 +160,10 @@ def facts_of(folder: Path) -> str:
     card = model_folder.read_card(folder)
     weights = model_folder.read_weights(folder)
     numbers = sum(tensor.size for tensor in weights.values())
+    megabytes = (folder / model_folder.WEIGHTS).stat().st_size / 1e6
     facts = {
         "removes": card.weather,
-        "network": f"`{card.generator}`, {numbers:,} parameters, {(folder / model_folder.WEIGHTS).stat().st_size / 1e6:.1f} MB",
+        "network": f"`{card.generator}`, {numbers:,} parameters, {megabytes:.1f} MB",
         "input": _input(card),
         "trained on": _sources(card.training),
         "training": _effort(card.training),

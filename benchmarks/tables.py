@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import STAYS, Kept, Measured, Row, weather_of
+from scoring import STAYS, Kept, Measured, Row, weather_of
 
 PEERS = Path(__file__).resolve().parent / "peers.toml"
 HEADINGS = ("data", "n", "protocol", "system", "PSNR dB", "±", "SSIM", "worse", "glow", "elsewhere")

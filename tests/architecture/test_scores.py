@@ -49,7 +49,9 @@ def test_pages_show_the_scores_of_the_card(name: str) -> None:
         column = protocol if card.weather == "rain" else None
         assert page[name, data, column] == tables.cell(*pair, strong=True), f"{name}, {data}: run quality.py --update"
         if protocol == ("rain-y" if card.weather == "rain" else "rgb"):
-            assert readme[name, data, None] == tables.cell(*pair, plain=True), f"{name}, {data}: run quality.py --update"
+            assert readme[name, data, None] == tables.cell(*pair, plain=True), (
+                f"{name}, {data}: run quality.py --update"
+            )
 
 
 def test_every_peer_is_in_the_tables() -> None:
