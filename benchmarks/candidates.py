@@ -118,7 +118,7 @@ def step_time(path: Path, data: Path, threads: int) -> float:
     assert settings.run.batch is not None
     assert settings.data.crop is not None
     if "judge_alone" in settings.recipe.settings:
-        settings.recipe.settings["judge_alone"] = 0  # steps before the discriminator takes part are cheaper
+        settings.recipe.settings["judge_alone"] = 0  # the steps before the discriminator is heard are cheaper
     kind = RECIPES[settings.recipe.name]
     dataset = open_data(settings.data, kind, settings.recipe.name, settings.data.crop)
     engine = TrainingEngine(recipe_of(settings), device="cpu", precision=settings.run.precision)

@@ -75,7 +75,7 @@ class Sides:
             copy.deepcopy(recipe).to(self.engine.fabric.device),
             {player: learning_rate(one, PROGRESS) for player, one in self.engine.players.items()},
             dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision],
-            # With PyTorch's instance norm channels last is slower on a CPU.
+            # With PyTorch's own instance norm that layout is the slower one on a CPU.
             channels_last=self.engine.channels_last and not (norms and self.engine.device == "cpu"),
             seed=0,
         )

@@ -84,10 +84,10 @@ ABLATIONS = {
         without=lambda source: source["kind"] == "clear",
         source=lambda source: {**source, "haze": {**source["haze"], "clear": 0.0}} if "haze" in source else source,
     ),
-    "goes-on": Variant("a second stage without a discriminator", rate=0.2, goes_on=True, share=0.25),
+    "goes-on": Variant("a second phase without an adversary", rate=0.2, goes_on=True, share=0.25),
     "adversarial": Variant(
         "a second phase with one",
-        recipe={"adversarial": 0.005, "width": 32, "judge_alone": 50},  # narrow, else it would take most of the budget
+        recipe={"adversarial": 0.005, "width": 32, "judge_alone": 50},  # narrow, or its own work would be most of it
         rate=0.2,
         goes_on=True,
         share=0.25,

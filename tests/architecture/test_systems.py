@@ -81,13 +81,13 @@ def test_the_table_of_recipes() -> None:
         assert (generator, learns) == (kind.generator, "pairs" if kind.paired else "unpaired")
         assert [int(number) for number in numbers] == [kind.batch, kind.crop, kind.epochs]
     with torch.device("meta"):
-        judges = {
+        discriminators = {
             "cyclegan": PatchGAN(),
             "pix2pix": PatchGAN(6, norm="batch"),
             "hazeheal": PatchGAN(6, norm="none", spectral=True),
         }
-    for name, judge in judges.items():
-        assert f"{parameters(judge):,}" in table[name][-1]
+    for name, discriminator in discriminators.items():
+        assert f"{parameters(discriminator):,}" in table[name][-1]
 
 
 def test_the_table_of_generators() -> None:
@@ -170,7 +170,7 @@ def test_the_pictures_of_networks_show_their_channels() -> None:
     assert len(multipath.paths) == 3
 
 
-def test_a_bad_picture_is_block() -> None:
+def test_a_bad_picture_is_told() -> None:
     drawing()
     from canvas import Figure
 
@@ -204,12 +204,12 @@ class Watched:
     """A `learn` that moves nobody, and notes who was asked."""
 
     def __init__(self) -> None:
-        self.players: list[str] = []
+        self.optimizer_groups: list[str] = []
 
-    def __call__(self, player: str, loss: Tensor) -> None:
-        self.players.append(player)
+    def __call__(self, group: str, loss: Tensor) -> None:
+        self.optimizer_groups.append(group)
 
-    def recall(self, name: str, fakes: Tensor, size: int) -> Tensor:
+    def sample_history(self, name: str, fakes: Tensor, size: int) -> Tensor:
         return fakes.detach()
 
 
@@ -219,11 +219,11 @@ def test_a_picture_shows_the_terms_that_are_logged(name: str) -> None:
     small: dict[str, Any] = {"width": 2}
     if any(field.name == "layers" for field in dataclasses.fields(kind.settings_type)):
         small["layers"] = ("relu1_1",)
-    learn, batch = Watched(), Batch(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32))
-    terms = kind(Dot, kind.settings_type(**small)).step(batch, learn)
+    update, batch = Watched(), Batch(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32))
+    terms = kind(Dot, kind.settings_type(**small)).step(batch, update)
     svg = (ROOT / "docs" / "systems" / f"{name}.svg").read_text(encoding="utf-8")
     assert set(re.findall(r'id="term-(\w+)"', svg)) == set(terms)
-    assert re.findall(r"learn\(&quot;(\w+)&quot;\)", svg) == learn.players  # in the order of the moves
+    assert re.findall(r"update\(&quot;(\w+)&quot;\)", svg) == update.optimizer_groups  # in the order of the moves
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -246,10 +246,10 @@ def test_a_picture_shows_the_default_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_results_are_complete(name: str) -> None:
-    block = PAGE.split(f"<!-- measured:{name}:begin -->")[1].split(f"<!-- measured:{name}:end -->")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line[:1] == "|"]
+    told = PAGE.split(f"<!-- measured:{name}:begin -->")[1].split(f"<!-- measured:{name}:end -->")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in told.splitlines() if line[:1] == "|"]
     assert len(cells) > 6
     assert all(cell for row in cells for cell in row), f"{name}: an empty cell"
     first = next(row for row in cells if row[0] in ("sots_outdoor", "rain100/light"))
     assert float(first[2]) > float(first[3]), f"{name} leaves its own test no better than it came"
-    assert "**Observed.**" in block
+    assert "**Observed.**" in told
