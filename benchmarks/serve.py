@@ -1,11 +1,11 @@
-"""Load test of the HTTP API: correctness of concurrent answers, latency, and memory of the server.
+"""Many requests at a time to a real server: are all answered, with the right photo, and does its memory stay flat?
 
     python benchmarks/serve.py [--requests 200] [--at-a-time 8] [--large 10]
 
-Starts `fairweather serve --no-page` in a separate process and sends the photos of `examples/` in turn from several
-threads; every `--large`th request has 12 megapixels. Each answer is compared, byte for byte, with the first answer to
-the same photo. Memory is the server's resident set after the first quarter of the requests, by which every model is
-loaded, and at the end.
+Starts `fairweather serve --no-page` in a process of its own and asks its API from threads of this one, for the photos
+of `examples/` in turn; every `--large`th request is one of 12 megapixels instead. Every answer is compared, byte for
+byte, with the first to the same photo. Memory is what the system counts for the server, resident: after the first
+quarter of the requests, which meets every photo and opens every model, and at the end.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from measuring import EXAMPLES
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 LARGE = (3000, 4000)
 
 
 @dataclass
 class Load:
-    """Results of the requests."""
+    """What became of the requests."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
-    """Number of answers by status; 0 means no answer."""
+    """How often each status was answered; 0 is no answer at all."""
     different: int = 0
-    """Answers that differ from the first one to the same photo."""
+    """Answers that are not, byte for byte, the first one to the same photo."""
     resident: list[int] = field(default_factory=list)
-    """Memory of the server in bytes after each answer."""
+    """Bytes of the server's memory, after each answer."""
     wall: float = 0.0
 
 
 @contextmanager
 def server(*words: str) -> Iterator[tuple[int, int]]:
-    """Start a server; yields its port and process id."""
+    """A server of its own; gives its port and its process's number."""
     command = [sys.executable, "-m", "fairweather", "serve", "--no-page", "--port", "0", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -61,12 +61,12 @@ def server(*words: str) -> Iterator[tuple[int, int]]:
 
 
 def resident(process: int) -> int:
-    """Resident memory of a process in bytes (Linux)."""
+    """Bytes of RAM that a process holds now (Linux)."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * 4096
 
 
 def ask(port: int, name: str, body: bytes) -> tuple[int, bytes]:
-    """Send one request on a new connection; returns status and body."""
+    """One request in a connection of its own: its status, and the answer's body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     try:
         connection.request("POST", f"/api/v1/restore?name={name}", body)
@@ -79,7 +79,7 @@ def ask(port: int, name: str, body: bytes) -> tuple[int, bytes]:
 
 
 def run(port: int, process: int, photos: list[tuple[str, bytes]], requests: int, at_a_time: int) -> Load:
-    """Send all requests, `at_a_time` concurrently, with the photos in turn."""
+    """All requests, `at_a_time` of them under way, photos in turn."""
     load, lock, first = Load(), threading.Lock(), dict[str, str]()
 
     def one(number: int) -> None:
@@ -102,14 +102,14 @@ def run(port: int, process: int, photos: list[tuple[str, bytes]], requests: int,
 
 
 def table(load: Load) -> str:
-    """The results as markdown."""
+    """The answers, as Markdown."""
     times, count = sorted(load.seconds), len(load.seconds)
     quarter, memory = load.resident[count // 4 :], [size / 2**20 for size in load.resident]
     slope = statistics.linear_regression(range(len(quarter)), [size / 2**20 for size in quarter]).slope * 100
     rows = [
         ("answered with a photo", f"{load.statuses.get(200, 0)} of {count}"),
         *((f"answered with {status or 'nothing'}", str(n)) for status, n in load.statuses.items() if status != 200),
-        ("different from the first answer to the same photo", str(load.different)),
+        ("other than the first answer to the same photo", str(load.different)),
         ("requests a second", f"{count / load.wall:.2f}"),
         ("median", f"{statistics.median(times):.2f} s"),
         ("95 % are faster than", f"{times[min(count - 1, round(0.95 * count))]:.2f} s"),
@@ -123,7 +123,7 @@ def table(load: Load) -> str:
 
 
 def large() -> bytes:
-    """An example photo enlarged to a JPEG of 12 megapixels."""
+    """A hazy JPEG of 12 megapixels: an example, enlarged."""
     small = cv2.imread(str(EXAMPLES / "lighthouse.jpg"))
     grown = cv2.resize(small, LARGE[::-1], interpolation=cv2.INTER_CUBIC)
     encoded: np.ndarray = cv2.imencode(".jpg", grown, [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
@@ -134,7 +134,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--at-a-time", type=int, default=8)
-    parser.add_argument("--large", type=int, default=10, help="every N-th request has 12 megapixels; 0: none")
+    parser.add_argument("--large", type=int, default=10, help="every so manieth request is of 12 megapixels; 0: none")
     given = parser.parse_args()
     small = [(path.name, path.read_bytes()) for path in sorted(EXAMPLES.glob("*.jpg"))]
     photos = list(small)

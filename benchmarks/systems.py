@@ -33,7 +33,7 @@ from fairweather.evaluation import SetScores, evaluate_model
 from fairweather.generators import GENERATORS
 from fairweather.inference import load
 from fairweather.pairs import find_sets
-from fairweather.training.run_folder import Run
+from fairweather.training import Run
 
 HEADINGS = (
     "system",
