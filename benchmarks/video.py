@@ -237,7 +237,7 @@ def waves(target: Path, frames: int) -> None:
 
 
 def measured_peak(source: str, target: str, model: str) -> None:
-    """Restore a video in this process, and print the peak memory in bytes."""
+    """Restore a film in this process, and print its peak memory in bytes."""
     film: pipeline.FrameRestorer = VideoRestorer([(load(model), 1.0)])
     restore_videos([VideoJob(source, target)], lambda job, source: (film, ""), VideoOptions(), progress=False)
     print(peak())

@@ -96,7 +96,7 @@ def weather_row(auto: AutoRestorer, name: str, truth: Decision, pairs: Sequence[
 
 
 def real_row(auto: AutoRestorer, name: str, paths: Sequence[Path]) -> Row:
-    """Photos whose weather is not known."""
+    """Photos of which nobody has written down what is in them."""
     return Row(name, "", {path.stem: auto.recognise(to_float(read(path).pixels)) for path in paths}, {}, {})
 
 
