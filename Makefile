@@ -1,8 +1,8 @@
-# fairweather: make demo | install | test | check | bench | clean
+# fairweather: make demo | install | test | check | docs | bench | clean
 PYTHON ?= python3
 PIP = -m pip -qq --disable-pip-version-check
 
-.PHONY: demo install test check types tests bench clean
+.PHONY: demo install test check types tests docs bench clean
 
 # The default install alone (no PyTorch) in an environment of its own, then the photos in examples/.
 demo: .venv-demo/.installed
@@ -20,7 +20,7 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP) install --no-compile -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,web,quantize,cluster,video,dev]'
+	.venv/bin/python $(PIP) install --no-compile -c constraints.txt -e '.[onnxruntime,photo,train,evaluate,web,quantize,cluster,video,docs,dev]'
 	@touch $@
 
 check: install
@@ -30,7 +30,7 @@ check: install
 # mypy takes a core for half a minute, beside the tests; what fails in either fails here.
 test: install
 	.venv/bin/ruff check .
-	@$(MAKE) --no-print-directory -j 2 types tests
+	@$(MAKE) --no-print-directory -j 2 types tests docs
 
 types: install
 	nice .venv/bin/mypy
@@ -40,10 +40,14 @@ tests: install
 	# files side by side in two processes of one thread each, for most of a test runs on one core
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
 
+# The site, into site/: strict (a broken link or a docstring that does not match its function fails), without network.
+docs: install
+	NO_MKDOCS_2_WARNING=1 nice .venv/bin/mkdocs build --quiet --strict
+
 # Tables of quality and speed; the real photos are looked for in ../shared/data.
 bench: install
 	.venv/bin/python benchmarks/quality.py
 	.venv/bin/python benchmarks/speed.py
 
 clean:
-	rm -rf .venv .venv-demo restored build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-demo restored site build dist .pytest_cache .mypy_cache .ruff_cache

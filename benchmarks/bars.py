@@ -1,4 +1,4 @@
-"""What the shipped models are to reach, and whether a run of quality.py found that they do."""
+"""Targets for the shipped models, checked against a run of quality.py."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from measuring import STAYS, Kept, Measured, Row
-from tables import Published, beside, lines
+from scoring import STAYS, Kept, Measured, Row
+from tables import Published, comparable, lines
 
 AT_LEAST: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("dehaze", "rgb"): {"sots_outdoor": 29.0, "sots_indoor": 27.0, "i_haze": 17.5, "nh_haze2": 17.0},
     ("derain", "rain-y"): {"rain100/light": 35.0, "rain100/heavy": 27.0},
 }
-"""(model, protocol) -> set -> the least mean PSNR in dB."""
+"""(model, protocol) -> set -> minimum mean PSNR in dB."""
 MODELS = ("dehaze", "dehaze-fast", "derain", "derain-fast")
 GOAL = ("dehaze", "rgb", "sots_indoor", 31.0)
 REAL = ("i_haze", "nh_haze2")
-"""Sets with real fog, of which no photo may end worse than it came."""
+"""Sets of real fog, in which no photo may end with a lower PSNR than its input."""
 BEHIND = 1.5
-"""dB that a fast model may lie behind the other."""
+"""dB by which a fast model may be worse than the full one."""
 BY_ITSELF = 0.5
-"""dB that a set may lose where the weather is recognised instead of named."""
+"""dB that a set may lose with `auto`, compared with naming the weather."""
 SHARE, LEAST, FORCED = 0.95, 28.0, 30.0
-"""Clear photos: the share of them that keeps STAYS dB and the least of all under auto; the mean with a model forced."""
+"""Clear photos: fraction at STAYS dB or more and the minimum with `auto`; the mean with a named model."""
 SATURATED, CONTRAST = 0.5, 1.3
-"""Real photos: percentage points that saturated pixels may grow by, and the growth of local contrast on hazy ones."""
+"""Real photos: maximum growth of saturated pixels in percentage points; minimum contrast ratio on hazy ones."""
 MEGABYTES = 8.0
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One aim, and what was found."""
+    """A target and its result."""
 
     aim: str
     found: str = "not measured in this run"
@@ -39,13 +39,13 @@ class Bar:
 
 
 def check(measured: Measured, weights: Mapping[str, int], peers: Sequence[Published]) -> list[Bar]:
-    """Every aim. weights: name of a shipped model -> bytes of its weights."""
+    """All targets. weights: name of a shipped model -> size of its weights in bytes."""
     table = {(row.system, row.result.protocol.name, row.result.data): row for row in measured.rows if row.result.photos}
     return [
         *_decibels(table),
         *_never_worse(table),
         *_fast(table),
-        _beside(measured.rows, peers),
+        _against_peers(measured.rows, peers),
         *_clear(measured),
         *_by_itself(table),
         *_real(measured),
@@ -99,11 +99,9 @@ def _fast(table: Table) -> Iterator[Bar]:
                 yield Bar(aim, f"{_psnr(rows[1]):.2f} for {_psnr(rows[0]):.2f} dB", behind <= BEHIND)
 
 
-def _beside(rows: Sequence[Row], peers: Sequence[Published]) -> Bar:
-    shown = beside(rows, peers)
-    return Bar(
-        "every figure of peers.toml stands beside ours", f"{len(shown)} of {len(peers)}", len(shown) == len(peers)
-    )
+def _against_peers(rows: Sequence[Row], peers: Sequence[Published]) -> Bar:
+    shown = comparable(rows, peers)
+    return Bar("every value of peers.toml is in the table", f"{len(shown)} of {len(peers)}", len(shown) == len(peers))
 
 
 def _clear(measured: Measured) -> Iterator[Bar]:
@@ -137,7 +135,7 @@ def _named(photos: Mapping[str, float]) -> str:
 
 
 def _by_itself(table: Table) -> Iterator[Bar]:
-    """`auto` beside the model that a user would name."""
+    """`auto` compared with the model that a user would name."""
     for (model, _), sets in AT_LEAST.items():
         for data in sets:
             aim = f"`auto` on {data}: at most {BY_ITSELF:g} dB below naming `{model}`"
@@ -176,6 +174,6 @@ def _small(weights: Mapping[str, int]) -> Iterator[Bar]:
 
 
 def markdown(bars: Sequence[Bar]) -> str:
-    """The list as a table; what was not measured is neither reached nor missed."""
+    """The targets as a table; those not measured are neither reached nor missed."""
     words = {True: "reached", False: "missed", None: "?"}
     return lines(("aim", "found", ""), ([bar.aim, bar.found, words[bar.reached]] for bar in bars), 3)

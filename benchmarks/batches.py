@@ -1,12 +1,12 @@
-"""How fast do training samples come? The loader, sample by sample, beside whole batches made on the device.
+"""Throughput of training samples: the data loader compared with batches made on the device.
 
     python benchmarks/batches.py [--config runs/ship/dehaze.toml] [--data ../shared/data/train] [--batch 16]
                                  [--seconds 10] [--device cpu] [--threads 1] [--workers 8]
 
-The same run file, photos, crops and settings of the weather on both sides; one process each, in turn, for so many
-seconds of the clock and, on a CPU, of the processor, which other programs cannot stretch: the table counts samples per
-second of both. With --device cuda the loader has its worker processes, as `fairweather train` gives it; on a CPU it
-works in this process, since a worker there takes the networks' time. With --sources every source alone, too.
+Both sides use the same run file, photos, crops and weather settings. They run alternately, each in its own process, for
+--seconds of wall time. The table has samples per second of wall time and of CPU time; other programs do not affect the
+latter. With --device cuda the loader uses worker processes, as `fairweather train` does; on a CPU it runs in the main
+process, since workers would compete with the networks. --sources also measures each source alone.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from measuring import DATA, ROOT
+
 WARM = 2
-"""Batches before the clock starts."""
+"""Warm-up batches."""
 
 
 def measured(batches: Iterator[Any], batch: int, seconds: float, settle: Callable[[], None]) -> tuple[float, float]:
-    """Samples per second of the clock, and of this process's processor time."""
+    """Samples per second of wall time and of this process's CPU time."""
     for _ in range(WARM):
         next(batches)
     settle()
@@ -39,13 +40,13 @@ def measured(batches: Iterator[Any], batch: int, seconds: float, settle: Callabl
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "runs" / "ship" / "dehaze.toml")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "train")
+    parser.add_argument("--data", type=Path, default=DATA / "train")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=8, help="of the loader, beside a GPU")
-    parser.add_argument("--sources", action="store_true", help="every source of the file alone, too")
+    parser.add_argument("--workers", type=int, default=8, help="worker processes of the loader (CUDA only)")
+    parser.add_argument("--sources", action="store_true", help="also measure each source alone")
     said = parser.parse_args(arguments)
     import cv2
     import torch
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("|---|--:|--:|--:|--:|")
     edges = data.edges.copy()
     for number in range(-1, len(kinds) if said.sources else 0):
-        # One source alone is a mixture in which the others have no weight.
+        # A single source is the mixture with weight 0 for the others.
         data.edges = edges if number < 0 else (torch.arange(len(kinds)).numpy() >= number).astype(float)
         sides = [
             BatchLoader(data, seed=1, batch=said.batch, workers=said.workers if cuda else 0),

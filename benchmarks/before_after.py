@@ -1,4 +1,4 @@
-"""The README's picture: examples as they are (left) and as the shipped models restore them (right).
+"""Draw the README's picture: example photos (left) and their restored versions (right).
 
 python benchmarks/before_after.py [PHOTO ...] [-o docs/before-after.jpg]
 """
@@ -10,12 +10,12 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from measuring import EXAMPLES
 from PIL import Image
 
 import fairweather
 from fairweather import images
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 WIDTH, GAP = 480, 6
 
 
@@ -28,7 +28,7 @@ def before_after(
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("docs/before-after.jpg"),
     model: str = "auto",
 ) -> None:
-    """Write one row per photo: the photo, and what the models make of it."""
+    """Write a picture with one row per photo: the input and the restored photo."""
     restorer = fairweather.load(model)
     rows = []
     for path in photos:

@@ -1,21 +1,18 @@
-"""Which network for haze? Every candidate trains from one run file under one budget; then the one that won is taken
-apart.
+"""Compare network architectures for haze under one training budget, or ablate the best one.
 
     python benchmarks/candidates.py --out DIR [--data DIR] [--config TOML] [--minutes 40] [--ablate [NAME]]
                                     [--only NAME ...] [--jobs N] [--threads 1]
 
---config   the run file; a variant is this file with the changes that benchmarks/variants.py states: the candidates have
-           another [generator] table (and, without norms, a lower learning rate), the ablations other data or losses
---minutes  the budget of each variant in processor time: how long its own step takes is measured first (network, loss,
-           optimizer and the preparation of its photos), and the run gets as many steps as fit. Other programs beside it
-           cannot stretch that
---ablate   train the ablations of this candidate (swift) in place of the other candidates
---jobs     variants that train at the same time, each with --threads
+--config   the run file. A variant is this file with the changes in benchmarks/variants.py: candidates have another
+           [generator] table (and, without norms, a lower learning rate), ablations have other data or losses
+--minutes  CPU time per variant. The time of its step (network, loss, optimizer, data preparation) is measured first,
+           and the number of steps follows; other programs do not affect it
+--ablate   train ablations of this candidate (scattering_maps) instead of the candidates
+--jobs     variants trained in parallel, each with --threads
 
-A run that is in DIR already is gone on with, and not repeated when it has ended; so are scores. Scores are of whole
-scenes of the training photos that the run file holds back, at full size, protocol rgb, means over photos; glow is
-explained in benchmarks/glow.py; clear photos are compared with themselves. The test photos are scored too, in a table
-of their own: nothing is chosen by it.
+Runs and scores in DIR are resumed and reused. Scores are of held-out scenes of the training photos, at full size,
+protocol rgb, mean over photos; glow is defined in benchmarks/glow.py; clear photos are compared with themselves. The
+test photos are scored in a separate table, which is not used for any choice.
 """
 
 from __future__ import annotations
@@ -33,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Sets, by_function, on_clear, on_pairs, weather_of
-from systems import PHOTOS, ROOT, minutes, to_its_end
+from measuring import DATA, ROOT, cpu_minutes, run_training
+from scoring import Sets, by_function, on_clear, on_pairs, weather_of
 from variants import ABLATIONS, CANDIDATES, Tables, Variant, changed, toml
 
 from fairweather.data.mixture import CLEAR_SUFFIX, divide_holdout
@@ -46,7 +43,7 @@ from fairweather.training.config import read_toml
 
 CONFIG = ROOT / "runs" / "dehaze.toml"
 WARM, TIMED = 2, 8
-"""Steps before the clock is read, and those that it measures."""
+"""Warm-up steps, and timed steps."""
 QUIET = {"validate_steps": 0, "sample_steps": 0, "tensorboard": False, "parity": "installed", "device": "cpu"}
 INPUT = "the input"
 
@@ -58,18 +55,18 @@ class Score:
     n: int
     psnr: float
     ssim: float | None = None
-    """None, as what follows, where clear photos are compared with themselves."""
+    """None, as the fields below, for clear photos."""
     near: float | None = None
     elsewhere: float | None = None
     worst: float | None = None
-    """PSNR of the worst photo; of clear photos alone."""
+    """PSNR of the worst photo; clear photos only."""
 
 
 Scores = dict[str, Score]
 
 
 def train(name: str, tables: Tables, variant: Variant, options: argparse.Namespace, start: Path | None = None) -> None:
-    """Train a variant to its end. Raises RuntimeError with what it said last, or where the folder holds another."""
+    """Train a variant. Raises RuntimeError if training fails or the folder holds a run with other settings."""
     run, path = options.out / name, options.out / f"{name}.toml"
     tables = changed(tables, variant)
     own = tables["run"]
@@ -79,18 +76,18 @@ def train(name: str, tables: Tables, variant: Variant, options: argparse.Namespa
     own["steps"] = max(1, round(60 * options.minutes * variant.share / pace(name, tables, options)))
     text = f"# {variant.says}\n\n{toml(tables)}"
     if (run / "run.json").exists() and path.read_text(encoding="utf-8") != text:
-        raise RuntimeError(f"{run} was trained from other settings than these: take them, or another --out")
+        raise RuntimeError(f"{run} was trained with other settings: use those, or another --out")
     path.write_text(text, encoding="utf-8")
     if (run / "model" / "card.json").exists():
         return
     words = [sys.executable, "-m", "fairweather", "train", "--config", str(path)]
     words += ["--data", str(options.data / "train"), "--out", str(run)]
     words += ["--resume"] if (run / "run.json").exists() else []
-    to_its_end(words, options.out / f"{name}.log", OMP_NUM_THREADS=str(options.threads))
+    run_training(words, options.out / f"{name}.log", OMP_NUM_THREADS=str(options.threads))
 
 
 def pace(name: str, tables: Tables, options: argparse.Namespace) -> float:
-    """Seconds of processor time that a step takes, measured once, in a process of its own."""
+    """Seconds of CPU time per step, measured once in a separate process."""
     kept = options.out / f"{name}.pace"
     if not kept.exists():
         path = options.out / f"{name}-pace.toml"
@@ -100,14 +97,14 @@ def pace(name: str, tables: Tables, options: argparse.Namespace) -> float:
         surroundings = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(options.threads)}
         done = subprocess.run(words, capture_output=True, text=True, env=surroundings, check=False)
         if done.returncode:
-            raise RuntimeError(f"{name}: its step cannot be timed: {done.stderr.strip().splitlines()[-1:]}")
+            raise RuntimeError(f"{name}: timing its step failed: {done.stderr.strip().splitlines()[-1:]}")
         kept.write_text(done.stdout.strip().splitlines()[-1] + "\n", encoding="utf-8")
         path.unlink()
     return float(kept.read_text(encoding="utf-8"))
 
 
 def step_time(path: Path, data: Path, threads: int) -> float:
-    """In the child: the mean over TIMED steps, photos cut and hazed included, decoding and measuring them not."""
+    """In the child process: mean over TIMED steps, with augmentation and without decoding."""
     import torch
 
     from fairweather.recipes import RECIPES
@@ -127,7 +124,7 @@ def step_time(path: Path, data: Path, threads: int) -> float:
     engine = TrainingEngine(build_recipe(settings), device="cpu", precision=settings.run.precision)
     feeds = (iter(BatchLoader(dataset, seed=settings.run.seed, batch=settings.run.batch)) for _ in range(2))
     batches = next(feeds)
-    for _ in range(WARM + TIMED):  # what is decoded or measured once is done once
+    for _ in range(WARM + TIMED):  # fill the caches
         next(batches)
     batches, begun = next(feeds), 0.0
     for at in range(WARM + TIMED):
@@ -138,16 +135,16 @@ def step_time(path: Path, data: Path, threads: int) -> float:
 
 
 def held_back(tables: Tables, data: Path) -> dict[str, list[Any]]:
-    """The scenes of the training photos that the run file holds back, whatever a variant leaves out."""
+    """The held-out scenes of the run file, whatever sources a variant leaves out."""
     share = tables["data"].get("hold_back", 0.0)
     if not share:
-        raise BadSettings("data.hold_back of the run file is 0: without held-back scenes there is nothing to choose by")
+        raise BadSettings("data.hold_back of the run file is 0: set it above 0 to have scenes for validation")
     sources = [one for one in tables["data"].get("sources", []) if one["kind"] != "synthetic"]
     return divide_holdout(sources, data, share).held
 
 
 def scored(name: str, restore: Any, key: str, sets: Sets, path: Path) -> Scores:
-    """A system on every set; kept in a file, under `key`, so that it is measured once."""
+    """Scores of a system on every set, cached in a file under `key`."""
     key += " " + " ".join(f"{data}:{len(pairs)}" for data, pairs in sets.items())
     if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["of"] == key:
         return {data: Score(**values) for data, values in kept["scores"].items()}
@@ -171,7 +168,7 @@ def _tell(line: str) -> None:
 
 
 def cost(run: Path, threads: int) -> dict[str, Any]:
-    """What a trained variant takes: parameters, billions of multiplications at 256 px, processor ms at 1080p."""
+    """Cost of a trained variant: parameters, GMAC at 256 px, CPU ms at 1080p."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -186,7 +183,7 @@ def cost(run: Path, threads: int) -> dict[str, Any]:
             network(torch.rand(1, 3, 256, 256))
         photo = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), np.uint8)
         taken = []
-        for _ in range(4):  # the first one compiles
+        for _ in range(4):  # the first call compiles
             begun = time.process_time()
             restorer(photo)
             taken.append(time.process_time() - begun)
@@ -202,7 +199,7 @@ def cost(run: Path, threads: int) -> dict[str, Any]:
 
 
 def costs(names: Sequence[str], says: Mapping[str, str], options: argparse.Namespace) -> str:
-    """The table of what each variant is and took."""
+    """The table of costs."""
     lines = [
         "| variant | what it is | generator | parameters | GMAC at 256 px | ms at 1080p | steps | CPU min |",
         "|---|---|---|--:|--:|--:|--:|--:|",
@@ -213,13 +210,13 @@ def costs(names: Sequence[str], says: Mapping[str, str], options: argparse.Names
             read_toml(options.out / f"{name}.toml")["run"]["steps"],
         )
         cells = [name, says[name], found["generator"], f"{found['parameters']:,}", f"{found['gmacs']:.2f}"]
-        cells += [f"{found['ms']:,.0f}", f"{steps:,}", f"{minutes(options.out / f'{name}.seconds'):.1f}"]
+        cells += [f"{found['ms']:,.0f}", f"{steps:,}", f"{cpu_minutes(options.out / f'{name}.seconds'):.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def quality(rows: Mapping[str, Scores]) -> str:
-    """PSNR and SSIM; clear photos: the mean, and the worst of them."""
+    """PSNR and SSIM; for clear photos mean and worst PSNR."""
     return _table(
         rows, lambda s: f"{s.psnr:.2f} / {s.ssim:.3f}" if s.worst is None else f"{s.psnr:.1f} / {s.worst:.1f}"
     )
@@ -239,7 +236,7 @@ def _table(rows: Mapping[str, Scores], cell: Any) -> str:
 
 
 def measured(names: Sequence[str], sets: Sets, what: str, options: argparse.Namespace) -> dict[str, Scores]:
-    """The input and each variant on some sets."""
+    """Scores of the input and of each variant."""
     from fairweather.inference import load
 
     rows = {INPUT: scored(INPUT, np.asarray, INPUT, sets, options.out / f"input-{what}.json")}
@@ -251,9 +248,9 @@ def measured(names: Sequence[str], sets: Sets, what: str, options: argparse.Name
 
 
 def parser() -> argparse.ArgumentParser:
-    """What may be said on the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=PHOTOS)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--minutes", type=float, default=40.0)
@@ -279,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         held = held_back(tables, options.data / "train")
         base = tables if whole is None else changed(tables, CANDIDATES[whole])
-        for turn in (False, True):  # those that go on wait for what they go on with
+        for turn in (False, True):  # fine-tuned variants need the trained ones
             with ThreadPoolExecutor(options.jobs) as pool:
                 running = {
                     name: pool.submit(
@@ -294,13 +291,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sets = {data: pairs for data, pairs in find_sets(options.data / "test").items() if weather_of(pairs) == "haze"}
         chosen, told = (measured(names, one, w, options) for one, w in ((held, "held"), (sets, "test")))
         says = {name: one.says for name, one in variants.items()}
-        print(f"Budget: {options.minutes:g} minutes of processor time a variant, {options.threads} thread(s).\n")
+        print(f"Budget: {options.minutes:g} minutes of CPU time per variant, {options.threads} thread(s).\n")
         print(costs(names, says, options))
-        print("\nHeld-back scenes of the training photos, PSNR / SSIM (clear photos: mean / worst PSNR):\n")
+        print("\nHeld-out scenes of the training photos, PSNR / SSIM (clear photos: mean / worst PSNR):\n")
         print(quality(chosen))
         print("\nThe same scenes, glow near strong edges / elsewhere, levels of 255:\n")
         print(glows(chosen))
-        print("\nThe test photos, PSNR / SSIM. No choice was made by this table:\n")
+        print("\nThe test photos, PSNR / SSIM. This table is not used for any choice:\n")
         print(quality(told))
     except (FairweatherError, RuntimeError) as error:
         print(f"candidates.py: {error}", file=sys.stderr)

@@ -1,21 +1,21 @@
-"""Which of several trained models is to ship? Each is scored on the same scenes, which none of them was trained on.
+"""Compare trained models on scenes that none of them was trained on, to decide which one ships.
 
     python benchmarks/choose.py RUN|MODEL... [--data DIR] [--hold-back X] [--most N] [--photos 4] [--out DIR]
 
-RUN|MODEL    runs that have ended, model folders (`fairweather export RUN -o DIR` makes one of a run that has not), or
-             names of models that ship; all of them for one weather
---data       the folder of training photos that their sources are relative to; as run.json has it by default
---hold-back  the share that was held back, for models whose card and run do not say
---most       at most so many photos of each set, spread evenly over it
+RUN|MODEL    finished runs, model folders (`fairweather export RUN -o DIR` makes one of an unfinished run) or names of
+             shipped models, all for the same weather
+--data       the folder of training photos that their sources are relative to; by default that of run.json
+--hold-back  the held-out fraction, for models whose card and run do not state it
+--most       maximum number of photos of each set, evenly spaced
 --photos     photos of each set on its contact sheet
---out        where the sheets go (SET.jpg: as it came | each model | truth, the photo restored worst first, the best
-             last) and <model>.json with each photo's own numbers
+--out        folder for the sheets (SET.jpg: input | each model | ground truth, worst photo first, best last) and for
+             <model>.json with the scores of each photo
 
-The scenes are those that the models' own `hold_back` kept out of training, less whatever any other of them, or a run
-that one of them started from, has seen. Photos are scored at full size (protocol rgb). Clear photos count against
-themselves. Glow is explained in benchmarks/glow.py; contrast (a ratio) and saturated pixels (percentage points) are
-changes from the photo as it came, see fairweather/evaluation/unreferenced.py. Nothing under test/ or real/ is looked
-at. `fairweather export MODEL -o DIR --choice TEXT` puts the reason onto the card of the one that is chosen.
+The scenes are those that the models' `hold_back` kept out of training, without any that another model, or the run that
+it started from, was trained on. Photos are scored at full size (protocol rgb), clear photos against themselves. Glow
+is defined in benchmarks/glow.py; contrast (ratio) and saturated pixels (percentage points) are changes from the input
+(see fairweather.evaluation.no_reference). Nothing under test/ or real/ is used. `fairweather export MODEL -o DIR
+--choice TEXT` records the reason on the card.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from glow import glow
+from measuring import DATA
 
 from fairweather import model_folder
 from fairweather.data.mixture import CLEAR_SUFFIX, HoldoutDivision, divide_holdout
@@ -42,7 +43,6 @@ from fairweather.images.io import read, to_float
 from fairweather.inference import load
 from fairweather.pairs import Pair
 
-PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "train"
 RULE = find_protocol("rgb")
 HEADINGS = ("held back", "n", "model", "PSNR dB", "±", "SSIM", "worse", "glow", "elsewhere", "contrast", "saturated")
 UNTOUCHED = "as they are"
@@ -52,7 +52,7 @@ Sets = Mapping[str, Sequence[Pair]]
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one set; what was watched beside PSNR and SSIM are means over photos, NaN where it says nothing."""
+    """One model on one set; further measures are means over photos, NaN if undefined."""
 
     model: str
     result: SetScores
@@ -63,7 +63,7 @@ class Row:
 
 
 def data_of(model: str) -> list[dict[str, Any]]:
-    """The data of every training that a model went through, newest first: folder, sources, hold_back."""
+    """The data of all trainings of a model, newest first: folder, sources, hold_back."""
     folder = model_folder.find(model)
     training: dict[str, Any] | None = model_folder.read_card(folder, verify=False).training
     found = []
@@ -71,14 +71,17 @@ def data_of(model: str) -> list[dict[str, Any]]:
         found.append(dict(training.get("data", {})))
         training = training.get("start")
     for record in (folder / "run.json", folder.parent / "run.json"):
-        if record.is_file():  # it knows where the photos lie, and older cards do not tell what was held back
+        if record.is_file():  # it has the path of the photos; older cards do not record hold_back
             own = json.loads(record.read_text(encoding="utf-8"))["settings"]["data"]
             found[0] |= {key: own[key] for key in ("folder", "hold_back", "sources") if own.get(key) is not None}
     return found
 
 
 def scenes(models: Sequence[str], root: Path | None, hold_back: float | None) -> dict[str, list[Pair]]:
-    """The pairs to choose by, set by set. BadSettings where a model does not say, BadFolder where none is left."""
+    """The pairs to compare on, by set.
+
+    Raises BadSettings if a model does not record its hold_back, BadFolder if no pairs remain.
+    """
     phases = [divided(model, data, root, hold_back) for model in models for data in data_of(model)]
     seen = frozenset().union(*(one.trained for one in phases))
     left: dict[str, dict[Path, Pair]] = {}
@@ -88,17 +91,17 @@ def scenes(models: Sequence[str], root: Path | None, hold_back: float | None) ->
             left.setdefault(name, {}).update(fresh)
     found = {name: sorted(pairs.values(), key=lambda pair: pair.name) for name, pairs in left.items() if pairs}
     if not found:
-        raise BadFolder("there is no scene that none of these models has seen: compare models with the same hold_back")
+        raise BadFolder("no scene is held out from all of these models: compare models with the same hold_back")
     return found
 
 
 def divided(model: str, data: Mapping[str, Any], root: Path | None, hold_back: float | None) -> HoldoutDivision:
-    """What one training saw and held back."""
+    """The training and held-out scenes of one training."""
     share = data.get("hold_back", hold_back)
     if share is None:
-        raise BadSettings(f"{model}: neither its card nor its run says what was held back; say so (--hold-back)")
+        raise BadSettings(f"{model}: neither its card nor its run records the held-out fraction: pass --hold-back")
     known = Path(data.get("folder") or ".")
-    root = root or (known if known.is_absolute() else PHOTOS)
+    root = root or (known if known.is_absolute() else DATA / "train")
     sources = data.get("sources") or []
     if not sources and known.name and (root / known.name).is_dir():
         sources = [{"kind": "pairs", "path": known.name}]
@@ -106,14 +109,14 @@ def divided(model: str, data: Mapping[str, Any], root: Path | None, hold_back: f
 
 
 def spread(pairs: Sequence[Pair], most: int | None) -> list[Pair]:
-    """At most so many of them, evenly."""
+    """At most `most` of them, evenly spaced."""
     if most is None or len(pairs) <= most:
         return list(pairs)
     return [pairs[at * len(pairs) // most] for at in range(most)]
 
 
 def score(model: str, restore: Restore, data: str, pairs: Sequence[Pair]) -> Row:
-    """One model on one set."""
+    """Score one model on one set."""
     watched: list[tuple[float, ...]] = []
 
     def produce(pair: Pair, degraded: Picture) -> Picture:
@@ -133,7 +136,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Set by set."""
+    """The table by set."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---|--:|---|" + "--:|" * (len(HEADINGS) - 3)]
     for row in rows:
         if not row.result.photos:
@@ -147,7 +150,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """A line for each model: the mean of the degraded sets' means, each set alike, and the clear photos."""
+    """One line per model: mean over the degraded sets, equally weighted, and over the clear photos."""
     lines = ["| model | PSNR dB | SSIM | worse | glow | clear photos: PSNR dB | the worst |", "|---|" + "--:|" * 6]
     for model in dict.fromkeys(row.model for row in rows):
         own = [row for row in rows if row.model == model and row.result.photos]
@@ -162,7 +165,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def draw(path: Path, rows: Sequence[Row], systems: Mapping[str, Restore], count: int) -> None:
-    """The sheet of one set: the same photos from every model, from that which fares worst to that which fares best."""
+    """The contact sheet of one set: the same photos for every model, from worst to best."""
     scored = {row.model: {photo.pair.name: photo.scores["psnr"] for photo in row.result.photos} for row in rows}
     pairs = {photo.pair.name: photo.pair for photo in rows[0].result.photos}
     known = [name for name in pairs if all(name in scored[model] for model in systems)]
@@ -173,7 +176,7 @@ def draw(path: Path, rows: Sequence[Row], systems: Mapping[str, Restore], count:
         name = order[at * (len(order) - 1) // max(1, count - 1)]
         degraded, clear = load_pair(pairs[name])
         pictures = [degraded, *(restore(degraded) for restore in systems.values())]
-        captions = [f"{sheets.short(name)}, as it came"]
+        captions = [f"{sheets.short(name)}, input"]
         captions += [f"{model}: {scored[model][name]:.2f} dB" for model in systems]
         if pairs[name].degraded != pairs[name].clear:
             pictures, captions = [*pictures, clear], [*captions, "clear"]
@@ -182,7 +185,7 @@ def draw(path: Path, rows: Sequence[Row], systems: Mapping[str, Restore], count:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What may be said on the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="RUN|MODEL")
     parser.add_argument("--data", type=Path)
@@ -200,9 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         opened = {name: load(name, engine=options.engine, threads=options.threads) for name in options.models}
         if len({restorer.card.weather for restorer in opened.values()}) > 1:
-            raise BadSettings("these models take out different weather: choose among those that do the same")
+            raise BadSettings("these models remove different weather: compare models for the same weather")
         names = [restorer.card.name for restorer in opened.values()]
-        alike = len(set(names)) < len(names)  # two runs may share a card's name
+        alike = len(set(names)) < len(names)  # runs may share a card name
         systems: dict[str, Restore] = {given if alike else r.card.name: r for given, r in opened.items()}
         sets = {
             name: spread(p, options.most) for name, p in scenes(options.models, options.data, options.hold_back).items()
@@ -224,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FairweatherError as error:
         print(f"choose.py: {error}", file=sys.stderr)
         return 1
-    print(f"Scenes held back from training, protocol {RULE.name}.\n\n{markdown(rows)}\n\n{summary(rows)}")
+    print(f"Held-out scenes, protocol {RULE.name}.\n\n{markdown(rows)}\n\n{summary(rows)}")
     for row in rows:
         for reason in row.result.failed.values():
             print(f"not scored by {row.model}: {reason}")

@@ -1,17 +1,17 @@
-"""A figure for glow: the halos along roof lines and around trunks that maps coarser than the photo leave behind.
+"""A measure of glow: halos along roof lines and tree trunks, caused by maps that are coarser than the photo.
 
-PSNR hardly sees them. What tells a halo from every other error is that it is no local function of the scene: the sky
-beside a roof and the sky further off have one colour in the truth and two in the output. So, of a photo's luma:
+PSNR hardly reflects them. Unlike other errors, a halo is not a local function of the scene: the sky next to a roof and
+the sky further away have the same colour in the ground truth and different colours in the output. On a photo's luma:
 
-1. error = output - truth;
-2. from it goes all that is locally an affine function of the truth (a guided filter with the truth as guide, radius
-   10 % of the long side): wrong brightness, contrast or tint, also where they change slowly;
-3. what is left is smoothed (sigma 2 pixels), so that noise and texture do not count;
-4. its root mean square is taken in a band around the truth's strong edges, and elsewhere.
+1. error = output - ground truth;
+2. subtract what is locally an affine function of the ground truth (a guided filter guided by it, radius 10 % of the
+   long side): wrong brightness, contrast or tint, also if they vary slowly;
+3. smooth the rest (sigma 2 pixels) to exclude noise and texture;
+4. take its root mean square in a band around strong edges of the ground truth, and elsewhere.
 
-Both are in levels of 255. Glow raises the first; noise, or haze that is patchy by itself, raises both. A hazy photo has
-some of its own, since its haze follows depth and depth jumps at edges: compare systems with it and with each other. On
-clear photos compared with themselves all of it was brought in by the restorer.
+Both values are in levels of 255. Glow raises the first; noise or patchy haze raises both. A hazy input has some glow
+itself, because haze follows depth and depth changes at edges: compare systems with the input and with each other. On
+clear photos compared with themselves, the restorer caused all of it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from dark_channel import guided_filter
 from numpy.typing import NDArray
 
 STRONG = 0.04
-"""An edge is strong where the truth's luma, smoothed by sigma 2, changes by this much in a pixel."""
+"""Minimum gradient per pixel of a strong edge, in the ground truth's luma smoothed with sigma 2."""
 INNER, OUTER = 2, 0.03
-"""The band: from INNER pixels off the edge (nearer, a shift of half a pixel counts) to OUTER times the long side."""
+"""The band around an edge: from INNER pixels (closer, half a pixel of shift matters) to OUTER times the long side."""
 REACH = 0.1
 EPS = 1e-4
 
 
 def glow(output: NDArray[Any], truth: NDArray[Any]) -> tuple[float, float]:
-    """(near strong edges, elsewhere) in levels of 255; NaN where a photo has no such place.
+    """Glow (near strong edges, elsewhere) in levels of 255; NaN if a photo has no such region.
 
-    output, truth: H x W x 3 floats in [0,1] of one size.
+    output, truth: H x W x 3 floats in [0, 1] of one size.
     """
     light = [cv2.cvtColor(p.astype(np.float32), cv2.COLOR_RGB2GRAY) for p in (output, truth)]
     error = light[0] - light[1]
@@ -45,7 +45,7 @@ def glow(output: NDArray[Any], truth: NDArray[Any]) -> tuple[float, float]:
 
 
 def bands(luma: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Masks (H x W) of the band around strong edges and of all that lies beyond it; the edges are in neither."""
+    """Masks (H x W) of the band around strong edges, and of the region beyond it; neither contains the edges."""
     smooth = cv2.GaussianBlur(luma, (0, 0), 2)
     steep = cv2.magnitude(cv2.Scharr(smooth, cv2.CV_32F, 1, 0) / 32, cv2.Scharr(smooth, cv2.CV_32F, 0, 1) / 32)
     distance = cv2.distanceTransform((steep < STRONG).astype(np.uint8), cv2.DIST_L2, 5)

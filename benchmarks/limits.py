@@ -1,10 +1,10 @@
-"""What the machine can do at most, measured: multiplications in convolutions and matrix products, bytes copied.
+"""Measured limits of the machine: MACs per second in convolutions and matrix products, and copy bandwidth.
 
     python benchmarks/limits.py
 
-A 3 x 3 convolution of 64 to 64 channels on 128 x 128 and a product of two 1024 x 1024 matrices, by OpenVINO in float32,
-bfloat16 and int8 (quantized activations and weights, as static quantization makes them); and a plain copy of 64 MB.
-Without hardware for it a precision is no faster than float32, or slower: then that is the machine's limit.
+A 3 x 3 convolution of 64 to 64 channels on 128 x 128 and a product of two 1024 x 1024 matrices, by OpenVINO in
+float32, bfloat16 and int8 (quantized activations and weights, as in static quantization), and a plain copy of 64 MB.
+Without hardware support a precision is no faster than float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 
 
 def measure(runs: int = RUNS) -> dict[str, float]:
-    """ "convolution f32", "product int8", ...: MACs a second; "copy": bytes a second, read and written together."""
+    """MACs per second by "convolution f32", "product int8", ...; bytes per second, read and written, by "copy"."""
     found = {}
     for precision in PRECISIONS:
         convolution, product = _convolution(precision), _product(precision)
@@ -37,7 +37,7 @@ def measure(runs: int = RUNS) -> dict[str, float]:
 
 
 def median(work: Callable[[], Any], runs: int) -> float:
-    """Seconds, after two runs that do not count."""
+    """Median seconds after two warm-up runs."""
     times = []
     for _ in range(runs + 2):
         start = time.perf_counter()
@@ -68,7 +68,7 @@ def _product(precision: str) -> Callable[[], Any]:
 
 
 def _quantized(values: Any, precision: str) -> Any:
-    """Rounded to 256 levels between -1 and 1 where the precision is int8; OpenVINO then multiplies integers."""
+    """For int8, quantize to 256 levels in [-1, 1], so that OpenVINO multiplies integers."""
     from openvino import opset13 as op
 
     if precision != "int8":
@@ -80,7 +80,7 @@ def _quantized(values: Any, precision: str) -> Any:
 def _compiled(answer: Any, parameter: Any, precision: str, values: Floats) -> Callable[[], Any]:
     import openvino
 
-    hint = "bf16" if precision == "bf16" else "f32"  # beside int8 what is left to floats
+    hint = "bf16" if precision == "bf16" else "f32"  # the float part of an int8 network
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     compiled = openvino.Core().compile_model(openvino.Model([answer], [parameter], "limit"), "CPU", config)
     request = compiled.create_infer_request()

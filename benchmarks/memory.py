@@ -1,10 +1,10 @@
-"""Does `restore --memory` keep to it? Large photos from file to file, as the operating system counts.
+"""Peak memory of `restore --memory` on large photos, from file to file, as counted by the operating system.
 
     python benchmarks/memory.py [--memory 2GB] [--model dehaze dehaze-fast derain ...] [--photo 10000x10000.jpg ...]
 
-For each model and photo (mosaics of examples/): the peak of the process with the budget and without one, and the
-greatest difference between the two results in levels of 255: at most 1 is allowed, for tiles add floats in another
-order. The exit code is the number of rows that break either promise.
+For each model and photo (mosaics of examples/): peak memory of the process with and without the limit, and the maximum
+difference between the two results in levels of 255. A difference of 1 is allowed, since tiles add floats in another
+order. The exit code is the number of rows that exceed the limit or the difference.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import cv2
 from folder import watch
+from measuring import EXAMPLES, mosaic
 from PIL import Image
-from speed import EXAMPLES, mosaic
 
 from fairweather.images.io import read
 from fairweather.inference.memory import parse_size
@@ -28,14 +28,14 @@ PHOTOS = ("10000x10000.jpg", "10000x10000.png", "30000x2000.jpg")
 
 
 def make(path: Path) -> None:
-    """A mosaic of the size and kind that the name tells."""
+    """Write a mosaic with the size and format of the file name."""
     width, height = map(int, path.stem.split("x"))
     photo = Image.fromarray(mosaic(sorted(EXAMPLES.glob("*.jpg")), width, height))
     photo.save(path, **({"compress_level": 1} if path.suffix == ".png" else {"quality": 92, "subsampling": 2}))
 
 
 def difference(one: Path, other: Path) -> float:
-    """The greatest between two pictures of 8 bits."""
+    """Maximum difference of two 8-bit pictures."""
     return float(cv2.absdiff(read(one).pixels, read(other).pixels).max())
 
 

@@ -1,6 +1,6 @@
-"""Other people's networks by their papers, with random weights: for time and memory, which weights do not change.
+"""Published networks with random weights, for measuring time and memory.
 
-They are run as their authors run them: in PyTorch, eager, float32, on the whole photo.
+They run as published: in PyTorch, eager, float32, on the whole photo.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from fairweather.generators import GUNet, ResNet9
 class AODNet(nn.Module):
     """Li, Peng, Wang, Xu & Feng, AOD-Net: All-in-One Dehazing Network, ICCV 2017, figure 3 and equation 5.
 
-    N x 3 x H x W in [0,1] -> the same; 1,761 parameters. Five convolutions of three channels each give K, and the
-    answer is K x - K + 1.
+    N x 3 x H x W in [0, 1] -> the same shape; 1,761 parameters. Five convolutions of three channels each predict K;
+    the output is K x - K + 1.
     """
 
     multiple_of = 1
@@ -43,28 +43,27 @@ def gunet_t() -> nn.Module:
     """gUNet-T's shape (Song, Zhou, Qian & Du, arXiv:2209.11448, table 1: 2.60 GMACs at 256 x 256, 0.81 M parameters):
     depths 2, 2, 2, 4, 2, 2, 2, widths from 24 on, as the package's own `gunet` has them.
 
-    Counted here it does 2.76 GMACs with 0.84 M parameters: the figure in the paper leaves some detail open. Its times
-    are to be multiplied by GUNET_T_SHARE before anything is compared with them.
+    Counted here: 2.76 GMACs and 0.84 M parameters, since the paper leaves some details open. Multiply its times by
+    GUNET_T_SHARE before comparing.
     """
     return GUNet(width=24, depths=(2, 2, 2, 4, 2, 2, 2), kernel=5)
 
 
 GUNET_T_SHARE = 2.60 / 2.758
-"""The paper's work over that of `gunet_t` as it is written here."""
+"""MACs stated in the paper relative to those of `gunet_t`."""
 
 OPPONENTS: dict[str, Callable[[], nn.Module]] = {"gUNet-T": gunet_t, "ResNet-9": ResNet9, "AOD-Net": AODNet}
-"""Name in the table -> the network. ResNet-9 is CycleGAN's generator, and ClarityGAN's."""
+"""Name in the table -> network. ResNet-9 is the generator of CycleGAN and ClarityGAN."""
 
 
 def macs(network: nn.Module, picture: Tensor) -> int:
-    """Multiplications and additions, in pairs, of the convolutions for one picture (1 x 3 x h x w): norms, gates and
-    enlargements left out, as papers do."""
+    """MACs of the convolutions for one picture (1 x 3 x h x w), without norms, gates and resizing, as in papers."""
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> None:
         nonlocal total
         assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-        # each weight works once for every place of the finer side's grid that it is moved over
+        # each weight is applied once per position of the finer grid
         moved = inputs[0] if isinstance(module, nn.ConvTranspose2d) else answer
         total += len(moved) * module.weight.numel() * moved.shape[2] * moved.shape[3]
 

@@ -1,10 +1,9 @@
-"""The training steps of every recipe as one writes them by hand in PyTorch: what benchmarks/training.py measures
-fairweather's engine against.
+"""Hand-written PyTorch training steps of every recipe, which benchmarks/training.py compares fairweather with.
 
-They take the recipe's networks, weights and settings, and owe nothing else to it: the usual losses are
-torch.nn.functional's, discriminators have `requires_grad` switched off while generators learn through them, gradients
-are set to None, Adam is fused, the forward pass runs under autocast and the backward pass outside of it. Each network
-is called as often and in the same order as its paper's well-known public code does.
+They take the recipe's networks, weights and settings, and nothing else: losses are those of torch.nn.functional,
+discriminators have `requires_grad` switched off while generators are updated, gradients are set to None, Adam is fused,
+the forward pass runs under autocast and the backward pass outside of it. Each network is called as often and in the
+same order as in the paper's public code.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Losses = dict[str, float]
 
 
 class ImagePool:
-    """Up to `size` earlier fakes; half of those asked for are swapped for one of them."""
+    """A history of up to `size` generated photos; half of the queries return one from it."""
 
     def __init__(self, size: int, generator: torch.Generator) -> None:
         self.size, self.generator = size, generator
@@ -50,7 +49,7 @@ class ImagePool:
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """No gradients for these networks' weights."""
+    """Disable gradients of these networks' weights."""
     for network in networks:
         network.requires_grad_(False)
     yield
@@ -59,7 +58,7 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 class PlainLoop:
-    """What the loops share: the networks, autocast and optimizers."""
+    """Base of the loops: networks, autocast and optimizers."""
 
     def __init__(
         self, recipe: Recipe, rates: dict[str, float], *, dtype: torch.dtype, channels_last: bool, seed: int
@@ -144,7 +143,7 @@ class PlainCycle(PlainLoop):
 
 
 class PlainConditional(PlainLoop):
-    """What pix2pix and HazeHeal share."""
+    """Base of pix2pix and HazeHeal."""
 
     def prepare(self) -> None:
         self.generator = self.adam("generator", self.networks.restore.parameters())

@@ -1,16 +1,17 @@
-"""Does mixed precision cost quality? The paired recipes, trained in fp32 and in mixed precision with several seeds.
+"""Quality cost of mixed precision: paired recipes trained in fp32 and in mixed precision with several seeds.
 
     python benchmarks/precision.py --out DIR [--data DIR] [--recipe pix2pix hazeheal] [--steps 240] [--seeds 1 2 3]
                                    [--mixed bf16] [--test DIR] [--jobs N] [--threads 1]
 
-Every run is `fairweather train` with runs/NAME-laptop.toml, shortened to --steps (learning rates decay to the end of
-the shortened run), on the folder `train/sots_outdoor` of --data; the seed decides its weights and the order of photos,
-alike in both precisions. The model is scored on --test (a folder of pairs or a name below `test/`; PSNR in dB at full
-size, protocol rgb, the mean over photos), by the same engine in fp32. The scores choose nothing.
+Each run is `fairweather train` with runs/NAME-laptop.toml, shortened to --steps (schedules end with the shortened
+run), on `train/sots_outdoor` of --data; the seed sets weights and order of photos, equal in both precisions. Models
+are scored on
+--test (a folder of pairs, or a name below `test/`; PSNR in dB at full size, protocol rgb, mean over photos) by the
+       same engine
+in fp32. The scores are not used for any choice.
 
-A run that has ended in DIR is not repeated, one that was interrupted goes on. The table has a line for each recipe: the
-scores by seed, their means, the difference of the means and its standard error (from the differences seed by seed).
-The exit code is 1 where a difference exceeds 0.3 dB.
+Finished runs in DIR are reused, interrupted ones resumed. The table has one line per recipe: scores by seed, their
+means, the difference of the means and its standard error. The exit code is 1 if a difference exceeds 0.3 dB.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from systems import PHOTOS, ROOT, SYSTEMS, to_its_end
+from measuring import DATA, ROOT, run_training
+from systems import SYSTEMS
 
 from fairweather.errors import BadFolder, FairweatherError
 
@@ -38,7 +40,7 @@ MOST = 0.3
 
 @dataclass(frozen=True)
 class One:
-    """A run to be trained and scored."""
+    """A run to train and score."""
 
     recipe: str
     precision: str
@@ -50,7 +52,7 @@ class One:
 
 
 def command(one: One, options: argparse.Namespace) -> list[str]:
-    """The words that train it, or go on with it."""
+    """The command that trains or resumes it."""
     run = options.out / one.name
     words = [sys.executable, "-m", "fairweather", "train", "--config", str(ROOT / "runs" / f"{one.recipe}-laptop.toml")]
     for flag, folder in SYSTEMS[one.recipe].data.items():
@@ -63,18 +65,18 @@ def command(one: One, options: argparse.Namespace) -> list[str]:
 
 
 def train(one: One, options: argparse.Namespace) -> None:
-    """Train it to its end. Raises RuntimeError with what it said last."""
+    """Train it. Raises RuntimeError with the last line of its log."""
     run = options.out / one.name
     if (run / "model" / "card.json").exists():
         steps = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]["run"]["steps"]
         if steps != options.steps:
             raise RuntimeError(f"{run} was trained for {steps} steps: take --steps {steps} or another --out")
         return
-    to_its_end(command(one, options), options.out / f"{one.name}.log", OMP_NUM_THREADS=str(options.threads))
+    run_training(command(one, options), options.out / f"{one.name}.log", OMP_NUM_THREADS=str(options.threads))
 
 
 def score(one: One, test: str, options: argparse.Namespace) -> float:
-    """PSNR of the run's model; kept beside it."""
+    """PSNR of the run's model, cached in its folder."""
     from fairweather.evaluation import evaluate_model
     from fairweather.inference import load
     from fairweather.pairs import find_sets
@@ -92,14 +94,14 @@ def score(one: One, test: str, options: argparse.Namespace) -> float:
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The mean difference second - first, seed by seed, and its standard error (NaN of a single seed)."""
+    """Mean difference second - first over the seeds, and its standard error (NaN for one seed)."""
     differences = [b - a for a, b in zip(first, second, strict=True)]
     spread = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
     return fmean(differences), spread
 
 
 def markdown(scores: Mapping[str, Mapping[str, Sequence[float]]], seeds: Sequence[int]) -> str:
-    """One line for each recipe: {recipe: {precision: a score for each seed}}, the first precision fp32."""
+    """One line per recipe, from {recipe: {precision: score of each seed}}; the first precision is fp32."""
     precisions = list(next(iter(scores.values())))
     heads = ["recipe", *(f"{p}, seed {seed}" for p in precisions for seed in seeds)]
     heads += [*(f"{p} mean" for p in precisions), "difference", "standard error"]
@@ -114,10 +116,10 @@ def markdown(scores: Mapping[str, Mapping[str, Sequence[float]]], seeds: Sequenc
 
 
 def parser() -> argparse.ArgumentParser:
-    """What may be said on the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=PHOTOS)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--recipe", nargs="+", choices=PAIRED, default=list(PAIRED), metavar="NAME")
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])

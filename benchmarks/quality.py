@@ -1,24 +1,24 @@
-"""How good is it? The models beside the input itself, the dark channel prior and other people's systems, on every set.
+"""Image quality of the models, the input, the dark channel prior and published systems on every test set.
 
     python benchmarks/quality.py [--data DIR] [--clear DIR] [--real DIR] [--model NAME|PATH ...]
                                  [--outputs NAME=DIR ...] [--protocol NAME ...] [--engine NAME] [--out DIR]
                                  [--bars] [--update]
 
---data     a set of pairs or a folder of sets; each system meets the sets that have its weather
---clear    clear photos, to be left as they are: they and the clear side of every set are restored by every system,
-           whatever its weather, and compared with themselves
---real     a folder with folders of real photos without a truth (hazy_..., rainy_...): what changes in them
---model    what to score; by default every model that ships, and `auto`, which first looks which weather there is
---outputs  another system's finished pictures, one folder a set inside DIR (or DIR itself for a single set), named as
-           the degraded photos are
---protocol how pictures are compared; by default rgb, and for rain rain-y as well
---out      also write <system>.json, clear.json and real.json with each photo's own numbers
---bars     say of each aim (benchmarks/bars.py) whether it is reached
---update   write the tables into README.md and docs/models.md, and the scores onto the cards of what ships
+--data     a set of pairs or a folder of sets; each system is run on the sets with its weather
+--clear    clear photos: they, and the clear side of every set, are restored by every system and compared with
+           themselves
+--real     a folder with folders of real photos without ground truth (hazy_..., rainy_...)
+--model    models to score; by default all shipped models, and `auto`, which detects the weather
+--outputs  another system's output pictures, one folder per set inside DIR (or DIR itself for a single set), with the
+           names of the degraded photos
+--protocol how pictures are compared; by default rgb, and for rain also rain-y
+--out      write <system>.json, clear.json and real.json with the values of each photo
+--bars     report which targets (benchmarks/bars.py) are reached
+--update   write the tables into README.md and docs/models.md, and the scores onto the cards of the shipped models
 
-PSNR and SSIM are means over n photos, ± is the standard deviation over them; "worse" counts photos that left further
-from the truth than they came; glow is explained in benchmarks/glow.py. Lines with † are not run by this command: they
-are other people's systems, measured before on the same photos (benchmarks/peers.toml).
+PSNR and SSIM are means over n photos, ± is the standard deviation; "worse" counts photos with a lower PSNR than their
+input; glow is defined in benchmarks/glow.py. Lines with † are published systems, measured before on the same photos
+(benchmarks/peers.toml); this command does not run them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ import dark_channel
 import numpy as np
 import publish
 import tables
-from measuring import Measured, Sets, System, by_function, by_outputs, clear_photos, on_clear, on_pairs, on_real
+from measuring import DATA
+from scoring import Measured, Sets, System, by_function, by_outputs, clear_photos, on_clear, on_pairs, on_real
 
 from fairweather.errors import BadSettings, FairweatherError
 from fairweather.evaluation import PROTOCOLS, find_protocol
@@ -41,11 +42,9 @@ from fairweather.inference import load, weather_detection
 from fairweather.model_folder import WEIGHTS, shipped
 from fairweather.pairs import find_sets
 
-PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-
 
 def models(names: Sequence[str], engine: str) -> dict[str, System]:
-    """What is named, or all that ships and `auto`."""
+    """The named models, or all shipped models and `auto`."""
     systems: dict[str, System] = {}
     looks = (weather_detection.DETECTOR_FOLDER / weather_detection.DETECTOR_CARD).is_file()
     for name in names or [*shipped(), *(["auto"] if looks else [])]:
@@ -53,13 +52,13 @@ def models(names: Sequence[str], engine: str) -> dict[str, System]:
             systems[name] = by_function(load(name, engine=engine))
             continue
         restorer = load(name, engine=engine)
-        called = restorer.card.name if restorer.card.name not in systems else name  # two runs may share a card's name
+        called = restorer.card.name if restorer.card.name not in systems else name  # runs may share a card name
         systems[called] = by_function(restorer, restorer.card.weather)
     return systems
 
 
 def measure(systems: dict[str, System], sets: Sets, options: argparse.Namespace) -> Measured:
-    """All three kinds of photos. Raises FairweatherError."""
+    """Measure pairs, clear photos and real photos. Raises FairweatherError."""
     rules = [find_protocol(name) for name in options.protocol]
     sets = {name: sets[name] for name in tables.in_order(sets)}
     rows = on_pairs(systems, sets, rules, _tell)
@@ -75,11 +74,11 @@ def _tell(words: str) -> None:
 
 
 def report(measured: Measured, peers: Sequence[tables.Published]) -> str:
-    """All tables, as they can be pasted into a page."""
+    """All tables as markdown."""
     rules = [PROTOCOLS[name] for name in dict.fromkeys(row.result.protocol.name for row in measured.rows)]
     parts = [f"Protocol {rule.name}: {rule.description}.\n({rule.source})" for rule in rules]
     parts.append(tables.long(measured.rows, peers))
-    if tables.beside(measured.rows, peers):
+    if tables.comparable(measured.rows, peers):
         parts.append(f"{tables.MARK} not run by this command, see benchmarks/peers.toml")
     if measured.kept:
         parts += [tables.clear(measured.kept), tables.clear_overall(measured)]
@@ -101,11 +100,11 @@ def _there(folder: Path) -> Path | None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What may be said on the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=PHOTOS / "test")
-    parser.add_argument("--clear", type=Path, default=_there(PHOTOS / "kodak"))
-    parser.add_argument("--real", type=Path, default=_there(PHOTOS / "real"))
+    parser.add_argument("--data", type=Path, default=DATA / "test")
+    parser.add_argument("--clear", type=Path, default=_there(DATA / "kodak"))
+    parser.add_argument("--real", type=Path, default=_there(DATA / "real"))
     parser.add_argument("--model", nargs="*", default=[], metavar="NAME|PATH")
     parser.add_argument("--outputs", type=_outputs, nargs="*", default=[], metavar="NAME=DIR")
     parser.add_argument("--protocol", nargs="*", default=[], metavar="NAME")
@@ -117,16 +116,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def checked(options: argparse.Namespace) -> argparse.Namespace:
-    """Raises UnknownName for a protocol that there is not, BadSettings where --update would publish something else
-    than the whole table, each before anything is measured."""
+    """Check the options before anything is measured.
+
+    Raises UnknownName for an unknown protocol, BadSettings if --update would publish part of the table.
+    """
     for name in options.protocol:
         find_protocol(name)
     if options.update:
         for name in ("model", "outputs", "protocol"):
             if getattr(options, name):
-                raise BadSettings(f"--update publishes what ships, by the protocols of its weather: leave out --{name}")
+                raise BadSettings(f"--update publishes all shipped models with their protocols: leave out --{name}")
         if options.clear is None:
-            raise BadSettings("--update publishes clear photos as well: name a folder of them (--clear)")
+            raise BadSettings("--update publishes clear photos too: name a folder of them with --clear")
         publish.check_places()
     return options
 

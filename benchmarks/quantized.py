@@ -1,24 +1,24 @@
-"""What does int8 cost, and what does it save? Each model by each method, in one table: milliseconds, megabytes, dB.
+"""Cost and gain of int8: milliseconds, megabytes and dB of each model with each quantization method.
 
     python benchmarks/quantized.py --out DIR [--model dehaze ...|PATH ...] [--method dynamic static qat]
                                    [--data ../shared/data] [--steps 200] [--photos N] [--size 1920x1080] [--runs 9]
 
-Every line is `fairweather quantize` on the training photos of the model's weather (below `train/` of --data, several
-folders side by side), then measured on its test sets: PSNR in dB (protocol rgb, guards on, at full size) of the float
-model in float32 and how much int8 changes it, by OpenVINO. What is in DIR already is not quantized again. Milliseconds
-are of the network alone on a photo of --size, medians of --runs runs of all precisions in turn, in OpenVINO. bf16 gains
-where the processor has it; where it has not, OpenVINO computes in float32.
-A model that misses its bar is kept by force here, and its line says so.
+Each line is `fairweather quantize` on the training photos of the model's weather (below `train/` of --data), then
+measured on its test sets by OpenVINO: PSNR in dB (protocol rgb, guards on, full size) of the float model in float32,
+and the change with int8. Models in DIR are not quantized again. Milliseconds are of the network alone on a photo of
+--size, medians of --runs runs with all precisions in turn, in OpenVINO; without bf16 in hardware OpenVINO computes in
+float32. A model that misses the limit is kept with --force and marked.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from measuring import DATA, warn_if_busy
 
 from fairweather import model_folder
 from fairweather.deploy import quantization, sample_photos
@@ -30,7 +30,6 @@ from fairweather.inference import load
 from fairweather.pairs import find_sets
 
 MODELS = ("dehaze-fast", "dehaze", "derain-fast", "derain")
-PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 TRAIN = {"haze": ("sots_outdoor", "sots_indoor", "o_haze", "nh_haze"), "rain": ("rain100",)}
 TEST = {"haze": ("sots_outdoor", "sots_indoor", "i_haze", "nh_haze2"), "rain": ("rain100",)}
 PRECISIONS = ("f32", "bf16", "int8")
@@ -38,22 +37,22 @@ PRECISIONS = ("f32", "bf16", "int8")
 
 @dataclass(frozen=True)
 class Line:
-    """One model by one method."""
+    """One model quantized with one method."""
 
     model: str
     method: str
     floats: str
-    """How many of how many layers stay in float."""
+    """Number of float layers, and of all layers."""
     passed: bool
     ms: Mapping[str, float]
     megabytes: tuple[float, float]
-    """Of the float network and of the int8 one."""
+    """File sizes of the float and the int8 network."""
     decibels: Mapping[str, tuple[int, float, float]] = field(default_factory=dict)
-    """Test set -> photos, PSNR of the float model, PSNR of int8."""
+    """Test set -> number of photos, PSNR of the float model, PSNR of int8."""
 
 
 def linked(data: Path, names: Sequence[str], target: Path) -> Path:
-    """A folder with links to some folders of `data`: what `--data` of one command is."""
+    """A folder with links to some folders of `data`, for the --data of one command."""
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
         link = target / name
@@ -63,7 +62,7 @@ def linked(data: Path, names: Sequence[str], target: Path) -> Path:
 
 
 def measure(model: str, method: str, options: argparse.Namespace) -> Line:
-    """Quantize, unless that is there, and measure."""
+    """Quantize unless the result exists, and measure."""
     float_folder = model_folder.find(model)
     card = model_folder.read_card(float_folder)
     folder = options.out / f"{card.name}-{method}"
@@ -98,7 +97,7 @@ def sets(data: Path, names: Sequence[str]) -> dict[str, list]:  # type: ignore[t
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """The table; a change of PSNR beyond the bar is bold."""
+    """The table; changes of PSNR beyond the limit are bold."""
     heads = ["model", "method", "layers in float", *(f"{name} ms" for name in PRECISIONS), "x f32", "x bf16"]
     heads += ["float MB", "int8 MB", "PSNR float -> int8, dB"]
     rows = ["| " + " | ".join(heads) + " |", "|---|---" + "|--:" * (len(heads) - 3) + "|---|"]
@@ -123,14 +122,16 @@ def _change(change: float, method: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What may be said on the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", nargs="+", default=list(MODELS), metavar="NAME|PATH")
     parser.add_argument("--method", nargs="+", choices=QUANTIZE_METHODS, default=list(QUANTIZE_METHODS))
-    parser.add_argument("--data", type=Path, default=PHOTOS)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--photos", type=int, default=0, help="at most so many of each test set (default: all)")
+    parser.add_argument(
+        "--photos", type=int, default=0, help="maximum number of photos of each test set (default: all)"
+    )
     parser.add_argument("--size", type=_size, default=quantization.COST_SIZE, metavar="WIDTHxHEIGHT")
     parser.add_argument("--runs", type=int, default=9)
     return parser
@@ -143,8 +144,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if (busy := os.getloadavg()[0]) > 0.5:
-        print(f"The machine was busy when this began (load average {busy:.1f}): times are too long.\n")
+    warn_if_busy()
     lines = []
     for model in options.model:
         for method in options.method:

@@ -1,21 +1,19 @@
-"""Do time and memory grow as they should? Against a photo's pixels and against the number of photos: straight lines.
+"""Time and memory against a photo's pixels and against the number of photos, with fitted lines.
 
     python benchmarks/scaling.py [--model dehaze] [--engine openvino] [--megapixels 1 4 12 24 48] [--photos 4 16 32 64]
                                  [--runs 5] [--out docs/scaling.png]
 
-Each point is a process of its own. For a size: one photo from file to file, the median of the warm runs, and the most
-memory that the operating system has seen the process hold. For a number: so many photos of SHARED megapixels through
-the folder's pipeline, cold start left out. A line is fitted to each by least squares; the table says how well it fits
-(R^2, and the point furthest from it as a share of the line there). Memory must not grow with the number of photos: its
-line is flat, R^2 says nothing there, and the furthest point says all.
-The photos are mosaics of examples/, as in speed.py.
+Each point is a separate process. For a size: one photo from file to file, the median of the warm runs, and the peak
+memory of the process. For a number: that many photos of SHARED megapixels through the folder pipeline, without the
+cold start. A line is fitted to each series by least squares; the table has R^2 and the largest relative distance of a
+point. Memory must not grow with the number of photos: that line is flat, R^2 is meaningless, and the largest distance
+matters. The photos are mosaics of examples/, as in speed.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -26,28 +24,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peaks import peak
+from measuring import cores, peak, processor, warn_if_busy
 
 SHARED = 2.0
-"""Megapixels of each photo where their number varies."""
+"""Megapixels of each photo when the number of photos varies."""
 Point = tuple[float, float, float]
 """Megapixels or photos; seconds; MiB."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """y = base + slope x by least squares."""
+    """y = base + slope * x, fitted by least squares."""
 
     base: float
     slope: float
     fit: float
-    """R^2: the share of the variance that the line explains; 1 where all values are the same."""
+    """R^2; 1 if all values are equal."""
     furthest: float
-    """The largest distance of a point from the line, as a share of the line there."""
+    """Largest relative distance of a point from the line."""
 
 
 def line(points: Sequence[tuple[float, float]]) -> Line:
-    """The straight line through at least two points of different x."""
+    """Fit a line to at least two points with different x."""
     mean_x, mean_y = (statistics.fmean(values) for values in zip(*points, strict=True))
     spread = sum((x - mean_x) ** 2 for x, _ in points)
     slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
@@ -59,13 +57,13 @@ def line(points: Sequence[tuple[float, float]]) -> Line:
 
 
 def sides(megapixels: float) -> tuple[int, int]:
-    """Width and height of 4 to 3 with about so many pixels."""
+    """Width and height in the ratio 4 : 3 with about this many pixels."""
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     return round(height * 4 / 3), height
 
 
 def measure_size(model: str, engine: str, source: Path, runs: int) -> Point:
-    """In the child: one photo again and again, from file to file."""
+    """In the child process: one photo repeatedly, from file to file."""
     import speed
 
     found = speed.measure(model, source, runs, engine)
@@ -73,7 +71,7 @@ def measure_size(model: str, engine: str, source: Path, runs: int) -> Point:
 
 
 def measure_number(model: str, engine: str, source: Path, number: int) -> Point:
-    """In the child: so many copies of a photo through the folder's pipeline, after one that does not count."""
+    """In the child process: copies of a photo through the folder pipeline, after one warm-up copy."""
     from fairweather.inference import batch, load
 
     restorer = load(model, engine=engine)
@@ -101,7 +99,7 @@ def child(*arguments: str) -> list[Any]:
 
 
 def markdown(series: dict[str, Sequence[Point]]) -> str:
-    """Points and lines: `series` by what grows, "megapixels" or "photos"."""
+    """Tables of points and lines; `series` by variable, "megapixels" or "photos"."""
     lines = []
     for what, points in series.items():
         lines += [f"| {what} | seconds | MiB |", "|--:|--:|--:|"]
@@ -121,7 +119,7 @@ def markdown(series: dict[str, Sequence[Point]]) -> str:
 
 
 def draw(series: dict[str, Sequence[Point]], title: str, out: Path) -> None:
-    """Four small plots with their lines, as a PNG."""
+    """Draw four plots with their lines as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -160,12 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measure_number(*system, number) if number else measure_size(*system, options.runs)))
         return 0
     if min(len(set(options.megapixels)), len(set(options.photos))) < 3:
-        parser.error("--megapixels and --photos: two points lie on a line always, give at least three")
+        parser.error("--megapixels and --photos: give at least three values, since two points always lie on a line")
     import speed
 
-    print(f"{speed.processor()}, {speed.cores()} cores; {options.model}, {options.engine}\n")
-    if (busy := os.getloadavg()[0]) > 0.5:
-        print(f"The machine was busy when this began (load average {busy:.1f}): times are too long and uneven.\n")
+    print(f"{processor()}, {cores()} cores; {options.model}, {options.engine}\n")
+    warn_if_busy()
     series: dict[str, Sequence[Point]] = {}
     shared = ("--model", options.model, "--engine", options.engine, "--runs", str(options.runs))
     with tempfile.TemporaryDirectory() as place:
@@ -186,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             series["photos"] = [*series.get("photos", []), (float(number), found[1], found[2])]
             print(f"{number} photos: {found[1]:.2f} s, {found[2]:.0f} MiB", file=sys.stderr)
     print(markdown(series))
-    draw(series, f"{options.model}, {options.engine}, {speed.processor()}, {speed.cores()} cores", options.out)
+    draw(series, f"{options.model}, {options.engine}, {processor()}, {cores()} cores", options.out)
     print(f"\n{options.out}")
     return 0
 

@@ -1,22 +1,22 @@
-"""Does a network with a memory beat smoothing? Steadiness and PSNR of films, restored in six ways.
+"""Recurrent network compared with temporal smoothing: stability and PSNR of videos, restored in six ways.
 
     python benchmarks/sequence.py --model MODEL [--against dehaze-fast] [--photos DIR] [--film FILE] [--frames N]
                                   [--jobs N]
 
-Each clear photo of DIR (by default the eight of ../shared/data/kodak, which no model of ours was trained on) becomes a
-hazy clip of N frames with a known truth: a camera goes over it, haze drifts (fairweather.data.video_clips, seed 1000 + its
-number). The film has none. The ways:
+Each clear photo of DIR (by default the eight of ../shared/data/kodak, which no model was trained on) becomes a hazy
+video of N frames with ground truth: a moving camera, drifting haze (fairweather.data.video_clips, seed 1000 + its
+number). The real video has no ground truth. The ways:
 
-each frame alone      the network that MODEL grew from, without anything over time
-smoothed              its maps smoothed over half a second along the motion, as films are without a memory
-smoothed for 0.1 s    the same, as shortly as behind a memory: what that does alone
-smoothed for 2 s      the same, four times as slowly: what is to be had by more of it
-memory                MODEL's own memory, carried along the motion
-memory, smoothed      both, for 0.1 s, as films are with a memory
+each frame alone      the network that MODEL was initialised from, without temporal processing
+smoothed              its maps smoothed over half a second along the motion, as for videos without recurrence
+smoothed for 0.1 s    the same with the short smoothing that is used with recurrence
+smoothed for 2 s      the same, four times as slow
+memory                MODEL's recurrent state, carried along the motion
+memory, smoothed      both, for 0.1 s, as for videos with recurrence
 
-Lower is steadier: `unrest` is the warping error, normalised by contrast, of the input's own (fairweather.evaluation
-.temporal); flicker in levels of 255. MODEL ships if `memory` or `memory, smoothed` is steadier than `smoothed` by both
-and its PSNR is no lower, on the mean of the clips.
+Lower is more stable: `unrest` is the warping error normalised by contrast, relative to the input's
+(fairweather.evaluation.temporal_consistency); flicker is in levels of 255. MODEL ships if `memory` or `memory,
+smoothed` is more stable than `smoothed` by both measures, at no lower PSNR, on the mean over the videos.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from measuring import DATA
 from video import FILM, of_file, scored, synthetic
 
 from fairweather.evaluation.temporal_consistency import TemporalScore
 from fairweather.inference import load
 from fairweather.inference.temporal import RECURRENT_SMOOTHING_SECONDS, SMOOTHING_SECONDS, VideoRestorer
 
-ROOT = Path(__file__).resolve().parent.parent
-PHOTOS = ROOT.parent / "shared" / "data" / "kodak"
 SMOOTHED, OURS = "smoothed", ("memory", "memory, smoothed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, and whether the model ships."""
+    """Print the table and whether the model meets the condition for shipping."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, metavar="NAME|PATH")
     parser.add_argument("--against", default="dehaze-fast", metavar="NAME|PATH")
-    parser.add_argument("--photos", type=Path, default=PHOTOS)
+    parser.add_argument("--photos", type=Path, default=DATA / "kodak")
     parser.add_argument("--film", type=Path, default=FILM)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=2)
@@ -61,19 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def of_photo(path: Path, seed: int, frames: int, model: str, against: str) -> dict[str, TemporalScore]:
-    """Way -> its score on the clip of one photo, by one core."""
+    """Scores by way on the video of one photo, on one core."""
     return scored(synthetic(path, frames, seed), ways(load(model, threads=1), load(against, threads=1)))
 
 
 def of_film(film: Path, frames: int, model: str, against: str) -> dict[str, TemporalScore]:
-    """The same on a film's first frames; nothing where it is not there."""
+    """Scores by way on the first frames of a real video; empty if the file is missing."""
     if not film.is_file():
         return {}
     return scored(of_file(film, frames), ways(load(model, threads=1), load(against, threads=1)))
 
 
 def ways(model: Any, against: Any) -> dict[str, VideoRestorer]:
-    """Name -> a film restored that way."""
+    """Name -> function that restores a video that way."""
     return {
         "each frame alone": VideoRestorer([(against, 1.0)], steady=False),
         SMOOTHED: VideoRestorer([(against, 1.0)]),
@@ -87,7 +86,7 @@ def ways(model: Any, against: Any) -> dict[str, VideoRestorer]:
 
 
 def table(clips: Sequence[dict[str, TemporalScore]], film: dict[str, TemporalScore]) -> str:
-    """Means over the clips, then the film, and which of our ways is better than smoothing."""
+    """Means over the synthetic videos, then the real video, and the ways that beat smoothing."""
     lines = [
         f"| | unrest, {len(clips)} clips | flicker | PSNR dB | steadier than smoothed in | unrest, film "
         "| flicker, film |",
@@ -109,7 +108,7 @@ def table(clips: Sequence[dict[str, TemporalScore]], film: dict[str, TemporalSco
 
 
 def beats(ours: Sequence[TemporalScore], base: Sequence[TemporalScore]) -> bool:
-    """Steadier by warping error and by flicker, at no lower PSNR, on the mean."""
+    """True if warping error and flicker are lower at no lower mean PSNR."""
     steadier = all(mean(getattr(one, by) for one in ours) < mean(getattr(one, by) for one in base)
                    for by in ("ratio", "flicker"))  # fmt: skip
     return steadier and mean(one.psnr or 0.0 for one in ours) >= mean(one.psnr or 0.0 for one in base)

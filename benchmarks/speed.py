@@ -1,28 +1,25 @@
-"""How fast is it, how much memory does it take, and how near is that to what the machine can do? One run, one table:
-our models in each engine, PyTorch eager of the same networks among them, beside other networks and the prior.
+"""Speed and memory of the models in each engine, compared with other networks and with the limits of the machine.
 
     python benchmarks/speed.py [--model NAME|PATH ...] [--size 4000x3000 ...] [--photo PATH] [--runs 5]
                                [--engine openvino openvino-int8 ...] [--others gUNet-T ...] [--slow]
 
-Each line of the table is one process of its own: it loads the system, restores the photo from file to file twice to
-warm up and then --runs times; times are medians of the warm runs, with their share of the whole:
+Each line of the table is a separate process: it loads the system, restores the photo from file to file twice to warm
+up, then
+--runs times. Times are medians of the warm runs, with their share of the total:
 
 decode    file -> pixels (EXIF orientation applied)
-prepare   pixels -> what the network sees (reduced, or padded and converted)
-network   the engine alone; for the dark channel prior all that it does
-apply     the network's answer -> pixels at full size, guarded
+prepare   pixels -> network input (reduced, or padded and converted)
+network   the engine alone; for the dark channel prior everything
+apply     network output -> pixels at full size, with guards
 encode    pixels -> file, with the source's quantization
 
-"memory ms" is prepare, network and apply: a photo that is decoded already; "bare ms" is the same without the guards.
-"first" is the first photo with all that comes before it: imports, loading the model. "peak" is the most memory that
-the operating system has seen the process hold, for whichever run took most.
-"of limit" is the network's MACs a second (known where torch is among the engines, whose line counts them) as a share
-of the most that `limits.py` measured in the same run on this machine; "of copy" is the bytes of the photo and of its
-answer a second in apply, as a share of a plain copy's.
-Other networks (`opponents.py`) run in PyTorch, eager, on the whole photo. gUNet-T and ResNet-9 are measured once, cold,
-on more than a megapixel (marked 1x), and on more than three only with --slow: they take minutes and many gigabytes.
-The photo is a mosaic of examples/ (or of --photo), the same on every machine. `speed_table.py` says which aims
-the table reaches.
+"memory ms" is prepare, network and apply, for a decoded photo; "bare ms" is the same without the guards. "first" is
+the first photo including imports and loading the model. "peak" is the peak memory of the process. "of limit" is the
+network's MACs per second (known if torch is among the engines) as a share of the maximum that `limits.py` measured in
+the same run; "of copy" is the bandwidth of apply as a share of a plain copy's. Other networks (`opponents.py`) run in
+PyTorch, eager, on the whole photo. gUNet-T and ResNet-9 are measured once, cold, above one megapixel (marked 1x), and
+above three only with --slow: they take minutes and many gigabytes. The photo is a mosaic of examples/ (or of --photo).
+`speed_table.py` has the targets.
 """
 
 from __future__ import annotations
@@ -35,7 +32,6 @@ import argparse  # noqa: E402
 import contextlib  # noqa: E402
 import importlib.util  # noqa: E402
 import json  # noqa: E402
-import os  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
@@ -44,31 +40,30 @@ from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
-from peaks import peak  # noqa: E402
+from measuring import EXAMPLES, cores, mosaic, peak, processor, warn_if_busy  # noqa: E402
 from speed_table import STAGES, bars_markdown, markdown, pixels  # noqa: E402
 
-if TYPE_CHECKING:  # the parent imports nothing large: a child's peak would count from there
+if TYPE_CHECKING:  # the parent stays small: a child's peak memory starts from it
     import numpy as np
     from numpy.typing import NDArray
 
     from fairweather.inference import Restorer
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SIZES = ("512x512", "1920x1080", "4000x3000")
 PRIOR = "dark channel prior"
 OTHERS = ("gUNet-T", "ResNet-9", "AOD-Net")
-"""Those of opponents.py, without importing it."""
+"""The names in opponents.py, without importing it."""
 SLOW = ("gUNet-T", "ResNet-9")
 ONCE_ABOVE, SLOW_ABOVE = 1_000_000, 3_000_000
-"""Pixels above which slow systems are measured once, and only where it is asked for."""
+"""Pixels above which slow systems are measured once, and only with --slow."""
 ENGINES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch"}
-"""Engine -> the package that it needs."""
+"""Engine -> required package."""
 WARM_UP = 2
 Times = dict[str, float]
 
 
 class Stopwatch:
-    """Seconds by stage; a stage that is entered again adds up."""
+    """Seconds by stage, summed over repeated entries."""
 
     def __init__(self) -> None:
         self.times: Times = dict.fromkeys(STAGES, 0.0)
@@ -86,11 +81,11 @@ Run = Callable[["NDArray[Any]", Stopwatch], "NDArray[Any]"]
 
 
 def timed_restorer(restorer: Restorer) -> Run:
-    """A restorer whose engine is watched: what lies before it is "prepare", what follows "apply"."""
+    """Time a restorer: before the engine is "prepare", after it "apply"."""
     engine = restorer.engine
 
     def run(photo: NDArray[Any], watch: Stopwatch) -> NDArray[Any]:
-        left = time.perf_counter()  # when the engine was last left; before its first call, the start
+        left = time.perf_counter()  # end of the last engine call, or the start
         calls = 0
 
         def watched(picture: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -108,14 +103,14 @@ def timed_restorer(restorer: Restorer) -> Run:
         finally:
             restorer.engine = engine
         watch.times["apply"] += time.perf_counter() - left
-        assert calls, "a restorer that asks no network has nothing to be timed by"
+        assert calls, "this restorer runs no network: there is nothing to time"
         return result
 
     return run
 
 
 def timed_prior() -> Run:
-    """The dark channel prior on 8-bit pixels."""
+    """Time the dark channel prior on 8-bit pixels."""
     import dark_channel
 
     from fairweather.images.io import from_float, to_float
@@ -132,7 +127,7 @@ def timed_prior() -> Run:
 
 
 def timed_network(name: str) -> Run:
-    """Another network on 8-bit pixels, in PyTorch on the whole photo."""
+    """Time another network on 8-bit pixels, in PyTorch on the whole photo."""
     import numpy as np
     import torch
     from opponents import OPPONENTS
@@ -155,7 +150,7 @@ def timed_network(name: str) -> Run:
 
 
 def work_of(restorer: Restorer, folder: Path, photo: NDArray[Any]) -> int:
-    """MACs of a model's network for one photo, all its tiles together, counted on the PyTorch network."""
+    """MACs of a model for one photo over all tiles, counted on the PyTorch network."""
     import torch
     from opponents import macs
 
@@ -178,7 +173,7 @@ def work_of(restorer: Restorer, folder: Path, photo: NDArray[Any]) -> int:
 
 
 def file_to_file(run: Run, source: Path, target: Path) -> Times:
-    """One photo, from its file to the restored file; seconds by stage."""
+    """Restore one photo from file to file; returns seconds by stage."""
     from fairweather.images.io import read, write
 
     watch = Stopwatch()
@@ -191,8 +186,11 @@ def file_to_file(run: Run, source: Path, target: Path) -> Times:
 
 
 def measure(system: str, source: Path, runs: int, engine: str, once: bool = False) -> dict[str, Any]:
-    """In the child: load, warm up, run. {"system", "engine", "once", "times": medians by stage in s, "total", "first",
-    "bare": s or None, "peak": bytes, "macs": of a model's network, only where the engine is torch}."""
+    """In the child process: load, warm up, run.
+
+    Returns {"system", "engine", "once", "times": medians by stage in s, "total", "first", "bare": s or None,
+    "peak": bytes, "macs": of a model's network, only with the engine torch}.
+    """
     restorer, name = None, system
     if system == PRIOR:
         run, engine = timed_prior(), "OpenCV"
@@ -233,7 +231,7 @@ def measure(system: str, source: Path, runs: int, engine: str, once: bool = Fals
 
 
 def unguarded(restorer: Restorer, source: Path, runs: int) -> float:
-    """Median seconds of a warm call without the guards."""
+    """Median seconds of a warm call without guards."""
     from fairweather.images.io import read
 
     photo = read(source).pixels
@@ -245,39 +243,15 @@ def unguarded(restorer: Restorer, source: Path, runs: int) -> float:
     return statistics.median(times[1:])
 
 
-def mosaic(sources: Sequence[Path], width: int, height: int) -> NDArray[np.uint8]:
-    """height x width x 3: the photos side by side and row by row, every second time round mirrored.
-
-    At their own size, so that at 12 megapixels the JPEG is about as large as a phone's and takes as long to decode.
-    """
-    import numpy as np
-
-    from fairweather.images.io import read
-
-    photos = [read(path).pixels for path in sources]
-    canvas = np.zeros((height, width, 3), np.uint8)
-    top = count = 0
-    while top < height:
-        left = tallest = 0
-        while left < width:
-            photo = photos[count % len(photos)]
-            photo = photo[:, ::-1] if count // len(photos) % 2 else photo
-            part = photo[: height - top, : width - left]
-            canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
-            left, tallest, count = left + part.shape[1], max(tallest, part.shape[0]), count + 1
-        top += min(p.shape[0] for p in photos)  # rows overlap where heights differ, so that nothing stays black
-    return canvas
-
-
 def make(target: Path, sources: Sequence[Path], width: int, height: int) -> None:
-    """The mosaic as a JPEG, quality 92, 4:2:0."""
+    """Write the mosaic as a JPEG, quality 92, 4:2:0."""
     from PIL import Image
 
     Image.fromarray(mosaic(sources, width, height)).save(target, quality=92, subsampling=2)
 
 
 def child(*arguments: str) -> str:
-    """Run this file in a process of its own and return what it prints."""
+    """Run this file in a separate process and return its output."""
     command = [sys.executable, str(Path(__file__).resolve()), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -285,19 +259,8 @@ def child(*arguments: str) -> str:
     return done.stdout
 
 
-def cores() -> int:
-    """How many this process may use, which a container may hold below what the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def processor() -> str:
-    from fairweather.inference.engines import processor_name as named  # late: importing is a part of what is timed
-
-    return named()
-
-
 def shipped() -> list[str]:
-    """Names of the models that ship, without importing what reads them."""
+    """Names of the shipped models, without importing fairweather."""
     folder = Path(__file__).resolve().parent.parent / "src" / "fairweather" / "models"
     return sorted(path.parent.name for path in folder.glob("*/card.json"))
 
@@ -306,13 +269,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="*", default=[], metavar="NAME|PATH")
     parser.add_argument("--size", nargs="*", default=list(SIZES), metavar="WIDTHxHEIGHT")
-    parser.add_argument("--photo", type=Path, help="build the photo from this one rather than from examples/")
+    parser.add_argument("--photo", type=Path, help="build the mosaic from this photo instead of examples/")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument(
-        "--engine", nargs="*", default=[], help="openvino, openvino-int8, onnxruntime, torch; all that are installed"
+        "--engine", nargs="*", default=[], help="openvino, openvino-int8, onnxruntime, torch; by default all installed"
     )
     parser.add_argument("--others", nargs="*", default=list(OTHERS), choices=OTHERS, help="other networks")
-    parser.add_argument("--slow", action="store_true", help="slow networks on large photos, too")
+    parser.add_argument("--slow", action="store_true", help="also measure slow networks on large photos")
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--limits", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=2, metavar=("SYSTEM", "PHOTO"), help=argparse.SUPPRESS)
@@ -334,8 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     engines = options.engine or [name for name, package in ENGINES.items() if importlib.util.find_spec(package)]
     others = options.others if importlib.util.find_spec("torch") else []
     print(f"{processor()}, {cores()} cores; medians of {options.runs} warm runs\n")
-    if (busy := os.getloadavg()[0]) > 0.5:
-        print(f"The machine was busy when this began (load average {busy:.1f}): times are too long.\n")
+    warn_if_busy()
     most = json.loads(child("--limits", "--runs", str(options.runs)).splitlines()[-1])
     rows, left_out = [], []
     with tempfile.TemporaryDirectory() as folder:

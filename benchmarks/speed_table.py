@@ -1,7 +1,7 @@
-"""What speed.py prints: its table, and which of the aims for speed are reached, on two cores, with photos of two sizes.
+"""The table of speed.py, and its targets on two cores with photos of two sizes.
 
-Times from pixels to pixels are warm and without the guards (reduce, network, edge-aware apply). Other networks count
-with their network alone, in PyTorch eager; gUNet-T's with the share that its paper's work is of what was measured.
+Times from pixels to pixels are warm and without guards (reduce, network, edge-aware apply). Other networks count with
+their network alone, in PyTorch eager; gUNet-T's time is scaled to the work stated in its paper.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ GUNET_T_SHARE = 2.60 / 2.758
 """As in opponents.py, which needs PyTorch."""
 
 PIXELS_TO_PIXELS = {"dehaze-fast": 0.035, "dehaze": 0.100, "derain": 0.100, "derain-fast": 0.100}
-"""Model -> most seconds at FULL_HD."""
+"""Model -> maximum seconds at FULL_HD."""
 FILE_TO_FILE = {"dehaze-fast": 1.2, "dehaze": 3.0}
-"""Model -> most seconds at TWELVE megapixels."""
+"""Model -> maximum seconds at TWELVE megapixels."""
 FASTER = [
     ("dehaze-fast", "gUNet-T", 60.0),
     ("dehaze-fast", "AOD-Net", 15.0),
     ("dehaze-fast", "dark channel prior", 8.0),
     ("dehaze", "gUNet-T", 10.0),
 ]
-"""Model, what it is compared with, how many times as fast it is at FULL_HD."""
+"""Model, compared system, minimum speed-up at FULL_HD."""
 Rows = Sequence[tuple[str, Mapping[str, Any]]]
 
 
 def markdown(rows: Rows, limits: Mapping[str, float] | None = None) -> str:
-    """One line for each (size, what was measured); shares of the machine's limits where these are known."""
+    """One line per measurement; shares of the machine's limits if known."""
     heads = [*(f"{stage} ms" for stage in STAGES), "memory ms", "bare ms", "whole s", "first s", "peak MiB"]
     heads += ["of limit", "of copy"]
     lines = ["| system | engine | photo | " + " | ".join(heads) + " |", "|---|---|--:|" + "--:|" * len(heads)]
@@ -66,7 +66,7 @@ def pixels(size: str) -> int:
 
 
 def bars(rows: Rows) -> list[tuple[str, str, str, bool]]:
-    """(aim, bound, found, reached) of all aims whose parts were measured."""
+    """(target, bound, result, reached) of all targets that were measured."""
     ours = {(size, row["system"]): row for size, row in rows if row["bare"] is not None and row["engine"] == ENGINE}
     others = {(size, row["system"]): row["times"]["network"] for size, row in rows if row["bare"] is None}
     if (FULL_HD, "gUNet-T") in others:
@@ -92,4 +92,4 @@ def bars_markdown(rows: Rows) -> str:
     lines += [
         f"| {aim} | {bound} | {found} | {'reached' if yes else 'missed'} |" for aim, bound, found, yes in bars(rows)
     ]
-    return "\n".join(lines) if len(lines) > 2 else "No aim is set for what was measured."
+    return "\n".join(lines) if len(lines) > 2 else "There is no target for these measurements."

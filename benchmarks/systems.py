@@ -1,32 +1,32 @@
-"""The five systems under one budget: each trains on real photos from its own file in runs/, and is scored on photos of
-other places.
+"""The five systems under one budget: each trains on real photos from its file in runs/ and is scored on photos of other
+places.
 
     python benchmarks/systems.py --out DIR [--data DIR] [--only NAME ...] [--size laptop|paper] [--minutes M]
                                  [--jobs N] [--threads N] [--device auto|cpu|cuda]
 
 --data     the folder with train/ and test/
---size     which files: runs/NAME-laptop.toml (128 px, narrow networks, for a CPU) or runs/NAME.toml (the papers')
---minutes  the budget of every system by the clock; without it each file's own number of steps, which for the laptop
-           files was chosen to take 20 minutes on one core
---jobs     systems that train at the same time
+--size     runs/NAME-laptop.toml (128 px, narrow networks, for a CPU) or runs/NAME.toml (as in the papers)
+--minutes  wall time per system; by default the number of steps in each file, which is 20 minutes on one core for the
+           laptop files
+--jobs     systems trained in parallel
 --threads  CPU threads of each
 
-The haze systems learn from train/sots_outdoor (the unpaired ones draw its two folders independently), derain from
-train/rain100/light. A run that is in DIR already is gone on with, and not repeated when it has ended. Scores are means
-over the photos of a test set, at full size, in RGB (protocol rgb). "CPU min" is the processor time of a training,
-export included. Contact sheets land in DIR/NAME-scores/.
+The haze systems train on train/sots_outdoor (the unpaired ones sample its two folders independently), derain on
+train/rain100/light. Runs in DIR are resumed and reused. Scores are means over the photos of a test set, at full size,
+protocol rgb. "CPU min" is the CPU time of a training including export. Contact sheets are written to DIR/NAME-scores/.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from measuring import DATA, ROOT, cpu_minutes, run_training
 
 from fairweather.errors import FairweatherError
 from fairweather.evaluation import SetScores, evaluate_model
@@ -34,10 +34,7 @@ from fairweather.generators import GENERATORS
 from fairweather.inference import load
 from fairweather.pairs import find_sets
 from fairweather.training import Run
-from fairweather.training.allocator import MALLOC
 
-ROOT = Path(__file__).resolve().parent.parent
-PHOTOS = ROOT.parent / "shared" / "data"
 HEADINGS = (
     "system",
     "generator",
@@ -56,12 +53,12 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class System:
-    """What a recipe learns from, below the folder of training photos, and the test sets that it answers to."""
+    """Training data of a recipe, below the folder of training photos, and its test sets."""
 
     data: dict[str, str]
     """Flag of `fairweather train` -> folder."""
     tests: tuple[str, ...]
-    """The first is the one that it has to beat its input on."""
+    """On the first one it must score higher than the input."""
 
 
 UNPAIRED = {"--degraded": "sots_outdoor/hazy", "--clear": "sots_outdoor/clear"}
@@ -78,7 +75,7 @@ SYSTEMS = {
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that has ended."""
+    """A finished run."""
 
     name: str
     generator: str
@@ -89,7 +86,7 @@ class Trained:
 
 
 def command(name: str, data: Path, run: Path, options: argparse.Namespace) -> list[str]:
-    """The words that train a system, or go on with it."""
+    """The command that trains or resumes a system."""
     config = ROOT / "runs" / (f"{name}-laptop.toml" if options.size == "laptop" else f"{name}.toml")
     words = [sys.executable, "-m", "fairweather", "train", "--config", str(config), "--out", str(run)]
     for flag, folder in SYSTEMS[name].data.items():
@@ -102,33 +99,16 @@ def command(name: str, data: Path, run: Path, options: argparse.Namespace) -> li
     return words + (["--resume"] if (run / "run.json").exists() else [])
 
 
-def to_its_end(words: Sequence[str], path: Path, **environment: str) -> None:
-    """Run a training whose words land in the log at `path`; its seconds of processor time go beside it (.seconds).
-
-    Raises RuntimeError with what it said last where it fails.
-    """
-    with open(path, "a", encoding="utf-8") as log:
-        surroundings = {**os.environ, **MALLOC, **environment}
-        started = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=surroundings)
-        _, status, used = os.wait4(started.pid, 0)
-    started.returncode = code = os.waitstatus_to_exitcode(status)
-    with open(path.with_suffix(".seconds"), "a", encoding="utf-8") as seconds:
-        print(used.ru_utime + used.ru_stime, file=seconds)  # a line for each sitting
-    if code:
-        said = path.read_text(encoding="utf-8").strip().splitlines()
-        raise RuntimeError(f"{path.stem}: training ended with code {code}: {said[-1] if said else 'no word'}")
-
-
 def train(name: str, data: Path, out: Path, options: argparse.Namespace) -> None:
-    """Train a system to its end. Raises RuntimeError with what it said last."""
+    """Train a system. Raises RuntimeError with the last line of its log."""
     run = out / name
     if (run / "model" / "card.json").exists():
         return
-    to_its_end(command(name, data, run, options), out / f"{name}.log")
+    run_training(command(name, data, run, options), out / f"{name}.log")
 
 
 def score(name: str, data: Path, out: Path) -> Trained:
-    """Score the model of a run that has ended on every test set of its weather."""
+    """Score the model of a finished run on every test set of its weather."""
     run = Run(out / name)
     restorer = load(run.model)
     card = restorer.card
@@ -137,16 +117,11 @@ def score(name: str, data: Path, out: Path) -> Trained:
     network = GENERATORS[card.generator](**card.arguments)
     parameters = sum(weight.numel() for weight in network.parameters())
     steps = len(run.stats())
-    return Trained(name, card.generator, parameters, steps, minutes(out / f"{name}.seconds"), tuple(results))
-
-
-def minutes(path: Path) -> float:
-    """Minutes of processor time of a run's sittings: what other programs took of the machine is not in it."""
-    return sum(map(float, path.read_text(encoding="utf-8").split())) / 60
+    return Trained(name, card.generator, parameters, steps, cpu_minutes(out / f"{name}.seconds"), tuple(results))
 
 
 def markdown(rows: Sequence[Trained]) -> str:
-    """The table: one line a system and test set."""
+    """The table: one line per system and test set."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---|---|--:|--:|--:|---|" + "--:|" * 6]
     for row in rows:
         for result in row.results:
@@ -159,7 +134,7 @@ def markdown(rows: Sequence[Trained]) -> str:
 
 
 def hardware(options: argparse.Namespace) -> str:
-    """One line on what trained."""
+    """One line on the hardware."""
     if options.device == "cuda":
         import torch
 
@@ -169,9 +144,9 @@ def hardware(options: argparse.Namespace) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What may be said on the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=PHOTOS)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=sorted(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--size", choices=("laptop", "paper"), default="laptop")
@@ -199,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in rows:
         own = row.results[0].scores[0]
         if own.value <= own.input:
-            failed[row.name] = RuntimeError(f"{row.name} leaves {own.data} no better than it came")
+            failed[row.name] = RuntimeError(f"{row.name} does not improve {own.data}")
     for error in failed.values():
         print(error, file=sys.stderr)
     return 1 if failed else 0

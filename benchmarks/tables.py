@@ -1,4 +1,4 @@
-"""The tables of quality.py as markdown: long ones that hold everything, and short ones with a column for each set."""
+"""The tables of quality.py as markdown: long ones with every value, short ones with a column for each set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import STAYS, Kept, Measured, Row, weather_of
+from scoring import STAYS, Kept, Measured, Row, weather_of
 
 PEERS = Path(__file__).resolve().parent / "peers.toml"
 HEADINGS = ("data", "n", "protocol", "system", "PSNR dB", "±", "SSIM", "worse", "glow", "elsewhere")
@@ -21,14 +21,14 @@ NAMES = {
     "rain100/light": "Rain100 light",
     "rain100/heavy": "Rain100 heavy",
 }
-"""The test sets in the order of the tables, with the names that people know."""
+"""The test sets in table order, with their usual names."""
 MARK = "†"
 BASELINES = ("the input", "dark channel prior")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A figure of peers.toml."""
+    """A value from peers.toml."""
 
     system: str
     data: str
@@ -39,7 +39,7 @@ class Published:
 
 
 def read_peers(path: Path = PEERS) -> list[Published]:
-    """Every figure of the file, in its order."""
+    """All values of the file, in file order."""
     found = []
     for peer in tomllib.loads(path.read_text(encoding="utf-8"))["peer"]:
         for score in peer["scores"]:
@@ -49,26 +49,26 @@ def read_peers(path: Path = PEERS) -> list[Published]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Sets of NAMES first, in its order, then all others."""
+    """Sets of NAMES first, in that order, then the others by name."""
     known = list(NAMES)
     return sorted(dict.fromkeys(names), key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def beside(rows: Sequence[Row], peers: Sequence[Published]) -> list[Published]:
-    """The peers' figures for the very photos and protocol of these rows."""
+def comparable(rows: Sequence[Row], peers: Sequence[Published]) -> list[Published]:
+    """The peers' values for the photos and protocol of these rows."""
     here = {(row.result.data, row.result.protocol.name, len(row.result.photos)) for row in rows}
     return [peer for peer in peers if (peer.data, peer.protocol, peer.n) in here]
 
 
 def lines(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A markdown table; the first `left` columns are words, the others numbers."""
+    """A markdown table. The first `left` columns are left-aligned, the others right-aligned."""
     rule = "|" + "|".join("---" if at < left else "--:" for at in range(len(headings))) + "|"
     first, *rest = ("| " + " | ".join(cells) + " |" for cells in (headings, *rows))
     return "\n".join([first, rule, *rest])
 
 
 def long(rows: Sequence[Row], peers: Sequence[Published] = ()) -> str:
-    """Everything that was measured on pairs: set by set, protocol by protocol, a line a system."""
+    """All results on pairs: one line per set, protocol and system."""
     blocks: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         blocks.setdefault((row.result.data, row.result.protocol.name), []).append(row)
@@ -77,7 +77,7 @@ def long(rows: Sequence[Row], peers: Sequence[Published] = ()) -> str:
         ours = {row.system: _long(row) for row in block}
         theirs = [
             [data, str(p.n), protocol, f"{p.system} {MARK}", f"{p.psnr:.2f}", "", _three(p.ssim), "", "", ""]
-            for p in beside(block, peers)
+            for p in comparable(block, peers)
         ]
         table += [ours.pop(name) for name in BASELINES if name in ours] + theirs + list(ours.values())
     return lines(HEADINGS, table, 4)
@@ -87,16 +87,16 @@ def _long(row: Row) -> list[str]:
     cells = [row.result.data, str(len(row.result.photos)), row.result.protocol.name, row.system]
     if not row.result.photos:
         return cells + [""] * (len(HEADINGS) - len(cells))
-    decibel, structure = (score.as_dict() for score in row.result.scores)  # rounded once, as on cards
+    decibel, structure = (score.as_dict() for score in row.result.scores)  # rounded as on the cards
     spread = "" if decibel["spread"] is None else f"{decibel['spread']:.2f}"
     cells += [_two(decibel["value"]), spread, _three(structure["value"]), str(decibel["worse"])]
     return cells + ["" if math.isnan(value) else f"{value:.1f}" for value in (row.near, row.elsewhere)]
 
 
 def short(rows: Sequence[Row], peers: Sequence[Published], kind: str, bold: Iterable[str] = ()) -> str:
-    """One line a system, a column for each set (and protocol, where there are several) of a weather.
+    """One line per system, one column per set (and protocol, if there are several) of one kind of weather.
 
-    bold: the systems whose names are code and whose PSNR is bold.
+    bold: systems whose name is set as code and whose PSNR is bold.
     """
     bold = set(bold)
     rows = [row for row in rows if weather(row) == kind]
@@ -106,7 +106,7 @@ def short(rows: Sequence[Row], peers: Sequence[Published], kind: str, bold: Iter
     cells: dict[str, dict[tuple[str, str], str]] = {}
     for row in (row for row in rows if row.system in BASELINES):
         cells.setdefault(row.system, {})[_key(row)] = _short(row, bold)
-    for peer in beside(rows, peers):
+    for peer in comparable(rows, peers):
         figure = f"{peer.psnr:.2f}" + ("" if peer.ssim is None else f" / {_ssim(peer.ssim)}")
         cells.setdefault(f"{peer.system} {MARK}", {})[peer.data, peer.protocol] = figure
     for row in (row for row in rows if row.system not in BASELINES):
@@ -115,6 +115,23 @@ def short(rows: Sequence[Row], peers: Sequence[Published], kind: str, bold: Iter
     several = len({rule for _, rule in keys}) > 1
     headings = [f"{NAMES.get(data, data)} ({columns[data, rule]})" + f", {rule}" * several for data, rule in keys]
     return lines([kind, *headings], ([name, *(own.get(key, "-") for key in keys)] for name, own in cells.items()))
+
+
+def summary(rows: Sequence[Row], ours: set[str]) -> str:
+    """The README's table: one line per system, one column per set; haze in protocol rgb, rain in rain-y."""
+    rule = {"haze": "rgb", "rain": "rain-y"}
+    rows = [row for row in rows if weather(row) and row.result.protocol.name == rule[weather(row)]]
+    rows = [row for row in rows if row.system in ours or row.system in BASELINES]
+    counts = {row.result.data: len(row.result.photos) for row in rows}
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        decibel, structure = (score.as_dict() for score in row.result.scores)
+        cells.setdefault(row.system, {})[row.result.data] = cell(decibel, structure, plain=True)
+    table = []
+    for system in sorted(cells, key=lambda system: system not in BASELINES):
+        name = f"`{system}`" if system in ours else system
+        table.append([name, *(cells[system].get(data, "-") for data in in_order(counts))])
+    return lines(["PSNR / SSIM", *(f"{NAMES.get(data, data)} ({counts[data]})" for data in in_order(counts))], table)
 
 
 def _key(row: Row) -> tuple[str, str]:
@@ -127,12 +144,12 @@ def _short(row: Row, bold: set[str]) -> str:
 
 
 def weather(row: Row) -> str:
-    """What the photos of a row have: "haze" or "rain"; "" where none could be scored."""
+    """The weather of a row's photos: "haze" or "rain", or "" if no photo could be scored."""
     return weather_of([photo.pair for photo in row.result.photos]) if row.result.photos else ""
 
 
 def cell(decibel: Mapping[str, Any], structure: Mapping[str, Any], *, strong: bool = False, plain: bool = False) -> str:
-    """`26.07 ± 3.7 / .946 (1)`: two scores of a card, or of SetScores, in few letters; `plain` is without ± and ()."""
+    """`26.07 ± 3.7 / .946 (1)`: PSNR and SSIM of a card, or of SetScores; `plain` leaves out ± and ()."""
     value = _two(decibel["value"])
     if plain:
         return f"{value} / {_ssim(structure['value'])}"
@@ -146,7 +163,7 @@ def _ssim(value: float) -> str:
 
 
 def _two(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.2f}"  # "inf" is a word
+    return value if isinstance(value, str) else f"{value:.2f}"  # the string "inf"
 
 
 def _three(value: float | None) -> str:
@@ -154,7 +171,7 @@ def _three(value: float | None) -> str:
 
 
 def clear(kept: Sequence[Kept]) -> str:
-    """Clear photos, folder by folder: how near each system leaves them to themselves."""
+    """PSNR of clear photos against themselves, by folder and system."""
     return lines(
         ("clear photos", "system", "n", "mean dB", "worst dB", f"{STAYS:.0f} dB or more", "unchanged"),
         ([one.data, one.system, *_kept(one)] for one in kept),
@@ -163,7 +180,7 @@ def clear(kept: Sequence[Kept]) -> str:
 
 
 def clear_overall(measured: Measured, bold: Iterable[str] = ()) -> str:
-    """The same over all folders, a line a system."""
+    """PSNR of clear photos against themselves over all folders, one line per system."""
     bold, rows = set(bold), []
     for name in dict.fromkeys(one.system for one in measured.kept):
         overall = measured.kept_overall(name)
@@ -180,7 +197,7 @@ def _kept(one: Kept) -> list[str]:
 
 
 def real(measured: Measured, bold: Iterable[str] = ()) -> str:
-    """Photos without a truth: means of what changed, and the worst photo of what should not."""
+    """Photos without ground truth: mean changes, and the largest growth of saturated pixels."""
     bold = set(bold)
     headings = ("no truth", "system", "n", "contrast", "saturated", "most", "cast", "noise", "haze")
     table = []

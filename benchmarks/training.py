@@ -1,17 +1,16 @@
-"""How long does a step of training take? Every recipe beside a plain PyTorch loop of the same networks and losses.
+"""Time of a training step: every recipe compared with a plain PyTorch loop of the same networks and losses.
 
     python benchmarks/training.py [--recipe NAME ...] [--size laptop|paper] [--rounds 15] [--threads N] [--device auto]
 
-The plain loops are in plain_loops.py. Both sides have the same weights, batches (made-up photos, already in memory),
-precision and allocator; the plain loop has the memory layout that is faster for its networks. First each takes ten
-steps in fp32 from the same start, with a full history of fakes where the recipe has one, and their losses are compared:
-"agree to" is the largest relative difference of any term in any of the ten. Then rounds of one step each of:
-fairweather fp32, plain fp32, fairweather bf16, plain bf16 (or what the device's default precision is), in turn and
-every second round backwards. Times are medians over the rounds, and a ratio is the median of the rounds' ratios, so
-that a busy moment counts for little.
+The plain loops are in plain_loops.py. Both sides have the same weights, batches (synthetic, in memory), precision and
+allocator; the plain loop uses the memory format that is faster for its networks. First each takes ten fp32 steps from
+the same state, with a full history of generated photos if the recipe has one, and their losses are compared: "agree
+to" is the largest relative difference of any term. Then rounds of one step each of fairweather fp32, plain fp32,
+fairweather bf16, plain bf16 (or the device's default precision), every second round in reverse order. Times are
+medians over the rounds, ratios are medians of the rounds' ratios.
 
-Networks, crop and batch come from runs/NAME-laptop.toml (where there is none: runs/NAME.toml, runs/dehaze.toml for
-supervised); with --size paper from runs/NAME.toml, or the recipe's own defaults.
+Networks, crop and batch come from runs/NAME-laptop.toml (if missing, runs/NAME.toml; runs/dehaze.toml for supervised);
+with --size paper from runs/NAME.toml, or the recipe's defaults.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +29,13 @@ RUNS = Path(__file__).resolve().parent.parent / "runs"
 NAMES = ("cyclegan", "pix2pix", "claritygan", "hazeheal", "derain", "supervised")
 CHECKED = 10
 PROGRESS = 0.1
-"""Of the run, behind every warm-up and before every decay: the learning rate of all measured steps."""
+"""Position in the run of all measured steps: after every warm-up and before every decay."""
 MOST, MOST_MIXED, DIGITS = 1.05, 0.65, 5e-5
 Row = dict[str, Any]
 
 
 def settings_of(name: str, size: str) -> Any:
-    """The settings of the file that `size` stands for."""
+    """The settings of the run file for `size`."""
     from fairweather.training.config import collect_tables, complete_config
 
     names = {"laptop": [f"{name}-laptop", name], "paper": [name]}[size] + ["dehaze"] * (name == "supervised")
@@ -46,7 +44,7 @@ def settings_of(name: str, size: str) -> Any:
 
 
 def batches_of(count: int, batch: int, crop: int) -> Iterator[Any]:
-    """Made-up photos: smooth, with some grain, hazed; a value twice never comes."""
+    """Synthetic photos: smooth, with grain and haze; no value occurs twice."""
     import torch
 
     from fairweather.recipes import Batch
@@ -61,7 +59,7 @@ def batches_of(count: int, batch: int, crop: int) -> Iterator[Any]:
 
 
 class Sides:
-    """A recipe in one precision, on both sides, from the same weights."""
+    """A recipe and its plain loop in one precision, from the same weights."""
 
     def __init__(self, recipe: Any, precision: str, device: str) -> None:
         import torch
@@ -93,7 +91,7 @@ class Sides:
 
 
 def agreement(sides: Sides, batches: Sequence[Any]) -> float:
-    """The largest relative difference of a term between the two sides, over the batches."""
+    """Largest relative difference of a term between the two sides over the batches."""
     import torch
 
     worst = 0.0
@@ -114,7 +112,7 @@ def take_turns(steps: dict[str, Callable[[Any], Any]], batches: Sequence[Any], r
     import torch
 
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(-2, rounds):  # two to warm up
+    for number in range(-2, rounds):  # two warm-up rounds
         batch = batches[number % len(batches)]
         for name in list(steps)[:: -1 if number % 2 else 1]:
             start = time.perf_counter()
@@ -127,7 +125,7 @@ def take_turns(steps: dict[str, Callable[[Any], Any]], batches: Sequence[Any], r
 
 
 def measure(name: str, size: str, rounds: int, device: str, settings: Any = None) -> Row:
-    """One line of the table."""
+    """Measure one line of the table."""
     import torch
 
     from fairweather.training.export_run import build_recipe
@@ -136,7 +134,7 @@ def measure(name: str, size: str, rounds: int, device: str, settings: Any = None
     settings = settings or settings_of(name, size)
     device = choose_device(device)  # type: ignore[arg-type]
     default = choose_precision("auto", device)  # type: ignore[arg-type]
-    if "pool" in settings.recipe.settings:  # small enough that it draws within the steps that are compared
+    if "pool" in settings.recipe.settings:  # small enough to be sampled within the compared steps
         own = {**settings.recipe.settings, "pool": 3}
         settings = dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, settings=own))
     torch.manual_seed(0)
@@ -163,7 +161,7 @@ def measure(name: str, size: str, rounds: int, device: str, settings: Any = None
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """One line for each recipe; what misses its target is **bold**."""
+    """One line per recipe; missed targets are bold."""
     default = next((row["precision"] for row in rows if row["precision"] != "fp32"), None)
     precisions = ["fp32", *([default] if default else [])]
     heads = ["recipe", "generator", "batch", "agree to"]
@@ -195,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import logging
 
     import torch
-    from speed import cores, processor
+    from measuring import cores, processor, warn_if_busy
 
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -203,8 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     print(f"{processor()}, {cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"medians of {options.rounds} rounds; a ratio is the median of the rounds' ratios\n")
-    if (busy := os.getloadavg()[0]) > 0.5:
-        print(f"The machine was busy when this began (load average {busy:.1f}): times are too long.\n")
+    warn_if_busy()
     rows = []
     for name in options.recipe:
         rows.append(measure(name, options.size, options.rounds, options.device))

@@ -1,4 +1,4 @@
-"""What candidates.py trains: one run file, and for each variant the changes to it, as a run file of its own."""
+"""The variants of candidates.py: changes to one run file, each written as a run file."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ REAL = ("o_haze", "nh_haze")
 
 @dataclass(frozen=True)
 class Variant:
-    """The run file with stated changes; whatever is not named here stays as it is there."""
+    """Changes to a run file; all other settings stay."""
 
     says: str
-    """What it is, for the table."""
+    """Description for the table."""
     generator: Mapping[str, Any] = field(default_factory=dict)
-    """The whole [generator] table, in place of the file's."""
+    """Replaces the [generator] table."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Settings of [recipe]."""
     augment: Mapping[str, Any] = field(default_factory=dict)
     """Settings of [data.augment]."""
     without: Callable[[Mapping[str, Any]], bool] | None = None
-    """Which [[data.sources]] are taken out; those that stay are drawn more often in proportion."""
+    """Selects the [[data.sources]] to remove; the others are drawn more often in proportion."""
     source: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    """What happens to those that stay."""
+    """Change applied to the remaining sources."""
     rate: float = 1.0
-    """Times the file's learning rate."""
+    """Factor on the file's learning rate."""
     goes_on: bool = False
-    """It starts from the trained weights of the network that is taken apart."""
+    """Start from the trained weights of the ablated network."""
     share: float = 1.0
-    """Of the budget."""
+    """Fraction of the budget."""
 
 
 CANDIDATES = {
@@ -50,7 +50,7 @@ CANDIDATES = {
             "encoder": [1, 2, 2, 2],
             "decoder": [2, 2, 2],
         },
-        rate=0.67,  # it has no norms
+        rate=0.67,  # no norms
     ),
     "gunet": Variant(
         "gated depthwise convolutions", generator={"name": "gunet", "width": 16, "depths": [1, 1, 1, 3, 1, 1, 1]}
@@ -60,27 +60,27 @@ CANDIDATES = {
         generator={"name": "mbconv_unet", "width": 16, "levels": 4, "upsampling": "resize", "residual": True},
     ),
 }
-"""The networks for haze, of about one cost at training size."""
+"""Networks for haze, of similar cost at training size."""
 
 BARE = {"tone": 0.0, "noise_share": 0.0, "jpeg_share": 0.0}
 """Augmentation without tone, noise and JPEG."""
 
 ABLATIONS = {
     "no-real-haze": Variant(
-        "no pairs of real haze, nor their fog over other photos",
+        "no pairs of real haze, and no fog from them over other photos",
         without=lambda source: source["path"] in REAL or source.get("fog") in REAL,
     ),
     "no-invented-depth": Variant(
-        "no haze over clear photos along invented depth",
+        "no haze over clear photos along random depth",
         without=lambda source: source["kind"] == "synthetic" and source["path"] == "clear" and "fog" not in source,
     ),
     "no-tone-no-noise": Variant(
-        "no changes of tone, no noise, no JPEG",
+        "no tone augmentation, noise or JPEG",
         augment=BARE,
         source=lambda source: {**source, "augment": {**source["augment"], **BARE}} if "augment" in source else source,
     ),
     "no-clear-pairs": Variant(
-        "no clear photos to be left as they are",
+        "no clear photos as targets for themselves",
         without=lambda source: source["kind"] == "clear",
         source=lambda source: {**source, "haze": {**source["haze"], "clear": 0.0}} if "haze" in source else source,
     ),
@@ -93,12 +93,11 @@ ABLATIONS = {
         share=0.25,
     ),
 }
-"""What the network that won is trained without, and with. The last two add a quarter of the budget each: compare them
-with each other."""
+"""Ablations of the best network. The last two add a quarter of the budget each: compare them with each other."""
 
 
 def changed(tables: Tables, variant: Variant) -> Tables:
-    """The tables of a run file with the changes of a variant. Raises BadSettings where a change changes nothing."""
+    """The tables of a run file with a variant's changes. Raises BadSettings if a change has no effect."""
     tables = deepcopy(tables)
     if variant.generator:
         tables["generator"] = dict(variant.generator)
@@ -116,7 +115,7 @@ def changed(tables: Tables, variant: Variant) -> Tables:
 
 
 def toml(tables: Tables) -> str:
-    """A settings file. Its values are text, numbers, lists and tables, the latter inline."""
+    """A settings file of strings, numbers, lists and inline tables."""
     lines = []
     for name, rows in tables.items():
         lines += [f"[{name}]", *(f"{key} = {_value(value)}" for key, value in rows.items()), ""]
@@ -127,9 +126,7 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
     if isinstance(value, list | tuple):
-        # a list of tables has a line for each
+        # one line per table of a list
         end, between = ("\n]", ",\n") if value and isinstance(value[0], Mapping) else ("]", ", ")
         return "[" + end[:-1] + between.join(map(_value, value)) + end
-    return json.dumps(
-        value, ensure_ascii=False
-    )  # text in quotes, true and false, numbers: JSON's and TOML's are the same
+    return json.dumps(value, ensure_ascii=False)  # strings, booleans and numbers are equal in JSON and TOML

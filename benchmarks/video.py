@@ -1,17 +1,17 @@
-"""Films: how long, how steady, how much memory?
+"""Videos: speed, stability and memory.
 
     python benchmarks/video.py [--only speed stability memory] [--film FILE] [--photo FILE] [--frames N]
 
-speed      a film at 1280 x 720 from file to file with each model, beside decoding it to RGB and encoding that again
-           with the same settings through PyAV alone; medians of three runs that take turns. Models are open before.
-stability  warping error (fairweather.evaluation.temporal_consistency) of the film, restored with what was seen smoothed over time
-           and without, beside the film's own; and of a synthetic hazy clip (fairweather.data.video_clips), with PSNR to its
-           truth.
-memory     peak memory of a process that restores 10 seconds, and of one that restores 10 minutes, of 160 x 90 pixels.
+speed      a video of 1280 x 720 from file to file with each model, compared with decoding it to RGB and encoding it
+           again with the same settings by PyAV alone; medians of three alternating runs, with models loaded
+stability  warping error (fairweather.evaluation.temporal_consistency) of a real video, restored with and without
+           temporal smoothing, relative to the input's; and of a synthetic hazy video (fairweather.data.video_clips),
+           with PSNR
+memory     peak memory of a process that restores 10 seconds, and of one that restores 10 minutes, of 160 x 90 pixels
 
---film     by default real fog: ../shared/data/real/video/fog_city.mp4; enlarged for `speed`
---photo    a clear photo that the synthetic clip moves over; by default one of examples/
---frames   of the film, for speed (240) and stability (all)
+--film     the real video; by default fog in ../shared/data/real/video/fog_city.mp4, enlarged for `speed`
+--photo    clear photo of the synthetic video; by default one of examples/
+--frames   frames of the real video for speed (240) and stability (all)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 import av
 import numpy as np
-from peaks import peak
+from measuring import DATA, EXAMPLES, peak
 
 from fairweather.evaluation.temporal_consistency import TemporalMeter, TemporalScore
 from fairweather.inference import load
@@ -39,17 +39,15 @@ from fairweather.video.encoding import Encoding, choose_encoding
 from fairweather.video.pipeline import VideoJob, VideoOptions, restore_videos
 from fairweather.video.reader import Frame, open_video
 
-ROOT = Path(__file__).resolve().parent.parent
-FILM = ROOT.parent / "shared" / "data" / "real" / "video" / "fog_city.mp4"
-PHOTO = ROOT / "examples"
+FILM = DATA / "real" / "video" / "fog_city.mp4"
 MOST = {"dehaze-fast": 2.0, "dehaze": 4.0}
-"""Model -> how many times as long as PyAV alone it may take."""
+"""Model -> maximum time relative to PyAV alone."""
 UNSTEADY, LOST, GROWN = 1.1, 0.1, 1.05
 TURNS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables that were asked for, and which aims are reached."""
+    """Print the selected tables with their targets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=("speed", "stability", "memory"))
     parser.add_argument("--film", type=Path, default=FILM)
@@ -60,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options.only or ("speed", "stability", "memory")
     busy = os.getloadavg()[0]
     if busy > 0.5:
-        print(f"The machine was busy when this began (load average {busy:.1f}): times are too long.\n")
+        print(f"The machine was busy at the start (load average {busy:.1f}), so times are too long.\n")
     with tempfile.TemporaryDirectory() as folder:
         if "speed" in chosen:
             print(speed(options.film, options.model, options.frames or 240, Path(folder)), "\n")
@@ -72,12 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def examples() -> list[Path]:
-    """The clear photos that are in this repository."""
-    return sorted(path for path in PHOTO.iterdir() if path.stem.startswith("kodim")) or sorted(PHOTO.glob("*.jpg"))
+    """The example photos of this repository."""
+    return sorted(EXAMPLES.glob("*.jpg"))
 
 
 def speed(film: Path, models: Sequence[str], frames: int, folder: Path) -> str:
-    """The table of times, a line for PyAV alone and one for each model."""
+    """The table of times: PyAV alone, then each model."""
     source = enlarged(film, folder / "720p.mp4", frames)
     opened = {name: load(name) for name in models}
     track = open_video(source).track
@@ -111,7 +109,7 @@ def speed(film: Path, models: Sequence[str], frames: int, folder: Path) -> str:
 
 
 def enlarged(film: Path, target: Path, frames: int) -> Path:
-    """The film's first frames at 1280 x 720, H.264 at CRF 20."""
+    """Write the video's first frames at 1280 x 720, H.264 at CRF 20."""
     with av.open(str(film)) as source, av.open(str(target), "w") as out:
         pictures = source.streams.video[0]
         pictures.thread_type = "AUTO"
@@ -129,7 +127,7 @@ def enlarged(film: Path, target: Path, frames: int) -> Path:
 
 
 def alone(path: Path, target: Path, how: Encoding) -> float:
-    """Seconds that PyAV takes to decode a clip to RGB arrays and to encode these, as its documentation shows it."""
+    """Seconds for decoding a video to RGB arrays and encoding them, as in the PyAV documentation."""
     began = time.perf_counter()
     with av.open(str(path)) as source, av.open(str(target), "w") as out:
         pictures = source.streams.video[0]
@@ -146,7 +144,7 @@ def alone(path: Path, target: Path, how: Encoding) -> float:
 
 
 def stability(film: Path, photo: Path, models: Sequence[str], frames: int | None) -> str:
-    """The table of warping errors: for each clip and model a line with smoothing and one without."""
+    """The table of warping errors, with and without smoothing."""
     lines = [
         "| clip | model | smoothed | warping error × 10⁶ (input) | gain | normalised, of the input's | flicker (input) "
         "| PSNR dB | |",
@@ -171,7 +169,7 @@ def stability(film: Path, photo: Path, models: Sequence[str], frames: int | None
 
 
 def measured(frames: Iterator[Any], models: Sequence[str]) -> dict[tuple[str, bool], TemporalScore]:
-    """(model, smoothed) -> its score. Frames: (seconds since the last, frame, truth or None)."""
+    """Scores by (model, smoothed). frames: (seconds since the last, frame, ground truth or None)."""
     films = {
         (name, steady): VideoRestorer([(load(name), 1.0)], steady=steady) for name in models for steady in (True, False)
     }
@@ -180,7 +178,7 @@ def measured(frames: Iterator[Any], models: Sequence[str]) -> dict[tuple[str, bo
 
 
 def scored(frames: Iterator[Any], films: Mapping[str, VideoRestorer]) -> dict[str, TemporalScore]:
-    """Way of restoring -> its score, all of one clip; frames as for `measured`."""
+    """Scores by way of restoring of one video; frames as for `measured`."""
     meter = TemporalMeter()
     for step, frame, truth in frames:
         meter.add(frame, {name: film(frame, step) for name, film in films.items()}, truth)
@@ -188,7 +186,7 @@ def scored(frames: Iterator[Any], films: Mapping[str, VideoRestorer]) -> dict[st
 
 
 def of_file(film: Path, frames: int | None) -> Iterator[Any]:
-    """The frames of a film, without a truth."""
+    """The frames of a video, without ground truth."""
     source = open_video(film)
     last = None
     unit = float(source.track.time_base)
@@ -200,7 +198,7 @@ def of_file(film: Path, frames: int | None) -> Iterator[Any]:
 
 
 def synthetic(photo: Path, frames: int = 100, seed: int = 0) -> Iterator[Any]:
-    """A hazy clip over a clear photo, with its truth."""
+    """A synthetic hazy video of a clear photo, with ground truth."""
     from fairweather.data.video_clips import hazy_clip
     from fairweather.images.io import read
 
@@ -210,7 +208,7 @@ def synthetic(photo: Path, frames: int = 100, seed: int = 0) -> Iterator[Any]:
 
 
 def memory(model: str, folder: Path, lengths: Sequence[int] = (10, 600)) -> str:
-    """The table of peaks, for films of so many seconds: the first of them is what the others are compared with."""
+    """The table of peaks for videos of several lengths, relative to the first."""
     lines = ["| film | frames | peak MiB | |", "|---|--:|--:|---|"]
     peaks = []
     for seconds in lengths:
@@ -226,7 +224,7 @@ def memory(model: str, folder: Path, lengths: Sequence[int] = (10, 600)) -> str:
 
 
 def waves(target: Path, frames: int) -> None:
-    """A film of a soft moving pattern."""
+    """Write a video of a soft moving pattern."""
     rows, columns = np.mgrid[0:90, 0:160].astype(np.float32)
     with av.open(str(target), "w") as out:
         stream: Any = out.add_stream("libx264", rate=25, options={"crf": "20"})

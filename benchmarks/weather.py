@@ -1,16 +1,16 @@
-"""Does `restore --weather auto` see what is in a photo, and what does it cost where it is wrong? Two tables.
+"""Accuracy of `restore --weather auto`, and the cost of its errors, in two tables.
 
     python benchmarks/weather.py [--data DIR] [--clear DIR] [--real DIR] [--dehaze NAME|PATH] [--derain NAME|PATH]
                                  [--engine auto] [--photos]
 
---data    test pairs: sets of hazy and of rainy ones, and their clear sides
+--data    test pairs: sets of hazy and rainy photos, and their clear sides
 --clear   further clear photos
---real    folders of photos without a truth
---photos  also list every photo on which the decision was not that of its set
+--real    folders of photos without ground truth
+--photos  also list every photo with a decision other than that of its set
 
-The first table counts decisions, a row for each kind of photo. The second is what follows from them: how far clear
-photos stay themselves (nothing is done to those taken for clear), and what hazy and rainy ones lose against naming
-the model for their weather (mean PSNR: protocol rgb for haze, rain-y for rain).
+The first table counts decisions by kind of photo. The second has their consequences: PSNR of clear photos against
+themselves (those detected as clear are unchanged), and the mean PSNR that hazy and rainy photos lose compared with
+naming the model (protocol rgb for haze, rain-y for rain).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from measuring import weather_of
+from measuring import DATA
+from scoring import weather_of
 
 from fairweather.errors import FairweatherError
 from fairweather.evaluation.metrics import PROTOCOLS, psnr
@@ -35,24 +36,23 @@ from fairweather.inference.restorer import WEATHER_MODELS, AutoRestorer, load
 from fairweather.inference.weather_detection import Decision, Weather, load_detector
 from fairweather.pairs import Pair, find_sets, pictures
 
-PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 DECISIONS = ("none", "haze", "rain", "both")
 NEAR, FAR = 36.0, 28.0
-"""dB: what nobody sees side by side, and what everybody does."""
+"""PSNR in dB: no visible difference, and a clearly visible one."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of photos: what each was taken for, and what was lost by it."""
+    """Decisions on one kind of photos, and their cost."""
 
     name: str
     truth: str
-    """none, haze or rain; empty where it is not known what there is to see."""
+    """none, haze or rain; empty if unknown."""
     seen: Mapping[str, Weather]
     decibel: Mapping[str, float]
-    """Clear: against themselves under auto. Weather: against the truth under auto."""
+    """PSNR with auto: clear photos against themselves, others against the ground truth."""
     named: Mapping[str, float]
-    """Weather: against the truth with the model for it named."""
+    """PSNR against the ground truth with the named model."""
 
     @property
     def counts(self) -> list[int]:
@@ -60,7 +60,7 @@ class Row:
 
     @property
     def loss(self) -> float:
-        """Mean dB lost by deciding instead of being told."""
+        """Mean dB lost compared with naming the model."""
         return statistics.fmean(self.named.values()) - statistics.fmean(self.decibel.values())
 
     @property
@@ -69,7 +69,7 @@ class Row:
 
 
 def clear_row(auto: AutoRestorer, name: str, paths: Sequence[Path]) -> Row:
-    """Photos without weather; only those taken for something else are restored."""
+    """Clear photos; only those detected as hazy or rainy are restored."""
     seen, decibel = {}, {}
     for path in paths:
         photo = to_float(read(path).pixels)
@@ -80,7 +80,7 @@ def clear_row(auto: AutoRestorer, name: str, paths: Sequence[Path]) -> Row:
 
 
 def weather_row(auto: AutoRestorer, name: str, truth: Decision, pairs: Sequence[Pair]) -> Row:
-    """Photos of one weather: restored by what was seen, and by the model that somebody would have named."""
+    """Photos of one kind of weather, restored with auto and with the named model."""
     protocol = PROTOCOLS["rain-y" if truth == "rain" else "rgb"]
     seen: dict[str, Weather] = {}
     decibel: dict[str, float] = {}
@@ -101,7 +101,7 @@ def real_row(auto: AutoRestorer, name: str, paths: Sequence[Path]) -> Row:
 
 
 def confusion(rows: Sequence[Row]) -> str:
-    """The first table."""
+    """The table of decisions."""
     lines = [f"| photos | n | {' | '.join(DECISIONS)} | right |", "|---|--:|" + "--:|" * (len(DECISIONS) + 1)]
     for row in rows:
         right = f"{row.counts[DECISIONS.index(row.truth)] / len(row.seen):.0%}" if row.truth else ""
@@ -110,7 +110,7 @@ def confusion(rows: Sequence[Row]) -> str:
 
 
 def consequences(rows: Sequence[Row]) -> str:
-    """The second table, and the clear photos taken together."""
+    """The table of consequences, with all clear photos combined."""
     lines = ["| photos | n | result |", "|---|--:|---|"]
     for row in rows:
         if row.truth == "none":
@@ -127,7 +127,7 @@ def consequences(rows: Sequence[Row]) -> str:
 
 
 def stayed(values: Sequence[float]) -> str:
-    """How near clear photos stayed to themselves."""
+    """PSNR of clear photos against themselves."""
     worst = "untouched" if math.isinf(min(values)) else f"{min(values):.1f} dB"
     share = sum(value >= NEAR for value in values) / len(values)
     below = sum(value < FAR for value in values)
@@ -137,7 +137,7 @@ def stayed(values: Sequence[float]) -> str:
 def rows_of(
     auto: AutoRestorer, data: Path, clear: Path | None, real: Path | None, tell: Callable[[str], None]
 ) -> list[Row]:
-    """Every kind of photo that there is: hazy, rainy, clear, and not known."""
+    """All kinds of photos: hazy, rainy, clear and unknown."""
     rows, sides = [], {}
     for name, pairs in find_sets(data).items():
         tell(name)
@@ -158,7 +158,7 @@ def rows_of(
 
 
 def milliseconds(auto: AutoRestorer, repeats: int = 10) -> dict[str, float]:
-    """Size -> the median time of one decision on a photo in memory."""
+    """Median time of one decision on a photo in memory, by size."""
     times = {}
     for name, (height, width) in {"0.4 MP": (512, 768), "2 MP": (1080, 1920), "12 MP": (3000, 4000)}.items():
         photo = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
@@ -174,11 +174,11 @@ def milliseconds(auto: AutoRestorer, repeats: int = 10) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    there = PHOTOS.is_dir()
-    parser.add_argument("--data", type=Path, default=PHOTOS / "test")
-    parser.add_argument("--clear", type=Path, default=PHOTOS / "kodak" if there else None)
-    parser.add_argument("--real", type=Path, default=PHOTOS / "real" if there else None)
-    parser.add_argument("--recognizer", type=Path, help="a recognizer's folder; by default the one that ships")
+    there = DATA.is_dir()
+    parser.add_argument("--data", type=Path, default=DATA / "test")
+    parser.add_argument("--clear", type=Path, default=DATA / "kodak" if there else None)
+    parser.add_argument("--real", type=Path, default=DATA / "real" if there else None)
+    parser.add_argument("--recognizer", type=Path, help="folder of a weather classifier; by default the shipped one")
     parser.add_argument("--dehaze", default=WEATHER_MODELS["haze"], metavar="NAME|PATH")
     parser.add_argument("--derain", default=WEATHER_MODELS["rain"], metavar="NAME|PATH")
     parser.add_argument("--engine", default="auto")

@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# Train what ships on a machine with a GPU that has PyTorch but neither a network nor the photos.
+# Train the shipped models on a machine with a GPU and PyTorch, without internet access or the photos.
 #
-#   runs/gpu.sh pack DATA PACK             here: photos reduced and re-encoded, and the wheels that may be missing there
-#   runs/gpu.sh try PACK RUN [CONFIG]      there: 300 steps, with all that makes them fast or as much of it as works
-#   runs/gpu.sh train PACK RUN [MINUTES] [CONFIG]     there: `try`, unless that was done, then training. RUN/back holds
-#                                          what to bring home: the model folder, stats.jsonl, run.json, the last sheet
+#   runs/gpu.sh pack DATA PACK             here: pack reduced, re-encoded photos, and wheels that may be missing there
+#   runs/gpu.sh try PACK RUN [CONFIG]      there: 300 steps, with as many accelerations as work
+#   runs/gpu.sh train PACK RUN [MINUTES] [CONFIG]     there: `try` unless done, then train. RUN/back has the files to
+#                                          copy back: model folder, stats.jsonl, run.json, the last sheet
 #
-# DATA is the folder of training sets that the run file names; PACK stays under 45 MiB. MINUTES is 9 by default and is
-# for all of the command (so that a limit of ten minutes is kept), CONFIG runs/ship/dehaze.toml. Photos are decoded once
-# into the GPU's memory, batches are made there, and the network is compiled; where one of these fails, `try` goes on
-# without it and notes that in RUN-try/options. Repeat `train` with the same RUN to go on after an interruption.
-# OpenVINO is not packed, so what comes back was compared in the other engines alone: at home
-# `fairweather export RUN/back/model -o DIR` compares it in all. Judge it by `fairweather evaluate` before it replaces
-# what ships.
+# DATA is the folder of training sets named by the run file; PACK stays under 45 MiB. MINUTES limits the whole command
+# (by default 9, for a limit of ten minutes). CONFIG is runs/ship/dehaze.toml by default. Photos are decoded once into
+# GPU memory, batches are made there, and the network is compiled; if one of these fails, `try` continues without it
+# and records that in RUN-try/options. Repeat `train` with the same RUN to resume. OpenVINO is not packed, so parity
+# is checked in the other engines only: afterwards, `fairweather export RUN/back/model -o DIR` checks all of them.
+# Measure the model with `fairweather evaluate` before it replaces a shipped one.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}

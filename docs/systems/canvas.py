@@ -1,8 +1,7 @@
-"""Boxes and arrows as SVG text: what the pictures of the systems are drawn with. Standard library only.
+"""Boxes and arrows as SVG, for the figures of the systems. Standard library only.
 
-A figure is 800 units wide. Boxes stand where they are put; an arrow is a line through the points that it is given.
-`Figure.problems` says what a reader would stumble over: words wider than their box, boxes on top of each other,
-arrows through boxes, anything outside the picture.
+A figure is 800 units wide. Boxes and arrows have absolute positions. `Figure.problems` lists text wider than its box,
+overlapping boxes, arrows through boxes, and anything outside the figure.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ FILL = {
     "fixed": ("#e6e8eb", "#6b7480"),
     "term": ("#ffffff", "#1f2933"),
 }
-"""Kind of box -> its paper and its rim."""
+"""Kind of box -> fill and outline."""
 LEGEND = {
     "photo": "photo",
-    "made": "made by a network",
+    "made": "network output",
     "generator": "generator",
     "discriminator": "discriminator",
-    "fixed": "never learns",
+    "fixed": "not trained",
     "term": "logged term",
 }
 Point = tuple[float, float]
@@ -39,7 +38,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Box:
-    """A labelled rectangle; `term` boxes have the name of a logged term as their first line."""
+    """A labelled rectangle. The first line of a `term` box is the name of a logged term."""
 
     kind: str
     x: float
@@ -49,7 +48,7 @@ class Box:
     lines: tuple[str, ...]
 
     def at(self, side: str, share: float = 0.5) -> Point:
-        """A point on a side (left, right, top, bottom), `share` of the way along it."""
+        """A point on a side (left, right, top, bottom), at the fraction `share` of its length."""
         if side in ("left", "right"):
             return self.x + (self.w if side == "right" else 0), self.y + share * self.h
         return self.x + share * self.w, self.y + (self.h if side == "bottom" else 0)
@@ -75,7 +74,7 @@ class Box:
 
 @dataclass
 class Figure:
-    """A picture that is being drawn, from the top down."""
+    """A figure, drawn from top to bottom."""
 
     title: str
     legend: dict[str, str] = field(default_factory=lambda: LEGEND)
@@ -90,7 +89,7 @@ class Figure:
         return made
 
     def arrow(self, *points: Point, compared: bool = False) -> None:
-        """A line through the points with a head at the last one; dashed where it brings what is compared with."""
+        """A line through the points with an arrow head; dashed for the target of a comparison."""
         self.arrows.append((points, compared))
 
     def panel(self, y: float, height: float, heading: str) -> None:
@@ -113,7 +112,7 @@ class Figure:
             parts.append(f'<text x="18" y="{y + 18:g}" font-size="13" fill="{FAINT}">{escape(heading)}</text>')
         for points, compared in self.arrows:
             line = " ".join(f"{x:g},{y:g}" for x, y in points)
-            # A rim of the panel's colour: where two lines cross, one is seen to pass over the other.
+            # an outline in the panel's colour, so that crossing lines are distinguishable
             parts.append(f'<polyline points="{line}" fill="none" stroke="{PANEL}" stroke-width="6"/>')
             look = f'stroke="{INK}" stroke-width="1.4"' + (' stroke-dasharray="5 3"' if compared else "")
             parts.append(f'<polyline points="{line}" fill="none" {look} marker-end="url(#head)"/>')
@@ -145,7 +144,7 @@ class Figure:
         return parts
 
     def problems(self) -> list[str]:
-        """What a reader would stumble over; nothing, in a picture that is done."""
+        """Layout problems; empty in a finished figure."""
         found = []
         for box in self.boxes:
             for number, line in enumerate(box.lines):
@@ -175,7 +174,7 @@ class Figure:
 
 
 def span(words: str, size: float, *, mono: bool = False) -> float:
-    """How wide words are at most, in DejaVu, the widest of the fonts that are asked for."""
+    """Maximum width of a text, in DejaVu, the widest of the fonts."""
     if mono:
         return 0.603 * size * len(words)
     narrow, wide = "ijlft.,:;|!'()[] 1", "mwMW%@"
@@ -188,7 +187,7 @@ def _middle(box: Box) -> Point:
 
 
 def _through(start: Point, end: Point, box: Box) -> bool:
-    """Whether a straight line runs through the inside of a box."""
+    """True if a straight line crosses the inside of a box."""
     low, high = (min(start[0], end[0]), min(start[1], end[1])), (max(start[0], end[0]), max(start[1], end[1]))
     return low[0] < box.x + box.w and high[0] > box.x and low[1] < box.y + box.h and high[1] > box.y
 

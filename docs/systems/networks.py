@@ -1,4 +1,4 @@
-"""The pictures of two generators, at their default sizes."""
+"""Figures of two generators at their default sizes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from itertools import pairwise
 
 from canvas import Figure
 
-LEGEND = {"photo": "photo", "made": "made by the network", "generator": "layers that learn", "fixed": "sum"}
+LEGEND = {"photo": "photo", "made": "network output", "generator": "trained layers", "fixed": "sum"}
 
 
 def mbconv_unet() -> Figure:
-    figure = Figure("mbconv_unet: bottlenecks beside plain convolutions, five scales", LEGEND)
-    figure.panel(40, 372, "the network: scales on the way down, skips across, transposed convolutions on the way up")
+    figure = Figure("mbconv_unet: bottlenecks and plain convolutions at five scales", LEGEND)
+    figure.panel(40, 372, "the network: encoder, skip connections, decoder with transposed convolutions")
     y = 72.0
     above = photo = figure.box("photo", 60, y, 240, "photo", "3 channels, full size")
     top = figure.box("generator", 380, y, 240, "up; join the photo; conv 3 × 3", "tanh")
     figure.arrow(photo.at("right"), top.at("left"))
-    made = figure.box("made", 680, y, 100, "made", "clear")
+    made = figure.box("made", 680, y, 100, "output", "clear")
     figure.arrow(top.at("right"), made.at("left"))
     over = top
     for level, channels in enumerate((48, 96, 192, 384, 384), 1):
@@ -33,7 +33,7 @@ def mbconv_unet() -> Figure:
             end = over.at("bottom")
             figure.arrow(scale.at("right"), (end[0], scale.at("right")[1]), end)
     y = figure.height + 8
-    figure.panel(y, 176, "one scale: two ways side by side, fused; the lower one is MBConv")
+    figure.panel(y, 176, "one scale: two parallel branches, fused; the lower branch is MBConv")
     y += 32
     start = figure.box("generator", 18, y, 84, "conv 4 × 4", "stride 2", h=110)
     fuse = figure.box("generator", 698, y, 84, "fused", "by 1 × 1", h=110)
@@ -53,12 +53,12 @@ def mbconv_unet() -> Figure:
 
 
 def multipath_unet() -> Figure:
-    figure = Figure("multipath_unet: three encoders that look differently far", LEGEND)
-    figure.panel(40, 388, "paths stay apart on the way down; at every scale they are fused for the way up")
+    figure = Figure("multipath_unet: three encoders with different receptive fields", LEGEND)
+    figure.panel(40, 388, "encoder paths stay separate; at every scale they are fused for the decoder")
     y = 72.0
     above = figure.box("photo", 18, y, 300, "photo", "3 channels, full size")
     over = figure.box("generator", 510, y, 160, "conv 3 × 3", "tanh")
-    made = figure.box("made", 698, y, 84, "made", "clear")
+    made = figure.box("made", 698, y, 84, "output", "clear")
     figure.arrow(over.at("right"), made.at("left"))
     for level, channels in enumerate((32, 64, 128, 256, 256)):
         y += 60

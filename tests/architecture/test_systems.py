@@ -1,5 +1,4 @@
-"""docs/systems.md says what the code does: defaults, parameter counts, files; and its pictures show the terms that are
-logged."""
+"""docs/systems.md agrees with the code: defaults, parameter counts, files, and the logged terms in its figures."""
 
 from __future__ import annotations
 
@@ -246,11 +245,11 @@ def test_a_picture_shows_the_default_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_what_was_measured_is_told(name: str) -> None:
+def test_results_are_complete(name: str) -> None:
     told = PAGE.split(f"<!-- measured:{name}:begin -->")[1].split(f"<!-- measured:{name}:end -->")[0]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in told.splitlines() if line[:1] == "|"]
     assert len(cells) > 6
     assert all(cell for row in cells for cell in row), f"{name}: an empty cell"
     first = next(row for row in cells if row[0] in ("sots_outdoor", "rain100/light"))
     assert float(first[2]) > float(first[3]), f"{name} leaves its own test no better than it came"
-    assert "**What we saw.**" in told
+    assert "**Observed.**" in told

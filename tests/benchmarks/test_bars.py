@@ -7,7 +7,7 @@ from pathlib import Path
 import bars
 import pytest
 import tables
-from measuring import Kept, Measured, Natural, Row
+from scoring import Kept, Measured, Natural, Row
 
 from fairweather.evaluation import PROTOCOLS, PhotoScore, SetScores
 from fairweather.pairs import Pair

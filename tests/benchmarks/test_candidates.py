@@ -159,10 +159,10 @@ def options(photos: Path, *words: str) -> argparse.Namespace:
 
 def test_the_budget_is_steps_of_measured_time(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[list[str]] = []
-    monkeypatch.setattr(candidates, "to_its_end", lambda words, path, **environment: said.append(words))
+    monkeypatch.setattr(candidates, "run_training", lambda words, path, **environment: said.append(words))
     given = options(photos, "--minutes", "2")
     given.out.mkdir()
-    (given.out / "swift.pace").write_text("0.5\n")
+    (given.out / "scattering_maps.pace").write_text("0.5\n")
     (given.out / "goes-on.pace").write_text("0.25\n")
     candidates.train("scattering_maps", tables(), CANDIDATES["scattering_maps"], given)
     candidates.train("goes-on", tables(), ABLATIONS["goes-on"], given, given.out / "scattering_maps")
@@ -205,7 +205,7 @@ def test_it_trains_scores_and_prints(
         assert cli.main(words[3:]) == 0
         path.with_suffix(".seconds").write_text("60.0\n")
 
-    monkeypatch.setattr(candidates, "to_its_end", here)
+    monkeypatch.setattr(candidates, "run_training", here)
     words = ["--data", str(photos), "--out", str(photos / "out"), "--config", str(photos / "tiny.toml"), "--jobs", "1"]
     words += ["--ablate", "scattering_maps", "--minutes", str(2 / 60), "--only", "goes-on"]
     assert candidates.main(words) == 0
@@ -213,18 +213,18 @@ def test_it_trains_scores_and_prints(
     said = said[said.index("Budget") :]  # before it is what the trainings say
     blocks = [[line for line in part.splitlines() if line[:2] == "| "] for part in said.split("\n\n")]
     costs, held, glow, test = (rows for rows in blocks if rows)
-    assert [row.split(" | ")[0] for row in costs] == ["| variant", "| swift", "| goes-on"]
+    assert [row.split(" | ")[0] for row in costs] == ["| variant", "| scattering_maps", "| goes-on"]
     assert [row.split(" | ")[6] for row in costs] == ["steps", "2", "1"]
     assert held[0] == "| variant | sots_outdoor (1) | o_haze (1) | clear (clear) (1) |"
-    assert [row.split(" | ")[0] for row in held[1:]] == ["| the input", "| swift", "| goes-on"]
+    assert [row.split(" | ")[0] for row in held[1:]] == ["| the input", "| scattering_maps", "| goes-on"]
     assert "inf / inf" in held[1]
     assert glow[0] == "| variant | sots_outdoor (1) | o_haze (1) |"
     assert test[0] == "| variant | i_haze (3) |"
-    assert said.index("No choice was made") < said.index("i_haze")
+    assert said.index("not used for any choice") < said.index("i_haze")
     record = json.loads((photos / "out" / "goes-on" / "run.json").read_text())
     assert record["settings"]["run"]["start"] == str((photos / "out" / "scattering_maps").resolve())
 
-    for once in ("to_its_end", "on_pairs", "on_clear"):
+    for once in ("run_training", "on_pairs", "on_clear"):
         monkeypatch.setattr(candidates, once, None)
     assert candidates.main(words) == 0
     assert capsys.readouterr().out == said

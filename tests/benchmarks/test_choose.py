@@ -119,7 +119,7 @@ def test_table_sheets_and_numbers(
     ("training", "words"),
     [
         ({"data": {"folder": "train", "sources": SOURCES}}, "--hold-back"),
-        (of(0.0), "no scene that none of these models has seen"),
+        (of(0.0), "no scene is held out from all of these models"),
     ],
 )
 def test_what_it_cannot_choose_by(

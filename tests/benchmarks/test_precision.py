@@ -47,7 +47,7 @@ def finished(out: Path, one: precision.One, steps: int, score: float) -> None:
 def test_finished_runs_are_read_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(precision, "to_its_end", lambda *_, **__: pytest.fail("a finished run was trained again"))
+    monkeypatch.setattr(precision, "run_training", lambda *_, **__: pytest.fail("a finished run was trained again"))
     values = {"fp32": (18.0, 18.2, 18.4), "bf16": (18.1, 18.2, 18.0)}
     for p, scores in values.items():
         for seed, value in enumerate(scores, 1):

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import measuring
 import numpy as np
 import publish
 import pytest
 import quality
+import scoring
 import tables
 from PIL import Image
 
@@ -70,15 +70,15 @@ def auto(picture: np.ndarray) -> np.ndarray:
 def three(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model for each weather and one that looks first, in place of those that ship."""
 
-    def stand_ins(names: Sequence[str], engine: str) -> dict[str, measuring.System]:
+    def stand_ins(names: Sequence[str], engine: str) -> dict[str, scoring.System]:
         return {
-            "dehaze": measuring.by_function(dehaze, "haze"),
-            "derain": measuring.by_function(derain, "rain"),
-            "auto": measuring.by_function(auto),
+            "dehaze": scoring.by_function(dehaze, "haze"),
+            "derain": scoring.by_function(derain, "rain"),
+            "auto": scoring.by_function(auto),
         }
 
     monkeypatch.setattr(quality, "models", stand_ins)
-    monkeypatch.setattr(quality, "PHOTOS", Path("nowhere"))  # the photos beside the checkout take minutes
+    monkeypatch.setattr(quality, "DATA", Path("nowhere"))  # the photos beside the checkout take minutes
 
 
 def cells(text: str) -> list[list[str]]:
@@ -163,7 +163,7 @@ def test_a_second_protocol_runs_nothing_again(data: Path, roof: np.ndarray) -> N
         return picture
 
     sets = {"rain/light": find_sets(data)["rain/light"]}
-    rows = measuring.on_pairs({"counted": measuring.by_function(counted)}, sets, tell=lambda words: None)
+    rows = scoring.on_pairs({"counted": scoring.by_function(counted)}, sets, tell=lambda words: None)
     assert [row.result.protocol.name for row in rows] == ["rgb", "rain-y"]
     assert len(seen) == 2
 
@@ -172,8 +172,8 @@ def test_outputs_of_a_single_set_may_lie_in_the_folder_itself(data: Path, tmp_pa
     for i in range(2):
         save(tmp_path / "theirs" / f"{i}.jpg", roof)
     sets = find_sets(data / "fog")
-    systems = {"theirs": measuring.by_outputs(tmp_path / "theirs", sets)}
-    rows = measuring.on_pairs(systems, sets, [find_protocol("rgb")], tell=lambda words: None)
+    systems = {"theirs": scoring.by_outputs(tmp_path / "theirs", sets)}
+    rows = scoring.on_pairs(systems, sets, [find_protocol("rgb")], tell=lambda words: None)
     assert len(rows) == 1
     assert rows[0].result.scores[0].value > 20
     known = {"0": {"psnr": 1.5, "ssim": 0.5}}
@@ -182,7 +182,7 @@ def test_outputs_of_a_single_set_may_lie_in_the_folder_itself(data: Path, tmp_pa
     )
     assert [photo.input for photo in again.photos] == [known["0"], rows[0].result.photos[1].input]
     with pytest.raises(BadFolder, match="fog, mist"):
-        measuring.by_outputs(tmp_path / "theirs", find_sets(data))
+        scoring.by_outputs(tmp_path / "theirs", find_sets(data))
 
 
 def test_an_error_is_one_line(
@@ -195,7 +195,7 @@ def test_an_error_is_one_line(
     for words, said in (
         (["--protocol", "rbg"], "did you mean 'rgb'"),
         (["--update", "--model", "dehaze"], "leave out --model"),
-        (["--update", "--clear", str(tmp_path)], "no place for"),
+        (["--update", "--clear", str(tmp_path)], "has no markers for"),
     ):
         assert quality.main(["--data", str(tmp_path), *words]) == 1
         assert said in capsys.readouterr().err
@@ -215,17 +215,17 @@ def checkout(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) 
     shutil.copytree(tiny_model, tmp_path / "models" / "tiny")
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("above\n<!-- scores:begin -->\nold\n<!-- scores:end -->\nbelow\n")
-    places = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("quality", "card:tiny"))
+    places = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("scores", "quality", "card:tiny"))
     (tmp_path / "docs" / "models.md").write_text(places)
     return tmp_path
 
 
-def found(data: Path) -> measuring.Measured:
-    systems = {"the input": measuring.by_function(np.asarray), "tiny": measuring.by_function(dehaze, "haze")}
+def found(data: Path) -> scoring.Measured:
+    systems = {"the input": scoring.by_function(np.asarray), "tiny": scoring.by_function(dehaze, "haze")}
     sets: Any = {"fog": find_sets(data / "fog")["fog"]}
-    rows = measuring.on_pairs(systems, sets, tell=lambda words: None)
-    clear = measuring.clear_photos(sets, None)
-    return measuring.Measured(rows, measuring.on_clear({"tiny": systems["tiny"]}, clear, lambda words: None))
+    rows = scoring.on_pairs(systems, sets, tell=lambda words: None)
+    clear = scoring.clear_photos(sets, None)
+    return scoring.Measured(rows, scoring.on_clear({"tiny": systems["tiny"]}, clear, lambda words: None))
 
 
 def test_cards_and_pages_say_what_was_measured(checkout: Path, data: Path) -> None:
@@ -247,19 +247,21 @@ def test_cards_and_pages_say_what_was_measured(checkout: Path, data: Path) -> No
     assert readme.startswith("above\n<!-- scores:begin -->\nMean PSNR")
     assert readme.endswith("<!-- scores:end -->\nbelow\n")
     assert "old" not in readme
-    assert [row[0] for row in table(readme, "haze")] == ["the input", "Peer †", "`tiny`"]
-    assert table(readme, "haze")[1][1] == "21.50 / .750"
-    assert table(readme, "haze")[2][1] == tables.cell(scores[0], scores[1], strong=True)
-    assert f"**{own.value:.2f}** ± {own.spread:.1f} / " in readme
+    assert [row[0] for row in table(readme, "PSNR / SSIM")] == ["the input", "`tiny`"]
+    assert table(readme, "PSNR / SSIM")[1][1] == tables.cell(scores[0], scores[1], plain=True)
     page = (checkout / "docs" / "models.md").read_text()
+    assert [row[0] for row in table(page, "haze")] == ["the input", "Peer †", "`tiny`"]
+    assert table(page, "haze")[1][1] == "21.50 / .750"
+    assert table(page, "haze")[2][1] == tables.cell(scores[0], scores[1], strong=True)
+    assert f"**{own.value:.2f}** ± {own.spread:.1f} / " in page
     assert publish.facts_of(checkout / "models" / "tiny") in page
-    assert "| sees | " in page
+    assert "| input | " in page
     assert "megapixels" not in page
     card = dataclasses.replace(model_folder.read_card(checkout / "models" / "tiny"), most_pixels=2_000_000)
     model_folder.write_card(checkout / "models" / "tiny", dataclasses.replace(card, choice="the best of two"))
     facts = publish.facts_of(checkout / "models" / "tiny")
-    assert "a photo above 2.0 megapixels reduced |" in facts
-    assert "| why this one | the best of two |" in facts
+    assert "photos above 2.0 megapixels are reduced |" in facts
+    assert "| selection | the best of two |" in facts
     model_folder.write_card(checkout / "models" / "tiny", dataclasses.replace(card, most_pixels=0))
     assert f"| fog | rgb | psnr | 2 | {own.value:.2f} |" in page
     publish.update(measured, peers, checkout)
@@ -268,11 +270,13 @@ def test_cards_and_pages_say_what_was_measured(checkout: Path, data: Path) -> No
 
 def test_a_page_without_a_place_is_told_before_anything_is_measured(checkout: Path, data: Path) -> None:
     publish.check_places(checkout)
-    (checkout / "docs" / "models.md").write_text("<!-- quality:begin -->\n<!-- quality:end -->\n")
-    with pytest.raises(BadSettings, match="no place for card:tiny"):
+    (checkout / "docs" / "models.md").write_text(
+        "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("scores", "quality"))
+    )
+    with pytest.raises(BadSettings, match="has no markers for card:tiny"):
         publish.check_places(checkout)
-    with pytest.raises(BadSettings, match="tiny ships and was not measured"):
-        publish.update(measuring.Measured(), [], checkout)
+    with pytest.raises(BadSettings, match="tiny was not measured"):
+        publish.update(scoring.Measured(), [], checkout)
 
 
 def test_a_photo_that_cannot_be_scored_is_named(three: None, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

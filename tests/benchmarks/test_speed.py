@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import limits
+import measuring
 import numpy as np
 import pytest
 import speed
@@ -59,7 +60,7 @@ def test_a_network_that_is_asked_tile_by_tile_adds_up(photo: np.ndarray) -> None
 
 def test_the_mosaic_is_filled_and_the_same_each_time(example: Path, tmp_path: Path) -> None:
     Image.new("RGB", (50, 130), (200, 90, 40)).save(tmp_path / "tall.png")
-    first, second = (speed.mosaic([example, tmp_path / "tall.png"], 700, 500) for _ in range(2))
+    first, second = (measuring.mosaic([example, tmp_path / "tall.png"], 700, 500) for _ in range(2))
     assert first.shape == (500, 700, 3)
     assert np.array_equal(first, second)
     assert (first.max(axis=2) > 0).mean() > 0.99
@@ -123,7 +124,7 @@ def test_bars_are_reached_or_missed() -> None:
         "`dehaze` against gUNet-T, 1920x1080": ("17.1 x", True),
     }
     assert speed_table.bars_markdown(rows).count("missed") == 2
-    assert speed_table.bars_markdown([]) == "No aim is set for what was measured."
+    assert speed_table.bars_markdown([]) == "There is no target for these measurements."
 
 
 def test_a_child_measures_another_network(example: Path) -> None:

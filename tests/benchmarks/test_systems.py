@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import measuring
 import numpy as np
 import pytest
 import systems
@@ -56,13 +57,13 @@ def test_the_words_that_train_a_system_are_understood(name: str, tmp_path: Path)
 
 def test_minutes_are_of_all_sittings(tmp_path: Path) -> None:
     (tmp_path / "run.seconds").write_text("90.0\n30.0\n")
-    assert systems.minutes(tmp_path / "run.seconds") == pytest.approx(2.0)
+    assert measuring.cpu_minutes(tmp_path / "run.seconds") == pytest.approx(2.0)
 
 
 def test_a_process_is_run_to_its_end_and_timed(tmp_path: Path) -> None:
     words = [sys.executable, "-c", "import os; print('from', os.environ['PLACE'], sum(range(10**6)))"]
     for place in ("here", "there"):
-        systems.to_its_end(words, tmp_path / "run.log", PLACE=place)
+        measuring.run_training(words, tmp_path / "run.log", PLACE=place)
     assert (tmp_path / "run.log").read_text().splitlines() == ["from here 499999500000", "from there 499999500000"]
     seconds = [float(line) for line in (tmp_path / "run.seconds").read_text().splitlines()]
     assert len(seconds) == 2
@@ -76,18 +77,18 @@ def test_it_trains_and_scores_and_says_what_failed(
     (tmp_path / "runs" / "pix2pix-laptop.toml").write_text(TINY.format(recipe="pix2pix"))
     (tmp_path / "runs" / "cyclegan-laptop.toml").write_text(TINY.format(recipe="no such recipe"))
     monkeypatch.setattr(systems, "ROOT", tmp_path)
-    to_its_end = systems.to_its_end
+    run_training = systems.run_training
 
     def here(words: list[str], path: Path, **environment: str) -> None:
         """The same words, without the seconds that a new process needs to import everything, but for what fails."""
         if path.stem != "pix2pix":
-            return to_its_end(words, path, **environment)
+            return run_training(words, path, **environment)
         assert words[1:3] == ["-m", "fairweather"]
         assert cli.main(words[3:]) == 0
         path.with_suffix(".seconds").write_text("90.0\n")
         return None
 
-    monkeypatch.setattr(systems, "to_its_end", here)
+    monkeypatch.setattr(systems, "run_training", here)
     words = ["--data", str(photos), "--out", str(tmp_path / "out"), "--only", "pix2pix", "cyclegan", "--jobs", "1"]
     assert systems.main(words) == 1
     said = capsys.readouterr()
@@ -95,7 +96,7 @@ def test_it_trains_and_scores_and_says_what_failed(
     assert [row.split(" | ")[5] for row in rows] == list(systems.HAZE)
     assert "| 2 |" in rows[0]
     assert "cyclegan: training ended with code" in said.err  # and the other one was done all the same
-    assert "pix2pix leaves sots_outdoor no better than it came" in said.err  # two steps cannot
+    assert "pix2pix does not improve sots_outdoor" in said.err  # two steps cannot
     assert (tmp_path / "out" / "pix2pix-scores" / "sots_outdoor.jpg").exists()
     assert rows[0].split(" | ")[4] == "2", "minutes, of 90 seconds"
     trained = (tmp_path / "out" / "pix2pix" / "checkpoints" / "latest.pt").stat().st_mtime_ns
