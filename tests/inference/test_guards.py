@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from fairweather.inference import Restorer, guards
+from fairweather.inference.temporal import restore_frames
 from tests.inference.test_restorer import DTYPES, LOCAL, photo_of, same
 
 
@@ -96,8 +96,8 @@ def test_a_cast_is_led_back_and_a_shift_let_through(photo: np.ndarray) -> None:
         raw = tinted(photo, by)
         assert mean_shift(photo, raw) < guards.MAX_CAST / 2
         assert (guards.apply_guards(photo, raw.copy()) == raw).all()
-    shifts = [(mean_shift(photo, raw), mean_shift(photo, guards.apply_guards(photo, raw.copy()))) for by in (20, 30, 40, 55)
-              for raw in [tinted(photo, by)]]  # fmt: skip
+    raws = [tinted(photo, by) for by in (20, 30, 40, 55)]
+    shifts = [(mean_shift(photo, raw), mean_shift(photo, guards.apply_guards(photo, raw.copy()))) for raw in raws]
     assert shifts[-1][0] > 2 * guards.MAX_CAST
     assert all(after < before for before, after in shifts)
     assert all(after < guards.MAX_CAST + 0.5 for _, after in shifts)
@@ -180,7 +180,7 @@ def test_strips_do_not_show(pixels: int, rng: np.random.Generator, monkeypatch: 
     raw = tinted(of_type(stretched(levels_of(photo), 5), "uint8"), 50)
     whole = guards.apply_guards(photo, raw.copy())
     assert (whole != raw).mean() > 0.9
-    monkeypatch.setattr(guards, "_STRIP_PIXELS", pixels)
+    monkeypatch.setattr(guards, "STRIP_PIXELS", pixels)
     assert (guards.apply_guards(photo, raw.copy()) == whole).all()
 
 
@@ -192,7 +192,7 @@ def test_bands_do_not_show(rows: int, dtype: str, rng: np.random.Generator, monk
     raw = of_type(stretched(levels_of(photo), 5), dtype)
     whole = guards.apply_guards(photo, raw.copy())
     monkeypatch.setattr(guards, "_BAND_PIXELS", rows * photo.shape[1])
-    monkeypatch.setattr(guards, "_STRIP_PIXELS", 5 * photo.shape[1])
+    monkeypatch.setattr(guards, "STRIP_PIXELS", 5 * photo.shape[1])
     banded = guards.apply_guards(photo, raw.copy())
     # OpenCV adds floats in another order where a band is a few rows
     assert np.abs(banded - whole).max() < 1e-6 if dtype == "float32" else (banded == whole).all()
@@ -228,7 +228,6 @@ def test_the_restorer_guards_unless_told_not_to(rng: np.random.Generator) -> Non
     assert not clipped(restorer(photo)).any()
     assert (restorer(photo) == guards.apply_guards(photo, raw.copy())).all()
     assert not clipped(restorer(photo, 0.9)).any()
-    frames: Any = list(restorer.frames([photo], guard=False))
-    assert (frames[0] == raw).all()
+    assert (next(restore_frames(restorer, [photo], guard=False)) == raw).all()
     worse = Restorer(replace(LOCAL, direction="degrade"), engine)
     assert (worse(photo) == raw).all(), "what puts weather in is not held back"

@@ -67,9 +67,10 @@ def info(
 
 def _recognizer() -> None:
     """The card of the network that looks for haze and rain; it is no model that `restore --model` would take."""
+    from fairweather.inference import load
     from fairweather.inference.weather_detection import DETECTOR_FOLDER, load_detector
 
-    card = load_detector().card
+    card = load_detector(load).card
     training = dict(card.training)
     held: dict[str, dict[str, int]] = training.pop("on_held_back_scenes", {})
     table = Table.grid(padding=(0, 2))

@@ -21,8 +21,9 @@ from fairweather.deploy.sample_photos import CalibrationSample
 from fairweather.errors import BadSettings, ParityFailed
 from fairweather.images.io import to_float
 from fairweather.inference.engines import ENGINES as ENGINE
-from fairweather.inference.engines import open_engine, recurrent_step
+from fairweather.inference.engines import open_engine
 from fairweather.inference.restorer import Restorer
+from fairweather.inference.temporal import recurrent_step
 
 PARITY_TOLERANCE = 1e-4
 """Largest difference allowed anywhere in the final pictures, in [0,1]: a fortieth of an 8-bit step."""
