@@ -328,10 +328,6 @@ def test_the_fastest_is_taken_and_remembered(cache: Path, card: model_folder.Car
     assert len(json.loads(cache.read_text())) == 2
 
 
-def test_the_first_stays_where_it_is_no_slower(cache: Path, card: model_folder.Card) -> None:
-    assert chosen(card, fakes({"openvino": 0.02, "onnxruntime": 0.06}, [])) == "openvino"
-
-
 def test_an_engine_that_answers_otherwise_is_never_taken(
     cache: Path, card: model_folder.Card, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import cv2
 import numpy as np
 import pytest
 
 from fairweather.inference.haze_maps import (
-    SCRATCH,
     Scratch,
     _guided_gain,
     add_change,
     apply_maps,
     reduce_photo,
     run_in_strips,
-    strip_pool,
 )
 from fairweather.model_folder import MapsSpec
 
@@ -30,11 +27,6 @@ def flat_maps(t: float, airlight: float, offset: float = 0.0, size: tuple[int, i
     maps = np.empty((1, 7, *size), np.float32)
     maps[:, 0], maps[:, 1:4], maps[:, 4:] = t, airlight, offset
     return maps
-
-
-def test_transmission_of_one_changes_nothing(photo: np.ndarray) -> None:
-    reduced = reduce_photo(photo, SPEC, 32)
-    assert np.array_equal(apply_maps(photo, reduced, flat_maps(1.0, 0.7), SPEC), photo)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -49,18 +41,6 @@ def test_every_type_gives_the_same_picture(photo: np.ndarray, dtype: type, rng: 
     assert restored.shape == picture.shape
     reference = apply_maps(photo.astype(np.float32) / 255, reduced, maps, SPEC)
     assert np.abs(restored / units[dtype] - reference).max() <= 0.51 / min(255, units[dtype]) + 1e-5
-
-
-def test_strength_is_a_straight_line(photo: np.ndarray, rng: np.random.Generator) -> None:
-    picture = photo.astype(np.float32) / 255 * 0.5 + 0.4
-    reduced = reduce_photo(picture, SPEC, 32)
-    maps = flat_maps(0.8, 0.85, 0.01)
-    maps[:, 0] += rng.uniform(-0.1, 0.1, (16, 16))
-    whole = apply_maps(picture, reduced, maps, SPEC)
-    assert whole.min() > 0
-    assert whole.max() < 1  # nothing is clipped, so the line is visible
-    half = apply_maps(picture, reduced, maps, SPEC, strength=0.5)
-    np.testing.assert_allclose(half, (picture + whole) / 2, atol=1e-5)
 
 
 def test_gain_follows_the_photos_edges() -> None:
@@ -197,21 +177,6 @@ def test_scratch_is_the_threads_own_and_is_used_again() -> None:
     thread.start()
     thread.join()
     assert not np.shares_memory(mine, theirs[0])
-
-
-def test_threads_and_what_they_hold_are_there_for_the_next_photo() -> None:
-    held: list[dict[int, np.ndarray]] = [{}, {}]
-    for photo in held:
-
-        def work(top: int, bottom: int, photo: dict[int, np.ndarray] = photo) -> None:
-            photo[threading.get_ident()] = SCRATCH("x", (5,))
-            time.sleep(0.002)  # long enough for every thread to get a strip
-
-        run_in_strips(64, 10, work, 20)
-    assert len({*held[0], *held[1]}) <= strip_pool()._max_workers
-    shared = held[0].keys() & held[1].keys()
-    assert shared
-    assert all(np.shares_memory(held[0][thread], held[1][thread]) for thread in shared)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

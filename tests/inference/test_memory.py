@@ -134,19 +134,6 @@ def test_a_photo_that_never_fits_is_refused_with_what_it_needs(here: Path, monke
     assert begun(need - 1, monkeypatch, strict=False).admit(Path("a.png"), Path("a.png")), "nobody set that limit"
 
 
-def test_a_budget_below_the_process_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadSettings, match="too small"):
-        MemoryBudget(50_000_000).begin()
-
-
-def test_a_damaged_header_reserves_nothing_and_reading_says_why(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("a.jpg").write_text("no picture")
-    put(here / "b.png")
-    report = run(plan(["a.jpg", "b.png"]), restorer=NEGATIVE, budget=MemoryBudget(10**12))
-    assert report.done == 1
-    assert "not a picture" in report.failed[0][1]
-
-
 @pytest.mark.parametrize("fitting", [1, 2, 3])
 def test_no_more_photos_are_in_memory_than_fit(fitting: int, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(*(here / f"{i:02}.png" for i in range(12)))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,9 +15,7 @@ from torch import nn
 import fairweather
 from fairweather import images, model_folder
 from fairweather.errors import BadCard, BadImage, BadSettings
-from fairweather.inference import restorer as restorer_module
 from fairweather.inference.restorer import AutoRestorer, Restorer
-from fairweather.inference.temporal import restore_frames
 from fairweather.inference.weather_detection import Decision, Weather
 from fairweather.model_folder import Card, MapsSpec
 
@@ -207,14 +204,6 @@ def test_tiled_is_whole(padding_mode: str, rng: np.random.Generator) -> None:
             assert np.abs(Restorer(short, engine, tile=32)(photo) - whole).max() > 1 / 255
 
 
-def test_tiles_mix_by_strength_too(rng: np.random.Generator) -> None:
-    engine = engine_of(Pyramid("zeros").eval())
-    card = replace(LOCAL, multiple_of=4, receptive_field=Pyramid.receptive_field)
-    photo = photo_of(90, 61, "uint8", rng)
-    whole = Restorer(card, engine)(photo, 0.4).astype(int)
-    assert np.abs(Restorer(card, engine, tile=20)(photo, 0.4) - whole).max() <= 1
-
-
 def test_memory_decides_between_whole_and_tiles(rng: np.random.Generator) -> None:
     shapes: list[tuple[int, ...]] = []
 
@@ -233,11 +222,6 @@ def test_memory_decides_between_whole_and_tiles(rng: np.random.Generator) -> Non
     with pytest.raises(BadImage, match=r"300 x 400 pixels.*smallest tile.*memory"):
         Restorer(LOCAL, engine, memory=int(50 * 50 * PER_PIXEL))(photo)
     assert not shapes
-
-
-def test_a_card_without_a_number_is_taken_to_need_much() -> None:
-    unknown = replace(LOCAL, bytes_per_pixel=0.0)
-    assert len(Restorer(unknown, same, memory=1 << 30)._grid(3000, 4000)) > 1
 
 
 def test_a_network_that_sees_the_whole_is_never_tiled(rng: np.random.Generator) -> None:
@@ -301,20 +285,6 @@ def steady_maps(t: float, airlight: float = 1.0, offset: float = 0.0) -> Callabl
     return engine
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_maps_are_applied_to_the_photo_at_full_size(dtype: str, rng: np.random.Generator) -> None:
-    full = 1 if dtype == "float32" else np.iinfo(dtype).max
-    for height, width in [(1, 1), (3, 200), (97, 61), (150, 230)]:
-        photo = photo_of(height, width, dtype, rng)
-        clear = photo / full
-        for strength in (0.5, 1.0):
-            result = Restorer(MAPS, steady_maps(t=0.8, airlight=0.9, offset=0.05))(photo, strength, guard=False)
-            assert result.shape == photo.shape
-            assert result.dtype == photo.dtype
-            expected = clear + strength * (0.9 + (clear - 0.9) / 0.8 + 0.05 - clear)
-            assert np.abs(result / full - expected.clip(0, 1)).max() < (1e-3 if dtype != "uint8" else 3e-3)
-
-
 def test_maps_by_name(rng: np.random.Generator) -> None:
     photo = photo_of(200, 300, "uint8", rng)
     named = Restorer(MAPS, steady_maps(t=0.8, airlight=0.9, offset=0.1)).maps(photo)
@@ -350,28 +320,6 @@ def test_what_was_seen_once_serves_every_strength(photo: np.ndarray) -> None:
         restorer.apply_maps(photo, seen, 1.5)
     with pytest.raises(BadSettings, match="outputs images"):
         Restorer(LOCAL, same).predict_maps(photo)
-
-
-def test_frames_are_restored_as_they_are_asked_for(rng: np.random.Generator) -> None:
-    taken: list[int] = []
-
-    def source():  # type: ignore[no-untyped-def]
-        for number in range(5):
-            taken.append(number)
-            yield np.full((20, 20, 3), number, np.uint8)
-
-    frames = restore_frames(Restorer(LOCAL, lambda picture: 1 - picture), source(), guard=False)
-    assert not taken
-    assert (next(frames) == 255).all()
-    assert taken == [0]
-    assert [int(frame.max()) for frame in frames] == [254, 253, 252, 251]
-    weak = restore_frames(Restorer(LOCAL, lambda picture: 1 - picture), source(), strength=0)
-    assert [int(frame.max()) for frame in weak] == [0, 1, 2, 3, 4]
-
-
-def test_default_memory_is_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restorer_module, "available_memory", lambda: 1000)
-    assert Restorer(LOCAL, same).memory == 500
 
 
 def test_a_photo_beyond_most_pixels_is_seen_reduced_and_changed_at_its_own_size() -> None:
@@ -456,33 +404,6 @@ def test_memory_may_be_a_function_that_is_asked_for_each_photo(rng: np.random.Ge
     assert all(height * width <= 200 * 200 for height, width in shapes[1:])
 
 
-@pytest.fixture
-def unet() -> Any:
-    """Shallow and narrow, with weights so large that each output depends on its whole field."""
-    from fairweather.generators import UNet
-
-    torch.manual_seed(0)
-    network = UNet(levels=4, width=4).eval()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.weight.data *= 8
-    return network
-
-
-def test_tiled_is_whole_through_a_unet(unet: Any, rng: np.random.Generator) -> None:
-    coarse = rng.random((75, 100, 3), dtype=np.float32)
-    photo = (cv2.resize(coarse, (1400, 1050)) * 255).round().astype(np.uint8)
-    card = replace(LOCAL, multiple_of=unet.multiple_of, receptive_field=unet.receptive_field)
-    whole = Restorer(card, engine_of(unet), memory=1 << 40)(photo)
-    tiled = Restorer(card, engine_of(unet), tile=400)(photo)
-    assert cv2.absdiff(tiled, whole).max() <= 1
-    # It can fail: with a halo that does not cover the field, seams show.
-    corner = photo[:600, :600]
-    short = replace(card, receptive_field=9)
-    seams = cv2.absdiff(Restorer(short, engine_of(unet), tile=200)(corner), Restorer(card, engine_of(unet))(corner))
-    assert seams.max() > 10
-
-
 # The choice of models.
 
 PHOTO = np.full((4, 5, 3), 100, np.uint8)
@@ -553,14 +474,6 @@ def test_strength_goes_on_to_the_models_and_0_looks_at_nothing() -> None:
         restore(PHOTO[..., 0])
 
 
-@pytest.mark.usefixtures("installed")
-def test_what_is_doubtful_is_taken_out_in_part_and_what_is_named_whole() -> None:
-    restore, _ = auto_for(Weather(0.7, 0.1))
-    assert (restore(PHOTO) == 102).all()
-    assert (restore(PHOTO, 0.8) == 102).all()
-    assert (restore.apply(PHOTO, restore.plan(PHOTO, "haze")) == 110).all()
-
-
 def test_weather_without_a_model_stays_and_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
@@ -573,14 +486,6 @@ def test_weather_without_a_model_stays_and_is_said_once(
         "rain stays in the photo: model wipe is not installed"
     ]
     assert fakes.opened == ["lift"]
-
-
-@pytest.mark.usefixtures("installed")
-def test_a_film_does_not_flicker() -> None:
-    restore, _ = auto_for(DETECTED["haze"])
-    doubts = iter([1.0, 1.0, 0.1, 1.0, 0.1])
-    restore.detect = lambda photo: Weather(next(doubts), 0.0)  # type: ignore[method-assign]
-    assert [int(one[0, 0, 0]) for one in restore_frames(restore, [PHOTO] * 5, rate=0.5)] == [110, 110, 102, 105, 101]
 
 
 def test_load_gives_it_by_name() -> None:

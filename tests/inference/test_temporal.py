@@ -18,7 +18,6 @@ from fairweather import model_folder
 from fairweather.errors import BadCard, BadSettings, ParityFailed
 from fairweather.inference import temporal
 from fairweather.inference.engines import RecurrentEngine, open_engine
-from fairweather.inference.memory import resident_memory
 from fairweather.inference.restorer import AutoRestorer, Restorer, load
 from fairweather.inference.temporal import (
     SMOOTHING_SECONDS,
@@ -68,16 +67,6 @@ def test_motion_is_found(scene: np.ndarray) -> None:
     assert flow.trust[inner].mean() > 0.9
     followed = flow.warp(frame_at(scene, 10))
     assert np.abs(followed - frame_at(scene, 16))[inner].mean() < 0.01
-
-
-def test_what_belongs_to_a_place_goes_along_at_any_size(scene: np.ndarray) -> None:
-    motion = MotionEstimator()
-    motion(frame_at(scene, 10))
-    flow = motion(frame_at(scene, 18))
-    small = cv2.resize(frame_at(scene, 10), (128, 72), interpolation=cv2.INTER_AREA)
-    wanted = cv2.resize(frame_at(scene, 18), (128, 72), interpolation=cv2.INTER_AREA)
-    inner = (slice(10, -10), slice(10, -10))
-    assert np.abs(flow.warp(small) - wanted)[inner].mean() < 0.2 * np.abs(small - wanted)[inner].mean()
 
 
 def test_a_memory_goes_along_and_nothing_is_remembered_of_what_was_hidden(scene: np.ndarray) -> None:
@@ -188,13 +177,6 @@ def test_blending_takes_flicker_off_and_leaves_what_flows_sharp(scene: np.ndarra
         detail.append(np.std((answer / top)[inner]) / np.std(frame[inner]))
     assert np.std(np.diff(off)) < 0.7 * np.std(np.diff(plain))
     assert min(detail) > 0.97
-
-
-def test_blending_forgets_at_a_cut(scene: np.ndarray) -> None:
-    blend = FrameBlender()
-    dark, bright = frame_at(scene, 10) * 0.2, 1 - frame_at(scene, 10) * 0.2
-    blend(dark, dark)
-    assert np.array_equal(blend(bright, bright), bright)
 
 
 # Videos.
@@ -476,19 +458,6 @@ def test_a_card_whose_state_cannot_be_is_refused(model: Path, tmp_path: Path) ->
         path.write_text(json.dumps({**fields, "state": state}))
         with pytest.raises(BadCard, match=words):
             model_folder.read_card(tmp_path / "m")
-
-
-@pytest.mark.parametrize("engine", ["openvino"])
-def test_a_thousand_frames_take_no_more_memory_than_a_hundred(model: Path, engine: str) -> None:
-    """A state here has 50 KB: 900 of them, kept by mistake, would be 45 MB."""
-    restorer, state, taken = load(model, engine=engine, threads=1), None, {}
-    clip = clip_of(4, 64, 64)
-    for at in range(1, 1001):
-        _, state = recurrent_step(restorer, clip[at % 4], state)
-        if at in (100, 1000):
-            taken[at] = resident_memory()
-    assert taken[1000] - taken[100] < 10 * 2**20
-    assert np.isfinite(state).all()
 
 
 @pytest.mark.parametrize(("precision", "hint"), [("auto", "f32"), ("bf16", "bf16"), ("f32", "f32")])
