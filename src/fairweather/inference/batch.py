@@ -141,7 +141,7 @@ def plan(
     """
     target = Path(DEFAULT_OUT if out is None else out)
     jobs: list[Job] = []
-    found: list[_Found] = []
+    found: list[tuple[Path, Path, bool]] = []
     for path in inputs:
         given = os.fspath(path)
         if _is_video(given, target if out is not None else None, video):
@@ -152,12 +152,10 @@ def plan(
             found += _expand(given, target)
     if not found and not jobs:
         raise BadSettings("there is nothing to restore: name files, folders or patterns")
-    if len(found) == 1 and found[0].named and target.suffix.lower() in SUFFIXES and not target.is_dir():
-        photos = [Job(str(found[0].source), str(target))]
-    else:
-        photos = [Job(str(one.source), str(target / one.relative), _is_video(str(one.source))) for one in found]
-    jobs += [job for job in photos if job.video]
-    return [*_checked([job for job in photos if not job.video]), *jobs]
+    if len(found) == 1 and found[0][2] and target.suffix.lower() in SUFFIXES and not target.is_dir():
+        return [*_checked([Job(str(found[0][0]), str(target))]), *jobs]
+    files = [Job(str(source), str(target / below), _is_video(str(source))) for source, below, _ in found]
+    return [*_checked([job for job in files if not job.video]), *jobs, *(job for job in files if job.video)]
 
 
 def check_outputs(jobs: Sequence[Job], *, overwrite: bool = False) -> None:
@@ -226,22 +224,23 @@ def run(
     todo = pending(jobs, options.overwrite)
     report.skipped = len(jobs) - len(todo)
     sweep_outputs(jobs)
-    photos, videos = [job for job in todo if not job.video], [job for job in todo if job.video]
+    photos, videos = ([job for job in todo if job.video == video] for video in (False, True))
     copies = options.strength == 0 or (options.model is None and options.weather == "none")
-    if todo and not copies and restorer is None:
-        restorer, own_budget = open_restorer(options)
-        budget = budget or own_budget
-    budget = budget or MemoryBudget()
-    if not copies:
+    if copies:
+        restorer = None
+    elif todo and restorer is None:
+        restorer, budget = open_restorer(options)
+    budget = budget or MemoryBudget(options.memory)
+    if restorer is not None or videos:
         budget.begin()
     with progress_bar(report, len(todo), progress) as show:
         try:
-            _run_photos(photos, _PhotoTask(None if copies else restorer, options, budget), report, show, log_line)
+            _run_photos(photos, restorer, options, budget, report, show, log_line)
         except BadFolder as error:
             raise BadFolder(f"{error} [stopped; {report.done} of {len(todo)} photos are done]") from error
         for job in videos:
             if report.interrupted is None:
-                _run_video(job, None if copies else restorer, options, budget, report, show, log_line, len(jobs))
+                _run_video(job, restorer, options, budget, report, show, log_line, len(jobs))
     report.seconds = time.monotonic() - started
     return report
 
@@ -266,20 +265,27 @@ def sweep_outputs(jobs: Iterable[Job]) -> None:
 
 
 def _run_photos(
-    todo: Sequence[Job], task: _PhotoTask, report: Report, show: Callable[[], None], log_line: Callable[[str], None]
+    todo: Sequence[Job],
+    restorer: PhotoRestorer | None,
+    options: RestoreOptions,
+    budget: MemoryBudget,
+    report: Report,
+    show: Callable[[], None],
+    log_line: Callable[[str], None],
 ) -> None:
-    waiting, in_progress = deque(todo), deque[tuple[Job, Future[_PhotoResult]]]()
-    unfinished = set[Future[_PhotoResult]]()
-    pool = ThreadPoolExecutor(limit := _max_in_flight(), "photo")
+    waiting, in_progress = deque(todo), deque[tuple[Job, Future[tuple[int | None, str]]]]()
+    unfinished = set[Future[tuple[int | None, str]]]()
+    stop, pool = threading.Event(), ThreadPoolExecutor(limit := _max_in_flight(), "photo")
     try:
         while waiting or in_progress:
             while waiting and len(unfinished) < limit:
                 job = waiting[0]
                 with failures(report, job.source):
-                    if task.restorer and not task.budget.admit(job.source, job.destination, task.options.max_pixels):
+                    if restorer is not None and not budget.admit(job.source, job.destination, options.max_pixels):
                         break
-                    in_progress.append((job, pool.submit(task, job)))
-                    unfinished.add(in_progress[-1][1])
+                    future = pool.submit(_restore_photo, job, restorer, options, budget, stop)
+                    in_progress.append((job, future))
+                    unfinished.add(future)
                 waiting.popleft()
             finished, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -288,59 +294,51 @@ def _run_photos(
             while in_progress and in_progress[0][1].done():
                 job, future = in_progress.popleft()
                 with failures(report, job.source):
-                    result = future.result()
-                    report.photos += not result.unchanged
-                    report.unchanged += result.unchanged
-                    report.pixels += result.pixels
-                    if result.line:
-                        log_line(result.line)
-                show()
+                    pixels, line = future.result()
+                    report.photos += pixels is not None
+                    report.unchanged += pixels is None
+                    report.pixels += pixels or 0
+                    if line:
+                        log_line(line)
             show()
     finally:
-        # After an error or Ctrl-C: photos that have not begun are dropped, files being written are finished.
-        task.stop.set()
+        # After an error or Ctrl-C: photos that have not started are dropped, files being written are finished.
+        stop.set()
         pool.shutdown(cancel_futures=True)
         for _, future in in_progress:
             report.photos += not future.cancelled() and future.exception() is None
 
 
-class _PhotoResult(NamedTuple):
-    pixels: int
-    unchanged: bool
-    line: str
+def _restore_photo(
+    job: Job, restorer: PhotoRestorer | None, options: RestoreOptions, budget: MemoryBudget, stop: threading.Event
+) -> tuple[int | None, str]:
+    """Restore one photo from file to file, in a thread of its own.
 
-
-@dataclass
-class _PhotoTask:
-    """Restores one photo, from file to file, in a thread of its own."""
-
-    restorer: PhotoRestorer | None
-    """None: files are copied."""
-    options: RestoreOptions
-    budget: MemoryBudget
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def __call__(self, job: Job) -> _PhotoResult:
-        max_pixels = self.options.max_pixels
-        try:
-            with cancel_scope(self.stop):
-                if self.restorer is None:
-                    return _PhotoResult(_copy(job, max_pixels), True, "")
-                photo = read(job.source, max_pixels=max_pixels)
+    Returns:
+        The number of restored pixels (None for a copy), and the decision in words.
+    """
+    try:
+        with cancel_scope(stop):
+            line, pixels = "", None
+            if restorer is not None:
+                photo = read(job.source, max_pixels=options.max_pixels)
                 check_cancelled()
-                plan = self.restorer.plan(photo.pixels, self.options.weather)
+                plan = restorer.plan(photo.pixels, options.weather)
                 line = f"{job.source}: {described}" if (described := plan.describe()) else ""
-                pixels: Any = photo.pixels
                 for part in plan.parts:
-                    restore = self.restorer.open(part.model)
-                    pixels = restore(pixels, self.options.strength * part.amount, self.options.guard)
+                    restore = restorer.open(part.model)
+                    source = photo.pixels if pixels is None else pixels
+                    pixels = restore(source, options.strength * part.amount, options.guard)
                 check_cancelled()
-                if not plan.parts:
-                    return _PhotoResult(_copy(job, max_pixels), True, line)
-                photo, pixels = photo.replaced(pixels), None  # frees the original pixels
-                return _PhotoResult(_save(job.destination, photo), False, line)
-        finally:  # here and not where the result is counted: photos behind a slow one may be done long before it
-            self.budget.release(job.source)
+            if pixels is None:
+                _copy(job, options.max_pixels)
+                return None, line
+            source = None  # frees the original pixels, with the next line
+            photo = photo.replaced(pixels)
+            _save(job.destination, photo)
+            return photo.pixels.shape[0] * photo.pixels.shape[1], line
+    finally:  # here and not where the result is counted: photos behind a slow one may be done long before it
+        budget.release(job.source)
 
 
 def _run_video(
@@ -379,23 +377,20 @@ def _run_video(
     show()
 
 
-def _save(destination: str, photo: Photo) -> int:
+def _save(destination: str, photo: Photo) -> None:
     make_folder(os.path.dirname(destination) or ".")
     write(destination, photo)
-    height, width = photo.pixels.shape[:2]
-    return int(height * width)
 
 
-def _copy(job: Job, max_pixels: int) -> int:
-    suffixes = (os.path.splitext(path)[1].lower() for path in (job.source, job.destination))
-    if len({FORMATS.get(suffix) for suffix in suffixes}) > 1:
+def _copy(job: Job, max_pixels: int) -> None:
+    formats = {FORMATS.get(Path(path).suffix.lower()) for path in (job.source, job.destination)}
+    if len(formats) > 1:
         _save(job.destination, read(job.source, max_pixels=max_pixels))
-        return 0
+        return
     data, _ = contents(Path(job.source))  # before the folder is created: a file that is no picture is not copied
     make_folder(os.path.dirname(job.destination) or ".")
     with atomic(job.destination) as temporary:
         temporary.write_bytes(data)
-    return 0
 
 
 def _max_in_flight() -> int:
@@ -445,31 +440,22 @@ def progress_bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bars:
         task, started = bars.add_task("restoring", total=total, pace=""), time.monotonic()
-        videos: dict[str, tuple[Any, float]] = {}
+        videos: list[tuple[Any, float]] = []
 
         def show(video: str = "", frames: int = 0, frame_total: int | None = None) -> None:
             now = time.monotonic()
             if not video:
-                for one, _ in videos.values():
-                    bars.remove_task(one)
-                videos.clear()
+                while videos:
+                    bars.remove_task(videos.pop()[0])
                 pace = f"{report.done / max(now - started, 1e-3):.2f} files/s"
                 bars.update(task, completed=report.done + len(report.failed), pace=pace)
                 return
-            one, began = videos.setdefault(video, (None, now))
-            if one is None:
-                one = bars.add_task(video, total=frame_total, pace="")
-                videos[video] = one, began
+            if not videos:
+                videos.append((bars.add_task(video, total=frame_total, pace=""), now))
+            one, began = videos[0]
             bars.update(one, completed=frames, pace=f"{frames / max(now - began, 1e-3):.1f} frames/s")
 
         yield show
-
-
-class _Found(NamedTuple):
-    source: Path
-    relative: Path
-    named: bool
-    """Given as a file or by a pattern, not found inside a folder."""
 
 
 def _is_video(given: str, out: Path | None = None, video: bool = False) -> bool:
@@ -488,21 +474,19 @@ def _is_video(given: str, out: Path | None = None, video: bool = False) -> bool:
     return is_video(given)
 
 
-def _expand(given: str, target: Path) -> list[_Found]:
-    """The photos and videos of one input."""
+def _expand(given: str, target: Path) -> list[tuple[Path, Path, bool]]:
+    """The files of one input: path, path below the output folder, and whether it is named, not found in a folder."""
     path = Path(given)
-    if os.path.isfile(given):
-        return [_Found(path, Path(path.name), True)]
+    if os.path.exists(given) and not os.path.isdir(given):
+        return [(path, Path(path.name), True)]
     from fairweather.video.encoding import CONTAINERS
 
     suffixes = SUFFIXES | set(CONTAINERS) - {".webp"}
     if os.path.isdir(given):
-        found = [_Found(file, file.relative_to(path), False) for file in _search(path, target, suffixes)]
+        found = [(file, file.relative_to(path), False) for file in _search(path, target, suffixes)]
         if not found:
             raise BadFolder(f"{path}: no pictures in this folder: looked for {', '.join(sorted(suffixes))}")
         return found
-    if os.path.exists(given):
-        return [_Found(path, Path(path.name), True)]
     if not glob.has_magic(given):
         raise BadImage(f"{path}: no such file or folder: check the name")
     fixed = list(path.parts)
@@ -514,9 +498,9 @@ def _expand(given: str, target: Path) -> list[_Found]:
         if _is_inside(match, target) and not _is_inside(root, target):
             continue  # an earlier result
         if match.is_dir() and "**" not in given:
-            found += [_Found(file, file.relative_to(root), True) for file in _search(match, target, suffixes)]
+            found += [(file, file.relative_to(root), True) for file in _search(match, target, suffixes)]
         elif match.is_file() and match.suffix.lower() in suffixes:
-            found.append(_Found(match, match.relative_to(root), True))
+            found.append((match, match.relative_to(root), True))
     if not found:
         raise BadFolder(f"{given}: no picture matches this pattern: check it, and quote it")
     return found

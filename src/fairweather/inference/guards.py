@@ -253,10 +253,10 @@ def find_halos(photo: Array, restored: Array, unit: float) -> Floats | None:
     weight = cv2.erode(np.exp(-variance / HALO_SMOOTH**2), np.ones((3, 3), np.uint8))
     weight = cv2.GaussianBlur(weight, (0, 0), 1)[..., None]
     radius = max(2, round(HALO_REACH * max(light.shape)))
-    seen = _box(weight, radius)[..., None] + 1e-4
+    total = _box(weight, radius)[..., None] + 1e-4
 
     def around(values: Array) -> Array:
-        return _box(np.asarray(values * weight, np.float32), radius) / seen
+        return _box(np.asarray(values * weight, np.float32), radius) / total
 
     mean, mean_change = around(guide), around(change)
     variance = (around(guide * guide) - mean * mean).clip(0)

@@ -160,7 +160,7 @@ class MemoryBudget:
             self.held += need
         return True
 
-    def let_go(self, need: int) -> None:
+    def free(self, need: int) -> None:
         """Return bytes reserved with `hold`."""
         with self._lock:
             self.held -= need

@@ -115,7 +115,7 @@ def restore_video(
         stack.callback(video.close)
         need = frame_memory(video.track.width, video.track.height, video.track.deep)
         budget.hold(need, f"{source} (frames of {video.track.width} x {video.track.height})")
-        stack.callback(budget.let_go, need)
+        stack.callback(budget.free, need)
         frames_restorer, line = _choose(source, video, restorer, options)
         if line:
             log_line(line)
@@ -193,7 +193,7 @@ def process_video(
     began, progress = time.monotonic(), VideoProgress()
     stop, failed = threading.Event(), list[BaseException]()
     cancelled, event = cancellation.cancel_requested(), cancellation.current_cancel_event()
-    decoded, begun, done = (_FrameQueue(lambda: stop.is_set() or cancelled()) for _ in range(3))
+    decoded, started, done = (_FrameQueue(lambda: stop.is_set() or cancelled()) for _ in range(3))
     unit = float(source.track.time_base)
 
     def read() -> None:
@@ -203,7 +203,7 @@ def process_video(
 
     def finish() -> None:
         with _stage(done, failed, stop):
-            for frame, rest in begun:
+            for frame, rest in started:
                 done.put((frame, None) if rest is None else (frame, rest()))
 
     def write() -> None:
@@ -226,11 +226,11 @@ def process_video(
         try:
             for item in decoded:
                 if not isinstance(item, Frame):
-                    begun.put((item, None))
+                    started.put((item, None))
                     continue
                 step = 0.0 if last is None else min(MAX_STEP_SECONDS, max(0.0, (item.time - last) * unit))
                 last = item.time
-                begun.put((item, restorer.begin(item.pixels, step)))
+                started.put((item, restorer.begin(item.pixels, step)))
                 tell(progress)
         except KeyboardInterrupt:
             progress.stopped = True
@@ -239,7 +239,7 @@ def process_video(
         except BaseException as error:
             failed.append(error)
             stop.set()
-        begun.end()  # frames that have begun are finished and written
+        started.end()  # frames that have started are finished and written
         for thread in threads[1:]:
             thread.join()
         stop.set()

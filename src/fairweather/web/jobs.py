@@ -504,7 +504,7 @@ class PhotoService:
 
     def room(self, need: int, name: str) -> AbstractContextManager[None]:
         """Wait until there is memory for a clip, `need` bytes, and hold it. Raises Refused (413), Stopped."""
-        return self._taken(lambda: self.budget.hold(need), lambda: self.budget.let_go(need), f"{name}: its frames are")
+        return self._taken(lambda: self.budget.hold(need), lambda: self.budget.free(need), f"{name}: its frames are")
 
     @contextmanager
     def _taken(self, take: Callable[[], bool], release: Callable[[], None], what: str) -> Iterator[None]:
