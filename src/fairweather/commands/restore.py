@@ -22,9 +22,7 @@ def restore(
     out: Annotated[
         Path | None, tyro.conf.arg(metavar="OUT", aliases=["-o"], help_behavior_hint="(default: restored)")
     ] = None,
-    weather: Annotated[
-        Literal["auto", "haze", "rain", "both", "none"] | None, tyro.conf.arg(help_behavior_hint="(default: auto)")
-    ] = None,
+    weather: Literal["auto", "haze", "rain", "both", "none"] = "auto",
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH", help_behavior_hint="")] = None,
     strength: Annotated[float, tyro.conf.arg(metavar="S")] = 1.0,
     guard: bool = True,
@@ -37,7 +35,7 @@ def restore(
     video: bool = False,
     start: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="")] = None,
     end: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="")] = None,
-    preview: Annotated[Literal["side", "split"] | None, tyro.conf.arg(help_behavior_hint="")] = None,
+    preview: Annotated[Literal["side", "split"] | None, tyro.conf.arg(metavar="side|split", help_behavior_hint="")] = None,
     smooth: bool = True,
     blend: bool = False,
     codec: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the source's)")] = None,
@@ -47,40 +45,33 @@ def restore(
     """Remove haze and rain from photos and videos.
 
     Existing outputs are skipped, so an interrupted run can be resumed. Inputs are never overwritten. A model exported
-    to degrade adds its weather to clear photos instead. Exit codes: 0 all inputs done, 1 error, 2 usage error,
-    3 some inputs failed, 130 interrupted.
+    to degrade adds its weather to clear photos instead. Videos need the extra: video.
 
     Args:
-        inputs: Photos, videos, folders (searched recursively) or quoted patterns; also a camera (/dev/video0), an
-            address (rtsp://...) or - for standard input (videos need the extra: video).
-        out: Output folder, or a file if there is one input; default degraded/ for models that degrade. For videos also
-            a frame pattern such as frames/%05d.png, or - for standard output.
-        weather: What to remove. auto detects it in each photo and copies clear ones.
-        model: Use this model, whatever the weather: a shipped one (see fairweather models), or the path of a model
-            folder or run folder.
-        strength: From 0 (unchanged) to 1 (the model's full output).
-        guard: Suppress colour casts, amplified noise and clipping.
-        engine: What runs the network; auto is the fastest one here, measured once (FAIRWEATHER_ENGINE_MEASURE=0:
-            openvino).
-        precision: f32 computes in float32; bf16 rounds inside the network (openvino); int8 uses the network written by
-            fairweather quantize; auto is bf16 where the processor supports it, else f32.
+        inputs: Photos, videos, folders, quoted patterns; also a camera (/dev/video0), an address (rtsp://...) or -.
+        out: Folder, or a file if there is one input; for videos also a pattern (frames/%05d.png) or - for a pipe.
+        weather: What to remove; auto detects it in each photo and copies clear ones.
+        model: Use this model: a shipped one (see fairweather models), a model folder or a run folder.
+        strength: From 0 (unchanged) to 1 (the full output of the model).
+        guard: Suppress colour casts, noise and clipping.
+        engine: What runs the network; auto measures the fastest once (FAIRWEATHER_ENGINE_MEASURE=0: openvino).
+        precision: auto is bf16 where the processor has it, else f32; int8 needs fairweather quantize.
         overwrite: Replace existing outputs.
         max_pixels: Reject larger photos before decoding them.
-        memory: Memory limit for the whole process, e.g. 2GB. Photos and videos that cannot fit are rejected with the
-            size they need.
-        cluster: Restore photos on a Ray cluster with one worker per processor (extra: cluster); local starts the
-            workers on this machine. All machines need the same paths; --memory applies to each worker.
-        video: Treat a folder of pictures as the frames of one video, in the order of their names. Implied if OUT is a
-            video.
+        memory: Memory limit for the whole process, e.g. 2GB; inputs that cannot fit are rejected with their need.
+        cluster: Restore photos on a Ray cluster, or with a worker for each processor of this machine (local).
+        video: Treat a folder as the frames of one video, in the order of their names; implied if OUT is a video.
         start: Videos: skip to this time, e.g. 12.5, 1:02.5 or 0:01:02.
         end: Videos: stop at this time.
-        preview: Videos: write source and result side by side (side), or half of each (split).
-        smooth: Videos: smooth over time what the model predicts for each frame.
-        blend: Videos: blend each frame with the previous one along the motion; reduces flicker of models that output
-            images.
+        preview: Videos: write source and result side by side, or half of each.
+        smooth: Videos: smooth the predictions of the model over time.
+        blend: Videos: blend each frame with the previous one along the motion.
         codec: Videos: h264, hevc, vp9, av1, prores, ffv1, or an FFmpeg encoder.
-        quality: Videos: the encoder's quality number (H.264: 18 is visually lossless, 28 is small).
+        quality: Videos: quality number of the encoder (H.264: 18 is visually lossless, 28 is small).
         fps: Frames per second of a folder of frames, e.g. 25 or 30000/1001.
+
+    Returns:
+        The exit code: 0 if all inputs are done, 2 for a usage error, 3 if some failed, 130 if interrupted.
     """
     if not inputs:
         print("fairweather restore: name the photos, videos, folders or patterns (see --help)", file=sys.stderr)
@@ -93,11 +84,11 @@ def restore(
 
     if out is not None:
         check_place(out)
-    if model is not None and weather is not None:
+    if model is not None and weather != "auto":
         raise BadSettings(f"--model {model} and --weather {weather} exclude each other: give one of them")
     options = RestoreOptions(
         model=model,
-        weather=weather or "auto",
+        weather=weather,
         strength=strength,
         guard=guard,
         engine=engine,

@@ -319,7 +319,8 @@ def _restore_photo(
     """
     try:
         with cancel_scope(stop):
-            line, pixels = "", None
+            line = ""
+            pixels: NDArray[Any] | None = None
             if restorer is not None:
                 photo = read(job.source, max_pixels=options.max_pixels)
                 check_cancelled()
@@ -327,14 +328,14 @@ def _restore_photo(
                 line = f"{job.source}: {described}" if (described := plan.describe()) else ""
                 for part in plan.parts:
                     restore = restorer.open(part.model)
-                    source = photo.pixels if pixels is None else pixels
-                    pixels = restore(source, options.strength * part.amount, options.guard)
+                    pixels = restore(
+                        photo.pixels if pixels is None else pixels, options.strength * part.amount, options.guard
+                    )
                 check_cancelled()
             if pixels is None:
                 _copy(job, options.max_pixels)
                 return None, line
-            source = None  # frees the original pixels, with the next line
-            photo = photo.replaced(pixels)
+            photo = photo.replaced(pixels)  # frees the original pixels
             _save(job.destination, photo)
             return photo.pixels.shape[0] * photo.pixels.shape[1], line
     finally:  # here and not where the result is counted: photos behind a slow one may be done long before it
