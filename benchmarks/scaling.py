@@ -80,10 +80,10 @@ def measure_number(model: str, engine: str, source: Path, number: int) -> Point:
         photos.mkdir()
         for index in range(number):
             (photos / f"{index:04}.jpg").write_bytes(source.read_bytes())
-        batch.run_batch(batch.plan_batch([source], Path(place) / "warm"), restorer, progress=False)
-        jobs = batch.plan_batch([photos], out)
+        batch.run(batch.plan([source], Path(place) / "warm"), restorer=restorer, progress=False)
+        jobs = batch.plan([photos], out)
         start = time.perf_counter()
-        batch.run_batch(jobs, restorer, progress=False)
+        batch.run(jobs, restorer=restorer, progress=False)
         seconds = time.perf_counter() - start
         assert len(list(out.glob("*.jpg"))) == number, "all photos are there"
     return float(number), seconds, peak() / 2**20

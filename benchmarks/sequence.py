@@ -74,7 +74,7 @@ def of_film(film: Path, frames: int, model: str, against: str) -> dict[str, Temp
 def ways(model: Any, against: Any) -> dict[str, VideoRestorer]:
     """Name -> function that restores a video that way."""
     return {
-        "each frame alone": VideoRestorer([(against, 1.0)], steady=False),
+        "each frame alone": VideoRestorer([(against, 1.0)], smooth=False),
         SMOOTHED: VideoRestorer([(against, 1.0)]),
         f"smoothed for {RECURRENT_SMOOTHING_SECONDS:g} s": VideoRestorer(
             [(against, 1.0)], seconds=RECURRENT_SMOOTHING_SECONDS

@@ -32,11 +32,10 @@ import numpy as np
 from measuring import DATA, EXAMPLES, peak
 
 from fairweather.evaluation.temporal_consistency import TemporalMeter, TemporalScore
-from fairweather.inference import load
+from fairweather.inference import batch, load
+from fairweather.inference.restorer import RestoreOptions
 from fairweather.inference.temporal import VideoRestorer
-from fairweather.video import pipeline
 from fairweather.video.encoding import Encoding, choose_encoding
-from fairweather.video.pipeline import VideoJob, VideoOptions, restore_videos
 from fairweather.video.reader import Frame, open_video
 
 FILM = DATA / "real" / "video" / "fog_city.mp4"
@@ -84,11 +83,8 @@ def speed(film: Path, models: Sequence[str], frames: int, folder: Path) -> str:
     for _ in range(TURNS):
         times["PyAV alone"].append(alone(source, folder / "alone.mp4", how))
         for name, restorer in opened.items():
-            job = VideoJob(str(source), str(folder / f"{Path(name).name}.mp4"))
-            film_of = VideoRestorer([(restorer, 1.0)])
-            report = restore_videos(
-                [job], lambda job, source, film_of=film_of: (film_of, ""), VideoOptions(overwrite=True)
-            )
+            job = batch.Job(str(source), str(folder / f"{Path(name).name}.mp4"), video=True)
+            report = batch.run([job], RestoreOptions(overwrite=True), restorer=restorer, progress=False)
             times[name].append(report.seconds)
             count = report.frames
     base = statistics.median(times["PyAV alone"])
@@ -171,7 +167,7 @@ def stability(film: Path, photo: Path, models: Sequence[str], frames: int | None
 def measured(frames: Iterator[Any], models: Sequence[str]) -> dict[tuple[str, bool], TemporalScore]:
     """Scores by (model, smoothed). frames: (seconds since the last, frame, ground truth or None)."""
     films = {
-        (name, steady): VideoRestorer([(load(name), 1.0)], steady=steady) for name in models for steady in (True, False)
+        (name, steady): VideoRestorer([(load(name), 1.0)], smooth=steady) for name in models for steady in (True, False)
     }
     scores = scored(frames, {f"{name} {steady}": film for (name, steady), film in films.items()})
     return {(name, steady): scores[f"{name} {steady}"] for name, steady in films}
@@ -238,8 +234,7 @@ def waves(target: Path, frames: int) -> None:
 
 def measured_peak(source: str, target: str, model: str) -> None:
     """Restore a film in this process, and print its peak memory in bytes."""
-    film: pipeline.FrameRestorer = VideoRestorer([(load(model), 1.0)])
-    restore_videos([VideoJob(source, target)], lambda job, source: (film, ""), VideoOptions(), progress=False)
+    batch.run([batch.Job(source, target, video=True)], restorer=load(model), progress=False)
     print(peak())
 
 

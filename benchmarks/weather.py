@@ -29,11 +29,11 @@ import numpy as np
 from measuring import DATA
 from scoring import weather_of
 
-from fairweather.errors import FairweatherError
+from fairweather.errors import BadSettings, FairweatherError
 from fairweather.evaluation.metrics import PROTOCOLS, psnr
 from fairweather.images.io import read, to_float
-from fairweather.inference.restorer import WEATHER_MODELS, AutoRestorer, load
-from fairweather.inference.weather_detection import Decision, Weather, load_detector
+from fairweather.inference.restorer import AutoRestorer, load
+from fairweather.inference.weather_detection import WEATHER_MODELS, Decision, Weather, load_detector, plan
 from fairweather.pairs import Pair, find_sets, pictures
 
 DECISIONS = ("none", "haze", "rain", "both")
@@ -73,9 +73,10 @@ def clear_row(auto: AutoRestorer, name: str, paths: Sequence[Path]) -> Row:
     seen, decibel = {}, {}
     for path in paths:
         photo = to_float(read(path).pixels)
-        weather = seen[path.stem] = auto.recognise(photo)
+        weather = seen[path.stem] = auto.detect(photo)
         touched = weather.decided != "none"
-        decibel[path.stem] = psnr(auto.restore(photo, weather), photo) if touched else math.inf
+        restored = auto.apply(photo, plan(lambda weather=weather: weather, models=auto.models))
+        decibel[path.stem] = psnr(restored, photo) if touched else math.inf
     return Row(name, "none", seen, decibel, {})
 
 
@@ -87,17 +88,22 @@ def weather_row(auto: AutoRestorer, name: str, truth: Decision, pairs: Sequence[
     named: dict[str, float] = {}
     for pair in pairs:
         degraded, clear = (to_float(read(path).pixels) for path in (pair.degraded, pair.clear))
-        seen[pair.name] = auto.recognise(degraded)
-        if auto.missing(seen[pair.name].decided) or auto.missing(truth):
+        weather = seen[pair.name] = auto.detect(degraded)
+        detected = plan(lambda weather=weather: weather, models=auto.models)
+        try:
+            decided = auto.plan(weather=truth)
+        except BadSettings:  # no model for it ships
             continue
-        for values, what in ((decibel, seen[pair.name]), (named, truth)):
-            values[pair.name] = protocol.measure(auto.restore(degraded, what), clear)["psnr"]
+        if detected.missing:
+            continue
+        for values, chosen in ((decibel, detected), (named, decided)):
+            values[pair.name] = protocol.measure(auto.apply(degraded, chosen), clear)["psnr"]
     return Row(name, truth, seen, decibel, named)
 
 
 def real_row(auto: AutoRestorer, name: str, paths: Sequence[Path]) -> Row:
     """Photos of which nobody has written down what is in them."""
-    return Row(name, "", {path.stem: auto.recognise(to_float(read(path).pixels)) for path in paths}, {}, {})
+    return Row(name, "", {path.stem: auto.detect(to_float(read(path).pixels)) for path in paths}, {}, {})
 
 
 def confusion(rows: Sequence[Row]) -> str:
@@ -162,11 +168,11 @@ def milliseconds(auto: AutoRestorer, repeats: int = 10) -> dict[str, float]:
     times = {}
     for name, (height, width) in {"0.4 MP": (512, 768), "2 MP": (1080, 1920), "12 MP": (3000, 4000)}.items():
         photo = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        auto.recognise(photo)
+        auto.detect(photo)
         taken = []
         for _ in range(repeats):
             began = time.perf_counter()
-            auto.recognise(photo)
+            auto.detect(photo)
             taken.append(time.perf_counter() - began)
         times[name] = 1000 * statistics.median(taken)
     return times
@@ -186,9 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         given = {} if options.recognizer is None else {"folder": options.recognizer}
-        look = load_detector(**given, engine=options.engine)
         models = {"rain": options.derain, "haze": options.dehaze}
-        auto = AutoRestorer(look, lambda name: load(name, engine=options.engine), models)
+        auto = AutoRestorer(
+            lambda open_model: load_detector(open_model, **given, engine=options.engine),
+            lambda name: load(name, engine=options.engine),
+            models,
+        )
         rows = rows_of(auto, options.data, options.clear, options.real, lambda name: print(name, file=sys.stderr))
     except FairweatherError as error:
         print(f"weather.py: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The command line's frame: the page, unknown words, exit codes, and that help costs nothing. Verbs: tests/commands/."""
+"""The command line: help, unknown commands, exit codes, completion scripts. Commands: tests/commands/."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from importlib import import_module
 
 import pytest
 
+import fairweather
 from fairweather import cli
-from fairweather.commands import models as models_verb
+from fairweather.commands import models as models_command
 from fairweather.errors import BadFolder
 
 FAIRWEATHER = [sys.executable, "-m", "fairweather"]
@@ -22,20 +23,37 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*FAIRWEATHER, *arguments], capture_output=True, text=True, timeout=60)
 
 
-def test_the_page_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--help"]) == 0
-    page = capsys.readouterr().out
-    for verb in cli.VERBS:
-        assert f"  fairweather {verb} " in page
-    assert max(map(len, page.splitlines())) <= 110
-
-
-def test_the_page_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_names_every_command_recipe_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     from fairweather.recipes import RECIPES
 
-    cli.main(["--help"])
+    assert cli.main(["--help"]) == 0
     page = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert f"  fairweather {command} " in page
     assert all(recipe in page for recipe in RECIPES)
+    assert max(map(len, page.splitlines())) <= 110
+    for code in (0, 1, 2, 3, 130):
+        assert f"{code} " in page.splitlines()[-1]
+        assert f"\n    {code:<4} " in (cli.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "out", "err"),
+    [
+        ([], 2, "", "fairweather restore"),
+        (["restroe", "a.jpg"], 2, "", "unknown command 'restroe', did you mean 'restore'?"),
+        (["--version"], 0, f"fairweather {fairweather.__version__}\n", ""),
+        (["models", "--tyro-print-completion", "bash"], 0, "complete", ""),
+    ],
+)
+def test_without_a_command_to_run(
+    arguments: list[str], code: int, out: str, err: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == code
+    captured = capsys.readouterr()
+    assert out in captured.out
+    assert err in captured.err
+    assert (captured.out == "") == (out == "")
 
 
 def test_help_loads_nothing_heavy_and_is_quick() -> None:
@@ -59,36 +77,17 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
     )
 
 
-def test_no_verb_shows_the_page_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "fairweather restore" in captured.err
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_a_function_and_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = import_module(f"fairweather.commands.{cli.COMMANDS[command]}")
+    assert getattr(module, command.replace("-", "_")).__doc__
+    assert cli.main([command, "--help"]) == 0
+    assert f"fairweather {command}" in capsys.readouterr().out
 
 
-def test_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["restroe", "a.jpg"]) == 2
-    assert "did you mean 'restore'?" in capsys.readouterr().err
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    import fairweather
-
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"fairweather {fairweather.__version__}\n"
-
-
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_has_a_function_and_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = import_module(f"fairweather.commands.{cli.VERBS[verb]}")
-    assert getattr(module, verb.replace("-", "_")).__doc__
-    assert cli.main([verb, "--help"]) == 0
-    assert f"fairweather {verb}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_a_misspelt_flag_is_a_usage_error(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([verb, "--no-such-flag"]) == 2
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_misspelt_flag_is_a_usage_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--no-such-flag"]) == 2
     assert capsys.readouterr().err
 
 
@@ -100,7 +99,7 @@ def raising(error: BaseException):  # type: ignore[no-untyped-def]
 
 
 def test_an_error_is_one_line_and_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(models_verb, "models", raising(BadFolder("x is missing:\nmake it")))
+    monkeypatch.setattr(models_command, "models", raising(BadFolder("x is missing:\nmake it")))
     assert cli.main(["models"]) == 1
     assert capsys.readouterr().err == "fairweather: error: x is missing: make it\n"
 
@@ -108,7 +107,7 @@ def test_an_error_is_one_line_and_code_1(monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_missing_package_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(models_verb, "models", raising(ModuleNotFoundError("no", name="torch.nn")))
+    monkeypatch.setattr(models_command, "models", raising(ModuleNotFoundError("no", name="torch.nn")))
     assert cli.main(["models"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -116,16 +115,16 @@ def test_a_missing_package_is_named_with_its_extra(
 
 
 def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models_verb, "models", raising(ModuleNotFoundError("no", name="fairweather.gone")))
+    monkeypatch.setattr(models_command, "models", raising(ModuleNotFoundError("no", name="fairweather.gone")))
     with pytest.raises(ModuleNotFoundError):
         cli.main(["models"])
-    monkeypatch.setattr(models_verb, "models", raising(ValueError("a bug")))
+    monkeypatch.setattr(models_command, "models", raising(ValueError("a bug")))
     with pytest.raises(ValueError, match="a bug"):
         cli.main(["models"])
 
 
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(models_verb, "models", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(models_command, "models", raising(KeyboardInterrupt()))
     assert cli.main(["models"]) == 130
     assert capsys.readouterr().err == "fairweather: interrupted\n"
 
@@ -150,7 +149,7 @@ def test_the_log_goes_to_stderr_and_leaves_no_handler(
         logging.getLogger("fairweather").info("engine: %s", "openvino")
         return 7
 
-    monkeypatch.setattr(models_verb, "models", models)
+    monkeypatch.setattr(models_command, "models", models)
     assert cli.main(["models"]) == 7
     captured = capsys.readouterr()
     assert captured.err == "fairweather: engine: openvino\n"

@@ -153,7 +153,7 @@ def judged(look: WeatherDetector, held: Sources, photos: PhotoCache, seed: int) 
 
     found = []
     for kind, hazy, rainy, photo in all_of():
-        haze_said, rain_said = look.witnesses(photo)
+        haze_said, rain_said = look.evidence(photo)
         found.append(Judged(kind, hazy, rainy, *zip(haze_said, rain_said, strict=True)))
     return found
 
@@ -264,7 +264,7 @@ def ship(network: WeatherClassifier, out: Path, card: Callable[[dict[str, str]],
     written = card({name: sha256((out / name).read_bytes()).hexdigest() for name in model_folder.SUMMED})
     (out / DETECTOR_CARD).write_text(json.dumps(dataclasses.asdict(written), indent=2) + "\n", encoding="utf-8")
     for engine in ("openvino", "onnxruntime", "torch"):
-        run = load_detector(out, engine=engine).engine
+        run = load_detector(load, out, engine=engine).engine
         for count in (8, 14):
             given = torch.rand(count, 3, network.side, network.side)
             with torch.inference_mode():

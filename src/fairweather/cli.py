@@ -1,14 +1,13 @@
-"""The command line: a verb is a function that is imported when it is asked for.
+"""The command line: finds the command's function, and turns errors into one line and an exit code.
 
-Errors become one line on stderr and an exit code here, nowhere else:
+    0    success
+    1    an error: a FairweatherError, printed as one line; nothing, or not everything, was done
+    2    a usage error: an unknown command, option or value
+    3    some inputs failed, the others are done (`restore`); problems found (`check-data`)
+    130  interrupted with Ctrl-C
+    141  the reader of the output has closed it
 
-    0    all done
-    1    a FairweatherError: nothing, or not all, was done
-    n    `restore`: how many pictures failed (100 at most); the others are done
-    2    a command line that cannot be understood
-    130  Ctrl-C
-
-This file imports nothing but the standard library's lightest, so that `fairweather --help` is instant.
+This file imports only light modules of the standard library, so that `fairweather --help` is instant.
 """
 
 from __future__ import annotations
@@ -16,60 +15,60 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 PAGE = """\
-fairweather takes the weather out of pictures: haze and rain, on a machine with or without a GPU.
+fairweather removes haze and rain from photos and videos, with or without a GPU.
 
-Clear pictures
+Restore
   fairweather restore IN... [-o OUT] [--weather auto|haze|rain|both|none | --model NAME|PATH]
                             [--strength S] [--no-guard] [--overwrite]
                             [--engine auto|openvino|onnxruntime|torch|...] [--precision auto|f32|bf16|int8]
                             [--memory 2GB] [--cluster local|ray://HOST:PORT]
-                            films: [--start T] [--end T] [--preview side|split] [--no-steady] [--film --fps N]
-      IN is a photo, a clip, a folder (searched through, its structure kept) or a pattern. OUT is a folder,
-      or a picture or clip if there is one IN; without it results go to restored/. Inputs are never written
-      over. Each is looked at first: what is clear is copied, the rest loses the weather seen in it.
+                            videos: [--start T] [--end T] [--preview side|split] [--no-smooth]
+                            folders of frames: [--video] [--fps N]
+      IN is a photo, a video, a folder (searched recursively) or a quoted pattern. OUT is a folder, or a file
+      if there is one IN; default: restored/. Inputs are never overwritten. By default, the weather in each
+      input is detected: clear ones are copied, the others restored.
   fairweather serve [--host ADDRESS] [--port N] [--models FOLDER...] [--memory 2GB]
-      The same as a page in the browser and as an HTTP API, on this machine alone unless --host says more.
+      Web page and HTTP API, on this machine only unless --host is given.
 
-Make the model that clears them
+Train
   fairweather train RECIPE --data DIR | --degraded DIR --clear DIR
                            [--generator G] [--config runs/x.toml] [--out RUN]
                            [--steps N | --epochs N | --minutes M] [--seed N] [--devices N] [--resume]
                            [--checkpoint-steps N | --checkpoint-minutes M] [--start RUN|MODEL]
-      RECIPE is cyclegan, claritygan or derain (unpaired photos), pix2pix, hazeheal or supervised (pairs),
-      or supervised_video (pairs and synthetic weather that moves).
-      A --config gives defaults, flags win. The run folder holds the model, what it learned from, and
-      all that resuming needs.
+      RECIPE is cyclegan, claritygan or derain (unpaired photos), pix2pix, hazeheal or supervised (pairs), or
+      supervised_video (pairs and synthetic weather that moves). Flags override --config. The run folder
+      holds the model, its settings and data, and what --resume needs.
   fairweather plot RUN... [-o FILE]
-      Draw the losses of a run, in progress or ended, or of several runs over each other.
+      Plot the losses of one run, or of several in one figure.
   fairweather synthesize haze|rain IN -o OUT [--seed N] [--model DEGRADER]
-      Put weather over clear photos, computed or learned. With -o SET/hazy for the photos in SET/clear, SET
-      holds pairs.
+      Add computed or learned weather to clear photos. With -o SET/hazy for photos in SET/clear, SET is a
+      data set of pairs.
   fairweather evaluate --model M --data DIR [--protocol rgb] [--out DIR] [--sheet N|all] [--photos]
-      Score a model on pairs: PSNR and SSIM by a named protocol, photo by photo too, and sheets to look at.
+      Score a model on pairs: PSNR and SSIM by a named protocol, per photo, and comparison sheets.
   fairweather evaluate --model M --unpaired DIR [--out DIR] [--sheet N|all] [--photos] [--no-guard]
-      For photos without a truth: what the model changes in contrast, clipping, colour, noise and haze.
+      Without ground truth: how the model changes contrast, clipping, colour, noise and haze.
   fairweather export RUN|MODEL -o DIR [--direction restore|degrade]
-      Turn a run, ended or not, into a model folder for `restore`, checked against the network it came from.
-      To degrade is what unpaired recipes learn as well: weather for clear photos.
-
+      Write a model folder for `restore`, verified against the trained network. Unpaired recipes also learn
+      to degrade, i.e. to add weather to clear photos.
   fairweather quantize MODEL --method dynamic|static|qat [--data DIR] -o DIR [--force]
-      The same model with a network in int8 beside the other, compared with it on your photos; the card says
-      what it costs. `restore --precision int8` runs it.
+      Add an int8 network to a model, compared with the original on your photos; `restore --precision int8`
+      uses it.
 
-See what there is
+Inspect
   fairweather check-data DIR [--against DIR2] [--fast] [--all] [--json FILE]
-      What is wrong with training data: broken files, pairs that do not fit, copies, frames, leaks.
-  fairweather models           the models that come with fairweather, and their scores
-  fairweather info MODEL       one model's card: what it is, what trained it, on what terms
+      Find broken files, mismatched pairs, duplicates, borders and leaks in training data.
+  fairweather models           list the models that come with fairweather, and their scores
+  fairweather info MODEL       show a model's card: architecture, training data, scores, licence
 
-fairweather VERB --help tells all of a verb's options; fairweather --version the version.
+fairweather COMMAND --help lists all options of a command, fairweather --version prints the version.
+Exit codes: 0 success, 1 error, 2 usage error, 3 some inputs failed, 130 interrupted.
 """
 
-VERBS = {
+COMMANDS = {
     "restore": "restore",
     "train": "train",
     "plot": "plot",
@@ -82,102 +81,7 @@ VERBS = {
     "models": "models",
     "info": "models",
 }
-"""Verb -> the module under fairweather.commands that has a function of the verb's name (with _ for -)."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code. `argv` is without the program's name."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # a name that is not UTF-8 is printed with such bytes as \\udcff
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    try:
-        if argv is None and arguments[:1] == ["train"]:
-            from fairweather.training.allocator import restart_tuned
-
-            restart_tuned()  # half of the time on a CPU; only where this process is ours to start again
-        code = _main(arguments)
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        print("fairweather: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone (`fairweather models | head -1`). Python would complain once more
-        # while flushing stdout at exit, so stdout is pointed at nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-
-
-def _main(arguments: list[str]) -> int:
-    if not arguments:
-        print(PAGE, end="", file=sys.stderr)
-        return 2
-    verb, rest = arguments[0], arguments[1:]
-    if verb in ("-h", "--help", "help"):
-        print(PAGE, end="")
-        return 0
-    if verb in ("-V", "--version"):
-        from fairweather import __version__
-
-        print(f"fairweather {__version__}")
-        return 0
-    if verb not in VERBS:
-        return _unknown(verb)
-    return _guarded(verb, rest)
-
-
-def _unknown(verb: str) -> int:
-    from difflib import get_close_matches
-
-    near = get_close_matches(verb, VERBS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    print(f"fairweather: no verb is called {verb!r}{hint} (fairweather --help lists them)", file=sys.stderr)
-    return 2
-
-
-def _guarded(verb: str, arguments: list[str]) -> int:
-    """Run a verb; the one place where errors become messages and exit codes."""
-    import logging
-
-    from fairweather.errors import FairweatherError
-
-    class Handler(logging.Handler):
-        """Looks stderr up at every line: while a progress bar is drawn, rich stands there and keeps the bar below."""
-
-        def emit(self, record: logging.LogRecord) -> None:
-            print(self.format(record), file=sys.stderr, flush=True)
-
-    handler = Handler()
-    handler.setFormatter(logging.Formatter("fairweather: %(message)s"))
-    logger = logging.getLogger("fairweather")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        return _run(verb, arguments)
-    except FairweatherError as error:
-        message = " ".join(str(error).split("\n"))
-        print(f"fairweather: error: {message}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG or error.filename is None:
-            raise
-        # The first look at any path raises this, in whatever module that is: no file has such a name.
-        print(f"fairweather: error: {error.filename}: the name is too long; check it", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as missing:
-        extra = EXTRAS.get((missing.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        from fairweather.errors import MissingExtra
-
-        print(f"fairweather: error: {MissingExtra(str(missing.name), extra, f'fairweather {verb}')}", file=sys.stderr)
-        return 1
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
+"""Command -> the module in fairweather.commands with a function of the command's name (with _ for -)."""
 
 EXTRAS = {
     "torch": "train",
@@ -197,20 +101,115 @@ EXTRAS = {
     "starlette": "web",
     "uvicorn": "web",
 }
-"""Module -> the extra that installs it, for verbs that find it missing."""
+"""Module -> the extra that installs it."""
 
 
-def _run(verb: str, arguments: list[str]) -> int:
-    from importlib import import_module
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
 
-    module = import_module(f"fairweather.commands.{VERBS[verb]}")
-    function: Callable[..., int | None] = getattr(module, verb.replace("-", "_"))
-    prog = f"fairweather {verb}"
+    Args:
+        argv: the arguments without the program's name; default: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # file names that are not UTF-8 are printed with escapes such as \\udcff
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    command = arguments[0] if arguments else ""
     try:
-        if hasattr(module, "parse"):  # what may be said depends on what was said: see verbs/train.py
-            return module.parse(arguments, prog)() or 0
-        import tyro
+        if command not in COMMANDS:
+            return _without_command(command)
+        if argv is None and command == "train":
+            from fairweather.training.allocator import restart_tuned
 
-        return tyro.cli(function, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)) or 0
-    except SystemExit as leaving:  # tyro: 0 after --help, 2 after a usage error
-        return leaving.code if isinstance(leaving.code, int) else 1
+            restart_tuned()  # halves the time on a CPU; only in a process of our own
+        from importlib import import_module
+
+        module = import_module(f"fairweather.commands.{COMMANDS[command]}")
+        with _log_to_stderr():
+            if hasattr(module, "parse"):  # the options of `train` depend on its arguments
+                code = module.parse(arguments[1:], f"fairweather {command}")() or 0
+            else:
+                import tyro
+
+                function = getattr(module, command.replace("-", "_"))
+                code = tyro.cli(function, args=arguments[1:], prog=f"fairweather {command}") or 0
+        sys.stdout.flush()
+        return int(code)
+    except SystemExit as leaving:  # tyro: 0 or None after --help and completion scripts, 2 after a usage error
+        return leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
+    except KeyboardInterrupt:
+        print("fairweather: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`fairweather models | head -1`). Python would report it again when it flushes stdout at
+        # exit, so stdout is redirected to nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if (message := _error_message(error, command)) is None:
+            raise
+        print(f"fairweather: error: {message}", file=sys.stderr)
+        return 1
+
+
+def _without_command(command: str) -> int:
+    """Help, the version, or a usage error."""
+    if command in ("-h", "--help", "help"):
+        print(PAGE, end="", flush=True)
+        return 0
+    if command in ("-V", "--version"):
+        from fairweather import __version__
+
+        print(f"fairweather {__version__}")
+        return 0
+    if not command:
+        print(PAGE, end="", file=sys.stderr)
+        return 2
+    from difflib import get_close_matches
+
+    near = get_close_matches(command, COMMANDS, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ":"
+    print(f"fairweather: unknown command {command!r}{hint} fairweather --help lists the commands", file=sys.stderr)
+    return 2
+
+
+def _error_message(error: Exception, command: str) -> str | None:
+    """The error in one line; None for a bug, which keeps its traceback."""
+    from fairweather.errors import FairweatherError, MissingExtra
+
+    if isinstance(error, ModuleNotFoundError):
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            return None
+        error = MissingExtra(str(error.name), extra, f"fairweather {command}")
+    if isinstance(error, FairweatherError):
+        return " ".join(str(error).split("\n"))
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG and error.filename is not None:
+        return f"{error.filename}: the name is too long: check it"  # raised by the first access to any path
+    return None
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Print log messages of the package on stderr."""
+    import logging
+
+    class Handler(logging.Handler):
+        """Resolves stderr at each message: while a progress bar is shown, rich replaces it."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            print(self.format(record), file=sys.stderr, flush=True)
+
+    handler, logger = Handler(), logging.getLogger("fairweather")
+    handler.setFormatter(logging.Formatter("fairweather: %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

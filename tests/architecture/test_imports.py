@@ -41,7 +41,7 @@ RULE: dict[str, set[str]] = {
 """Package or module -> the others that it may import at module level. A new one needs a line here."""
 
 LATE: dict[str, set[str]] = {
-    "inference": {"generators", "weather_classifier"},  # the torch engine rebuilds the network on demand
+    "inference": {"generators", "weather_classifier", "video"},  # the torch engine, and a batch with videos in it
     "training": {"deploy", "inference", "evaluation"},  # a run ends with its export and returns its restorer
     "__init__": {"inference", "training"},  # the public surface, name by name
     "commands": set(RULE) - {"cli", "commands", "__init__"},  # commands compose everything, each on its own call
@@ -54,7 +54,9 @@ TORCH_FREE = {
     *("pairs", "inference", "evaluation", "video", "web", "validation"),
 }
 LEARNING = {"torch", "lightning", "torchmetrics", "onnxscript"}
-DEFAULT_INSTALL = {"numpy", "PIL", "cv2", "openvino", "safetensors", "tyro", "rich", "msgspec"}
+DEFAULT_INSTALL = {
+    *("numpy", "PIL", "cv2", "openvino", "safetensors", "tyro", "rich", "msgspec", "psutil", "platformdirs"),
+}
 
 
 def breach(imported: Import) -> str | None:

@@ -50,7 +50,7 @@ def auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AutoRestorer:
         return lambda photo, strength, guard: photo * np.float32(0.5)
 
     monkeypatch.setattr(model_folder, "shipped", lambda: {"dehaze": tmp_path})
-    return AutoRestorer(look, opened)
+    return AutoRestorer(lambda open_model: look, opened)
 
 
 def test_decisions_are_counted_and_wrong_ones_cost(benchmark: ModuleType, data: Path, auto: AutoRestorer) -> None:

@@ -79,20 +79,20 @@ def video_over_another_input(here: Path, model: Path) -> Line:
 def frames_by_a_pattern(here: Path, model: Path) -> Line:
     for number in range(1, 4):
         put(here / "frames" / f"{number:05d}.png", number)
-    return ["restore", "frames", "--film", "-o", "frames/%05d.png", "--weather", "none"]
+    return ["restore", "frames", "--video", "-o", "frames/%05d.png", "--weather", "none"]
 
 
 def frames_by_another_pattern(here: Path, model: Path) -> Line:
     for number in range(1, 4):
         put(here / "frames" / f"{number:05d}.png", number)
-    return ["restore", "frames", "--film", "-o", "frames/new%d.png", "--weather", "none"]
+    return ["restore", "frames", "--video", "-o", "frames/new%d.png", "--weather", "none"]
 
 
 def frames_into_their_folder(here: Path, model: Path) -> Line:
     for number in range(1, 4):
         put(here / "frames" / f"{number}.png", number)
     (here / "link").symlink_to("frames")
-    return ["restore", "frames", "--film", "-o", "link", "--weather", "none"]
+    return ["restore", "frames", "--video", "-o", "link", "--weather", "none"]
 
 
 def frames_that_are_links_to_the_inputs(here: Path, model: Path) -> Line:
@@ -100,13 +100,13 @@ def frames_that_are_links_to_the_inputs(here: Path, model: Path) -> Line:
         put(here / "frames" / f"{number}.png", number)
     (here / "out").mkdir()
     os.link(here / "frames" / "3.png", here / "out" / "00002.png")
-    return ["restore", "frames", "--film", "-o", "out/%05d.png", "--weather", "none"]
+    return ["restore", "frames", "--video", "-o", "out/%05d.png", "--weather", "none"]
 
 
 def frames_as_one_of_them(here: Path, model: Path) -> Line:
     for number in range(1, 4):
         put(here / "frames" / f"{number}.webp", number)
-    return ["restore", "frames", "--film", "-o", "frames/2.webp", "--weather", "none"]
+    return ["restore", "frames", "--video", "-o", "frames/2.webp", "--weather", "none"]
 
 
 def an_animation_by_a_pattern(here: Path, model: Path) -> Line:
@@ -267,7 +267,7 @@ def test_inputs_are_never_written_over(
 def test_every_command_with_an_output_is_walked_through() -> None:
     walked = {case.__name__.partition("_")[0] for case in CASES}
     assert {"evaluate", "export", "quantize", "synthesize", "check", "plot", "train"} < walked
-    assert set(cli.VERBS) == {
+    assert set(cli.COMMANDS) == {
         *("restore", "train", "plot", "synthesize", "evaluate", "export", "quantize", "check-data"),
         *("serve", "models", "info"),  # no output that the caller names
     }
@@ -291,7 +291,7 @@ OUTPUTS: dict[str, tuple[Line, str]] = {
     "copied video": (["restore", "a.mp4", "--weather", "none", "-o"], "/x.mp4"),
     "video to a folder": (["restore", "a.mp4", "--weather", "none", "-o"], "/deep/"),
     "frames": (["restore", "a.mp4", "--weather", "none", "-o"], "/%05d.png"),
-    "frames to a folder": (["restore", "frames", "--film", "--weather", "none", "-o"], "/deep"),
+    "frames to a folder": (["restore", "frames", "--video", "--weather", "none", "-o"], "/deep"),
     "evaluate": (["evaluate", "--model", "model", "--data", "set", "-o"], "/deep"),
     "unpaired": (["evaluate", "--model", "model", "--unpaired", "frames", "-o"], "/deep"),
     "export": (["export", "model", "-o"], "/deep"),

@@ -16,9 +16,10 @@ from PIL import Image
 from fairweather import cli, images
 from fairweather.errors import BadCard, BadSettings, MissingExtra
 from fairweather.inference import batch, cluster
-from fairweather.inference.batch import plan_batch
-from fairweather.inference.cluster import WorkerTask
-from tests.inference.places import negative, put
+from fairweather.inference.batch import plan
+from fairweather.inference.memory import MemoryBudget
+from fairweather.inference.restorer import RestoreOptions
+from tests.inference.standins import NEGATIVE, FunctionRestorer, put
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +46,29 @@ def photos(here: Path, rng: np.random.Generator) -> list[str]:
     return sorted(path.as_posix() for path in Path("in").rglob("*.png"))
 
 
+Opened = tuple[FunctionRestorer, MemoryBudget]
+
+
 def hidden() -> list[Path]:
     return [path for path in Path().rglob(".*") if path.is_file()]
 
 
 def test_results_and_report_are_those_of_one_machine(two_workers: None, photos: list[str]) -> None:
-    def make() -> WorkerTask:
-        return WorkerTask(lambda pixels: 255 - pixels, lambda job: f"{job.source}: seen")
+    def make(options: RestoreOptions, threads: int | None) -> Opened:
+        assert threads == 1
+        return FunctionRestorer(lambda pixels: 255 - pixels), MemoryBudget()
 
     lines: list[str] = []
-    report = cluster.run_on_cluster(plan_batch(["in"], "many"), "local", make, tell=lines.append)
-    alone = batch.run_batch(plan_batch(["in"], "one"), negative)
+    report = cluster.run_on_cluster(plan(["in"], "many"), "local", open_restorer=make, log_line=lines.append)
+    alone = batch.run(plan(["in"], "one"), restorer=NEGATIVE)
     assert (report.done, report.skipped, report.pixels) == (18, 0, alone.pixels) == (alone.done, 0, 18 * 600)
     assert sorted(report.failed) == sorted(alone.failed), "the same words about the same names"
     whole = [name for name in photos if Path(name).name not in ("04.png", "11.png")]
-    assert sorted(lines) == sorted(f"{name}: seen" for name in whole), "by the names that were given"
+    assert sorted(lines) == sorted(f"{name}: haze (100 % sure)" for name in whole), "by the names that were given"
     for path in Path("one").rglob("*.png"):
         assert Path("many", path.relative_to("one")).read_bytes() == path.read_bytes()
     assert len(list(Path("many").rglob("*.png"))) == 18
-    again = cluster.run_on_cluster(plan_batch(["in"], "many"), "local", make)
+    again = cluster.run_on_cluster(plan(["in"], "many"), "local", open_restorer=make)
     assert (again.done, again.skipped, len(again.failed)) == (0, 18, 2)
 
 
@@ -73,7 +78,7 @@ def test_a_killed_worker_costs_nothing_but_time(two_workers: None, overwrite: bo
     seen = Path("seen").absolute()
     seen.mkdir()
 
-    def make() -> WorkerTask:
+    def make(options: RestoreOptions, threads: int | None) -> Opened:
         count = 0
 
         def restore(pixels: np.ndarray) -> np.ndarray:
@@ -83,7 +88,7 @@ def test_a_killed_worker_costs_nothing_but_time(two_workers: None, overwrite: bo
             time.sleep(0.05)
             return 255 - pixels
 
-        return WorkerTask(restore)
+        return FunctionRestorer(restore), MemoryBudget()
 
     killed: list[int] = []
 
@@ -98,13 +103,15 @@ def test_a_killed_worker_costs_nothing_but_time(two_workers: None, overwrite: bo
 
     killer = threading.Thread(target=kill)
     killer.start()
-    report = cluster.run_on_cluster(plan_batch(["in"], "many"), "local", make, overwrite=overwrite)
+    report = cluster.run_on_cluster(
+        plan(["in"], "many"), "local", RestoreOptions(overwrite=overwrite), open_restorer=make
+    )
     killer.join()
     assert len(killed) == 1
     pids = {path.name.split("-")[0] for path in seen.iterdir()}
     assert len(pids) == 3, "two workers, and one in the killed one's place"
     assert (report.done, report.skipped) == (18, 0)
-    assert sorted(path.name for path, _ in report.failed) == ["04.png", "11.png"]
+    assert sorted(Path(path).name for path, _ in report.failed) == ["04.png", "11.png"]
     made = sorted(path.as_posix() for path in Path("many").rglob("*.png"))
     assert len(made) == 18, "each is there once"
     for path in made:
@@ -117,27 +124,27 @@ def test_a_photo_that_kills_every_worker_is_named_and_the_rest_is_done(two_worke
     put(*(here / "in" / f"{number}.png" for number in range(6)))
     put(here / "in" / "3.png", value=99)
 
-    def make() -> WorkerTask:
+    def make(options: RestoreOptions, threads: int | None) -> Opened:
         def restore(pixels: np.ndarray) -> np.ndarray:
             if pixels[0, 0, 0] == 99:
                 os.kill(os.getpid(), signal.SIGKILL)
             return 255 - pixels
 
-        return WorkerTask(restore)
+        return FunctionRestorer(restore), MemoryBudget()
 
-    report = cluster.run_on_cluster(plan_batch(["in"], "out"), "local", make)
+    report = cluster.run_on_cluster(plan(["in"], "out"), "local", open_restorer=make)
     assert report.done == 5
     ((path, message),) = report.failed
-    assert path == Path("in/3.png")
+    assert path == "in/3.png"
     assert "in/3.png: 3 workers were lost" in message
 
 
 def test_an_error_about_the_model_ends_the_run(two_workers: None, photos: list[str]) -> None:
-    def make() -> WorkerTask:
+    def make(options: RestoreOptions, threads: int | None) -> Opened:
         raise BadCard("weights are gone")
 
     with pytest.raises(BadCard, match="weights are gone"):
-        cluster.run_on_cluster(plan_batch(["in"], "out"), "local", make)
+        cluster.run_on_cluster(plan(["in"], "out"), "local", open_restorer=make)
 
 
 def test_the_command_gives_what_one_machine_gives(
@@ -155,28 +162,26 @@ def test_the_command_gives_what_one_machine_gives(
         assert np.abs(one - many).max() <= 1
 
 
-def test_what_is_no_cluster_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_address_is_rejected(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: --cluster is not tested (pip install -e '.[cluster]')")
     put(here / "a.png")
-    with pytest.raises(BadSettings, match=r"--cluster 'moon'.*ray://"):
-        cluster.run_on_cluster(plan_batch(["a.png"]), "moon", lambda: WorkerTask(negative))
+    with pytest.raises(BadSettings, match=r"--cluster: invalid address 'moon'.*ray://"):
+        cluster.run_on_cluster(plan(["a.png"]), "moon")
 
 
-def test_without_ray_it_says_what_to_install(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     put(here / "a.png")
     with pytest.raises(MissingExtra, match=r"fairweather\[cluster\]"):
-        cluster.run_on_cluster(plan_batch(["a.png"]), "local", lambda: WorkerTask(negative))
+        cluster.run_on_cluster(plan(["a.png"]), "local")
     put(here / "restored" / "a.png")
-    assert cluster.run_on_cluster(plan_batch(["a.png"]), "local", lambda: WorkerTask(negative)).skipped == 1, (
-        "nothing to do needs no cluster"
-    )
+    assert cluster.run_on_cluster(plan(["a.png"]), "local").skipped == 1, "nothing to do needs no cluster"
 
 
 class Elsewhere:
     """What a worker cannot unpickle, as where fairweather is not installed."""
 
-    def __call__(self) -> WorkerTask:
+    def __call__(self, options: RestoreOptions, threads: int | None) -> Opened:
         raise AssertionError("it never gets that far")
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -185,6 +190,6 @@ class Elsewhere:
 
 def test_workers_that_cannot_start_end_the_run(two_workers: None, photos: list[str]) -> None:
     # the last test with these workers: after an actor that failed to start, the next one was seen to wait for long
-    with pytest.raises(BadSettings, match=r"a worker cannot work .*fairwether.*same paths"):
-        cluster.run_on_cluster(plan_batch(["in"], "out"), "local", Elsewhere())
+    with pytest.raises(BadSettings, match=r"a worker cannot start .*fairwether.*same paths"):
+        cluster.run_on_cluster(plan(["in"], "out"), "local", open_restorer=Elsewhere())
     assert not Path("out").exists()

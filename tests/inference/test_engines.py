@@ -1,10 +1,11 @@
-"""The engines: all give the same picture, `auto` says what it took and why, what is missing or broken is named."""
+"""Engines: all give the same output, "auto" chooses the fastest, missing libraries and broken files are named."""
 
 from __future__ import annotations
 
 import builtins
 import dataclasses
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -21,7 +23,7 @@ import pytest
 
 from fairweather import model_folder
 from fairweather.errors import BadCard, BadSettings, MissingExtra, UnknownName
-from fairweather.inference import Restorer, load
+from fairweather.inference import Restorer, engines, load
 from fairweather.inference.engines import ENGINE_NAMES, open_engine
 
 ENGINES = ("openvino", "onnxruntime", "torch")
@@ -58,7 +60,7 @@ def test_rounding_inside_is_no_more_than_asked_for(tiny_model: Path, picture: np
     exact = open_tiny(tiny_model, "openvino", precision="f32")(picture)
     assert np.abs(open_tiny(tiny_model, "openvino", precision="bf16")(picture) - exact).max() < 0.05
     for name in ("onnxruntime", "torch"):
-        with pytest.raises(BadSettings, match="precision"):
+        with pytest.raises(BadSettings, match="precision bf16"):
             open_tiny(tiny_model, name, precision="bf16")
 
 
@@ -211,7 +213,7 @@ def test_a_compiled_network_gives_the_same(
 
 def test_compiling_without_a_compiler_is_refused_at_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(BadSettings, match="take torch"):
+    with pytest.raises(BadSettings, match="use torch"):
         open_tiny(tiny_model, "torch-compiled")
 
 
@@ -253,7 +255,161 @@ def test_a_device_that_is_not_there_is_refused(tiny_model: Path, picture: np.nda
 
     assert "onnxruntime-cuda" in ENGINE_NAMES
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(BadSettings, match="installed has cpu"):
+        with pytest.raises(BadSettings, match="installed ONNX Runtime has cpu"):
             open_tiny(tiny_model, "onnxruntime-cuda")
     exact = open_tiny(tiny_model, "onnxruntime-cpu")(picture)
     assert np.abs(open_tiny(tiny_model, "openvino", precision="f32")(picture) - exact).max() < 1e-5
+
+
+# The benchmark behind "auto".
+
+
+class Clock:
+    """Replaces the module `time`: only engines advance it, however busy the machine is."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(engines.BENCHMARK_SWITCH, raising=False)
+    monkeypatch.setattr(engines, "time", CLOCK)
+    monkeypatch.setattr(engines, "_installed", lambda name: name != "torch")
+    return tmp_path / "cache" / "fairweather" / "engines.json"
+
+
+@pytest.fixture
+def card(tiny_model: Path) -> model_folder.Card:
+    return model_folder.read_card(tiny_model)
+
+
+def fakes(seconds: dict[str, float], opened: list[str], off: float = 0.0) -> Callable[[str], Any]:
+    """Engines that take so long; all but OpenVINO are `off` by so much."""
+
+    def open_(name: str) -> Any:
+        opened.append(name)
+
+        def run(picture: np.ndarray) -> np.ndarray:
+            CLOCK.now += seconds[name]
+            return picture + np.float32(0 if name == "openvino" else off)
+
+        return run
+
+    return open_
+
+
+def chosen(card: model_folder.Card, open_: Callable[[str], Any], threads: int | None = None) -> str:
+    return engines.choose_engine(card, threads, "auto", open_).name
+
+
+SLOW_FIRST = {"openvino": 0.06, "onnxruntime": 0.01}
+
+
+def test_the_fastest_is_taken_and_remembered(cache: Path, card: model_folder.Card) -> None:
+    opened: list[str] = []
+    open_ = fakes(SLOW_FIRST, opened)
+    start = CLOCK.now
+    assert chosen(card, open_) == "onnxruntime"
+    assert 0 < CLOCK.now - start < engines.BENCHMARK_SECONDS + 1
+    assert opened == ["openvino", "onnxruntime"]
+    assert list(json.loads(cache.read_text()).values()) == ["onnxruntime"]
+    assert not list(cache.parent.glob(".*")), "nothing is left beside it"
+    assert chosen(card, open_) == "onnxruntime"
+    assert len(opened) == 2, "asked again, nothing is measured"
+    assert chosen(card, open_, threads=1) == "onnxruntime"
+    assert len(opened) == 4, "other threads are another question"
+    assert len(json.loads(cache.read_text())) == 2
+
+
+def test_an_engine_that_answers_otherwise_is_never_taken(
+    cache: Path, card: model_folder.Card, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="fairweather"):
+        assert chosen(card, fakes(SLOW_FIRST, [], off=0.01)) == "openvino"
+    assert "its output differs" in caplog.text
+    assert chosen(card, fakes(SLOW_FIRST, [], off=float("nan")), threads=2) == "openvino"
+    assert chosen(card, fakes(SLOW_FIRST, [], off=0.001), threads=3) == "onnxruntime"
+
+
+def test_an_engine_that_fails_is_no_choice(cache: Path, card: model_folder.Card) -> None:
+    good = fakes(SLOW_FIRST, [])
+
+    def open_(name: str) -> Any:
+        if name == "onnxruntime":
+            raise BadCard("model.onnx cannot be read by ONNX Runtime")
+        return good(name)
+
+    assert chosen(card, open_) == "openvino"
+
+
+def test_a_slow_network_is_not_measured_to_the_end(cache: Path, card: model_folder.Card) -> None:
+    opened: list[str] = []
+    assert chosen(card, fakes({"openvino": engines.BENCHMARK_SECONDS, "onnxruntime": 0.0}, opened)) == "openvino"
+    assert opened == ["openvino"]
+
+
+def test_the_benchmark_can_be_turned_off(cache: Path, card: model_folder.Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(engines.BENCHMARK_SWITCH, "0")
+    opened: list[str] = []
+    assert engines.choose_engine(card, None, "auto", fakes(SLOW_FIRST, opened)) == (
+        "openvino",
+        "auto: the default on a CPU",
+        None,
+    )
+    assert not opened
+    assert not cache.exists()
+
+
+def test_with_one_engine_nothing_is_measured(
+    cache: Path, card: model_folder.Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_installed", lambda name: name in ("onnxruntime", "torch"))
+    opened: list[str] = []
+    assert chosen(card, fakes(SLOW_FIRST, opened)) == "onnxruntime"
+    assert not opened
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"a": 1}', b"\xff\xfe", b"null"])
+def test_a_broken_cache_is_measured_anew(
+    cache: Path, card: model_folder.Card, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(content)
+    with caplog.at_level(logging.INFO, logger="fairweather"):
+        assert chosen(card, fakes(SLOW_FIRST, [])) == "onnxruntime"
+    assert "measuring again" in caplog.text
+    assert list(json.loads(cache.read_text()).values()) == ["onnxruntime"]
+
+
+def test_a_name_that_is_no_engine_is_not_believed(cache: Path, card: model_folder.Card) -> None:
+    key = engines.benchmark_key(card, None, "auto", ["openvino", "onnxruntime"])
+    cache.parent.mkdir(parents=True)
+    cache.write_text(json.dumps({key: "torch", "other": "openvino"}))
+    assert chosen(card, fakes(SLOW_FIRST, [])) == "onnxruntime"
+    assert json.loads(cache.read_text()) == {key: "onnxruntime", "other": "openvino"}
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_no_more(
+    tmp_path: Path, cache: Path, card: model_folder.Card, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with caplog.at_level(logging.INFO, logger="fairweather"):
+        assert chosen(card, fakes(SLOW_FIRST, [])) == "onnxruntime"
+    assert "cannot cache" in caplog.text
+
+
+def test_real_engines_are_measured_on_a_real_model(
+    cache: Path, tiny_model: Path, card: model_folder.Card, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="fairweather"):
+        answer = open_engine("auto", tiny_model, card)(np.zeros((1, 3, 16, 16), np.float32))
+    assert answer.shape == (1, 3, 16, 16)
+    assert "auto: measured" in caplog.text
+    assert cache.exists()

@@ -1,7 +1,8 @@
-"""The restorer around its engine: sizes, types, strength, tiles, refusals. Engines here are lambdas and small nets."""
+"""Restorers: sizes, types, strength, tiles, memory, errors and the choice of models; engines are lambdas."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from fairweather import images
+import fairweather
+from fairweather import images, model_folder
 from fairweather.errors import BadCard, BadImage, BadSettings
-from fairweather.inference import tiling
-from fairweather.inference.restorer import Restorer
+from fairweather.inference.restorer import AutoRestorer, Restorer
+from fairweather.inference.weather_detection import Decision, Weather
 from fairweather.model_folder import Card, MapsSpec
 
 LOCAL = Card(
@@ -139,16 +141,16 @@ def test_strength_mixes(rng: np.random.Generator) -> None:
     ("photo", "words"),
     [
         ([[1, 2, 3]], "NumPy array"),
-        (images.Photo(np.zeros((4, 4, 3), np.uint8)), r"give its \.pixels"),
+        (images.Photo(np.zeros((4, 4, 3), np.uint8)), r"pass its \.pixels"),
         (np.zeros((4, 4), np.uint8), "H x W x 3"),
         (np.zeros((4, 4, 4), np.uint8), "alpha"),
         (np.zeros((3, 4, 4), np.uint8), "H x W x 3"),
         (np.zeros((0, 4, 3), np.uint8), "H x W x 3"),
         (np.zeros((4, 4, 3), np.float64), "float64"),
         (np.zeros((4, 4, 3), np.int16), "int16"),
-        (np.full((4, 4, 3), 255, np.float32), "spans 255"),
-        (np.full((4, 4, 3), -0.1, np.float32), r"\[0,1\]"),
-        (np.full((4, 4, 3), np.nan, np.float32), r"\[0,1\]"),
+        (np.full((4, 4, 3), 255, np.float32), "not 255"),
+        (np.full((4, 4, 3), -0.1, np.float32), r"\[0, 1\]"),
+        (np.full((4, 4, 3), np.nan, np.float32), r"\[0, 1\]"),
     ],
 )
 def test_what_is_no_photo_is_refused(photo: Any, words: str) -> None:
@@ -202,14 +204,6 @@ def test_tiled_is_whole(padding_mode: str, rng: np.random.Generator) -> None:
             assert np.abs(Restorer(short, engine, tile=32)(photo) - whole).max() > 1 / 255
 
 
-def test_tiles_mix_by_strength_too(rng: np.random.Generator) -> None:
-    engine = engine_of(Pyramid("zeros").eval())
-    card = replace(LOCAL, multiple_of=4, receptive_field=Pyramid.receptive_field)
-    photo = photo_of(90, 61, "uint8", rng)
-    whole = Restorer(card, engine)(photo, 0.4).astype(int)
-    assert np.abs(Restorer(card, engine, tile=20)(photo, 0.4) - whole).max() <= 1
-
-
 def test_memory_decides_between_whole_and_tiles(rng: np.random.Generator) -> None:
     shapes: list[tuple[int, ...]] = []
 
@@ -228,11 +222,6 @@ def test_memory_decides_between_whole_and_tiles(rng: np.random.Generator) -> Non
     with pytest.raises(BadImage, match=r"300 x 400 pixels.*smallest tile.*memory"):
         Restorer(LOCAL, engine, memory=int(50 * 50 * PER_PIXEL))(photo)
     assert not shapes
-
-
-def test_a_card_without_a_number_is_taken_to_need_much() -> None:
-    unknown = replace(LOCAL, bytes_per_pixel=0.0)
-    assert len(Restorer(unknown, same, memory=1 << 30)._grid(3000, 4000)) > 1
 
 
 def test_a_network_that_sees_the_whole_is_never_tiled(rng: np.random.Generator) -> None:
@@ -277,11 +266,11 @@ def test_an_engine_that_breaks_its_promise_is_named(rng: np.random.Generator) ->
     with pytest.raises(BadImage, match=r"tiny failed on 24 x 24 pixels.*shapes do not fit.*engine"):
         Restorer(LOCAL, breaks)(photo)
     for engine in (lambda p: p[:, :2], lambda p: p[:, :, :-1], lambda p: p[0]):
-        with pytest.raises(BadCard, match="tiny answers"):
+        with pytest.raises(BadCard, match="tiny returned"):
             Restorer(LOCAL, engine)(photo)
-    with pytest.raises(BadCard, match="no numbers"):
+    with pytest.raises(BadCard, match="NaN or Inf"):
         Restorer(LOCAL, lambda p: p * np.float32(np.nan))(photo)
-    with pytest.raises(BadCard, match="maps answers"):
+    with pytest.raises(BadCard, match="maps returned"):
         Restorer(MAPS, same)(photo)
 
 
@@ -296,20 +285,6 @@ def steady_maps(t: float, airlight: float = 1.0, offset: float = 0.0) -> Callabl
     return engine
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_maps_are_applied_to_the_photo_at_full_size(dtype: str, rng: np.random.Generator) -> None:
-    full = 1 if dtype == "float32" else np.iinfo(dtype).max
-    for height, width in [(1, 1), (3, 200), (97, 61), (150, 230)]:
-        photo = photo_of(height, width, dtype, rng)
-        clear = photo / full
-        for strength in (0.5, 1.0):
-            result = Restorer(MAPS, steady_maps(t=0.8, airlight=0.9, offset=0.05))(photo, strength, guard=False)
-            assert result.shape == photo.shape
-            assert result.dtype == photo.dtype
-            expected = clear + strength * (0.9 + (clear - 0.9) / 0.8 + 0.05 - clear)
-            assert np.abs(result / full - expected.clip(0, 1)).max() < (1e-3 if dtype != "uint8" else 3e-3)
-
-
 def test_maps_by_name(rng: np.random.Generator) -> None:
     photo = photo_of(200, 300, "uint8", rng)
     named = Restorer(MAPS, steady_maps(t=0.8, airlight=0.9, offset=0.1)).maps(photo)
@@ -320,7 +295,7 @@ def test_maps_by_name(rng: np.random.Generator) -> None:
     }
     assert named["transmission"].shape == named["offset"].shape[:2]
     assert [round(float(array.mean()), 3) for array in named.values()] == [0.8, 0.9, 0.1]
-    with pytest.raises(BadSettings, match="no maps"):
+    with pytest.raises(BadSettings, match="outputs images"):
         Restorer(LOCAL, same).maps(photo)
     with pytest.raises(BadImage):
         Restorer(MAPS, same).maps(photo[..., :2])
@@ -343,30 +318,8 @@ def test_what_was_seen_once_serves_every_strength(photo: np.ndarray) -> None:
     assert not np.array_equal(answers[1], answers[2])
     with pytest.raises(BadSettings, match="strength"):
         restorer.apply_maps(photo, seen, 1.5)
-    with pytest.raises(BadSettings, match="gives a picture and no maps"):
+    with pytest.raises(BadSettings, match="outputs images"):
         Restorer(LOCAL, same).predict_maps(photo)
-
-
-def test_frames_are_restored_as_they_are_asked_for(rng: np.random.Generator) -> None:
-    taken: list[int] = []
-
-    def source():  # type: ignore[no-untyped-def]
-        for number in range(5):
-            taken.append(number)
-            yield np.full((20, 20, 3), number, np.uint8)
-
-    frames = Restorer(LOCAL, lambda picture: 1 - picture).frames(source(), guard=False)
-    assert not taken
-    assert (next(frames) == 255).all()
-    assert taken == [0]
-    assert [int(frame.max()) for frame in frames] == [254, 253, 252, 251]
-    weak = Restorer(LOCAL, lambda picture: 1 - picture).frames(source(), strength=0)
-    assert [int(frame.max()) for frame in weak] == [0, 1, 2, 3, 4]
-
-
-def test_default_memory_is_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "available_memory", lambda: 1000)
-    assert Restorer(LOCAL, same).memory == 500
 
 
 def test_a_photo_beyond_most_pixels_is_seen_reduced_and_changed_at_its_own_size() -> None:
@@ -388,3 +341,156 @@ def test_a_photo_beyond_most_pixels_is_seen_reduced_and_changed_at_its_own_size(
     small = photo[:48, :80]
     restorer(small)
     assert seen[-1] == (1, 3, 48, 80)
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), RuntimeError("could not allocate 4 GB"), Exception("bad_alloc")])
+def test_where_an_engine_finds_no_memory_tiles_become_smaller(raised: Exception, rng: np.random.Generator) -> None:
+    shapes: list[tuple[int, int]] = []
+
+    def scarce(picture: np.ndarray) -> np.ndarray:
+        shapes.append(picture.shape[2:])
+        if picture.shape[2] * picture.shape[3] > 30_000:
+            raise raised
+        return 1 - picture
+
+    photo = photo_of(400, 300, "uint8", rng)
+    restorer = Restorer(LOCAL, scarce, memory=1 << 40)
+    assert (restorer(photo, guard=False) == 255 - photo).all()
+    assert shapes[0] == (400, 304)
+    failed = [shape for shape in shapes if shape[0] * shape[1] > 30_000]
+    assert len(failed) <= 3, "half the pixels each time"
+    shapes.clear()
+    restorer(photo)
+    assert all(height * width <= 30_000 for height, width in shapes), "it is remembered for the next photo"
+
+
+def test_without_any_memory_it_ends_with_a_clear_error(rng: np.random.Generator) -> None:
+    sizes: list[int] = []
+
+    def never(picture: np.ndarray) -> np.ndarray:
+        sizes.append(picture.shape[2] * picture.shape[3])
+        raise MemoryError("no memory at all")
+
+    photo = photo_of(400, 300, "uint8", rng)
+    with pytest.raises(BadImage, match=r"tiny failed on .* pixels .no memory at all.*smaller photo"):
+        Restorer(LOCAL, never)(photo)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes) > 2
+    for card, words in ((GLOBAL, "304 x 400"), (MAPS, "ran out of memory")):
+        sizes.clear()
+        with pytest.raises(BadImage, match=words):
+            Restorer(card, never)(photo)
+        assert len(sizes) == 1, "what sees the whole is not asked again"
+    with pytest.raises(BadImage, match="smaller tile"):
+        Restorer(LOCAL, never, tile=64)(photo)
+
+
+def test_memory_may_be_a_function_that_is_asked_for_each_photo(rng: np.random.Generator) -> None:
+    left = [int(400 * 304 * PER_PIXEL), int(200 * 200 * PER_PIXEL)]
+    shapes: list[tuple[int, ...]] = []
+
+    def engine(picture: np.ndarray) -> np.ndarray:
+        shapes.append(picture.shape[2:])
+        return picture
+
+    restorer = Restorer(LOCAL, engine, memory=lambda: left.pop(0))
+    photo = photo_of(400, 300, "uint8", rng)
+    restorer(photo)
+    assert shapes == [(400, 304)]
+    restorer(photo)
+    assert all(height * width <= 200 * 200 for height, width in shapes[1:])
+
+
+# The choice of models.
+
+PHOTO = np.full((4, 5, 3), 100, np.uint8)
+DETECTED: dict[Decision, Weather] = {
+    "none": Weather(0.1, 0.1),
+    "haze": Weather(1.0, 0.1),
+    "rain": Weather(0.1, 1.0),
+    "both": Weather(1.0, 1.0),
+}
+
+
+class Fakes:
+    """Restorers that multiply (rain) and add (haze), so that their order shows."""
+
+    def __init__(self, seen: Weather) -> None:
+        self.seen, self.opened, self.looks = seen, [], 0  # type: ignore[var-annotated]
+
+    def look(self, photo: np.ndarray) -> Weather:
+        self.looks += 1
+        return self.seen
+
+    def open(self, name: str) -> Any:
+        self.opened.append(name)
+        work = {"wipe": lambda photo, strength: photo * 2, "lift": lambda photo, strength: photo + round(10 * strength)}
+        return lambda photo, strength, guard: work[name](photo, strength)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Both models can be found."""
+    monkeypatch.setattr(model_folder, "shipped", lambda: {"wipe": tmp_path, "lift": tmp_path})
+
+
+def auto_for(seen: Weather) -> tuple[AutoRestorer, Fakes]:
+    fakes = Fakes(seen)
+    return AutoRestorer(lambda open_model: fakes.look, fakes.open, {"rain": "wipe", "haze": "lift"}), fakes
+
+
+@pytest.mark.parametrize(
+    ("decided", "value", "opened"),
+    [("none", 100, []), ("haze", 110, ["lift"]), ("rain", 200, ["wipe"]), ("both", 210, ["wipe", "lift"])],
+)
+@pytest.mark.usefixtures("installed")
+def test_what_is_seen_is_taken_out_rain_first(decided: Decision, value: int, opened: list[str]) -> None:
+    restore, fakes = auto_for(DETECTED[decided])
+    for _ in range(2):
+        result = restore(PHOTO)
+        assert (result == value).all()
+        assert result is not PHOTO
+        assert not np.shares_memory(result, PHOTO)
+    assert fakes.opened == opened, "a model is opened once, when it is needed"
+    assert restore.detect(PHOTO) == DETECTED[decided]
+
+
+@pytest.mark.usefixtures("installed")
+def test_strength_goes_on_to_the_models_and_0_looks_at_nothing() -> None:
+    restore, fakes = auto_for(DETECTED["haze"])
+    assert (restore(PHOTO, 0.5) == 105).all()
+    looks = fakes.looks
+    untouched = restore(PHOTO, 0)
+    assert np.array_equal(untouched, PHOTO)
+    assert untouched is not PHOTO
+    assert fakes.looks == looks
+    for strength in (-0.1, 1.1, float("nan")):
+        with pytest.raises(BadSettings, match="strength"):
+            restore(PHOTO, strength)
+    with pytest.raises(BadImage):
+        restore(PHOTO[..., 0])
+
+
+def test_weather_without_a_model_stays_and_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(model_folder, "shipped", lambda: {"lift": tmp_path})
+    restore, fakes = auto_for(DETECTED["both"])
+    with caplog.at_level(logging.WARNING, "fairweather"):
+        assert (restore(PHOTO) == 110).all()
+        assert (restore(PHOTO) == 110).all()
+    assert [record.getMessage() for record in caplog.records] == [
+        "rain stays in the photo: model wipe is not installed"
+    ]
+    assert fakes.opened == ["lift"]
+
+
+def test_load_gives_it_by_name() -> None:
+    made = fairweather.load("auto", memory=1 << 30)
+    assert isinstance(made, AutoRestorer)
+    assert list(made.models.values()) == ["derain", "dehaze"]
+    with pytest.raises(BadSettings, match="tile"):
+        fairweather.load("auto", tile=64)

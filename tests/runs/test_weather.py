@@ -137,11 +137,12 @@ def test_costly_photos_are_those_that_a_model_changes(
 def test_it_learns_and_ships_a_folder_that_opens(
     script: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from fairweather.inference import load
     from fairweather.inference.weather_detection import load_detector
 
     monkeypatch.setattr(script, "weight", lambda *_: 0.5)  # two steps teach nothing that agrees with the models
     script.main(["--data", str(data), "--out", str(tmp_path / "weather"), "--steps", "2", "--batch", "8"])
-    look = load_detector(tmp_path / "weather")
+    look = load_detector(load, tmp_path / "weather")
     assert set(look.card.training["asks"]) == {"dehaze", "derain"}
     assert look.card.training["on_held_back_scenes"]["sots_outdoor, clear"].keys() == {"none", "haze", "rain", "both"}
     weather = look(np.zeros((50, 60, 3), np.uint8))

@@ -122,6 +122,7 @@ BAD_DATA: dict[str, tuple[Any, ...]] = {
     "samples": (0,),
     "frames": (0, 10**6),
     "short_side": (0,),
+    "depths": ("", 3),
     "most_pixels": (0,),
     "weather": ("", 3),
     "terms": (3,),

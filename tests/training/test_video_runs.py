@@ -138,8 +138,8 @@ def test_the_memory_alone_learns(swift: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_a_run_from_its_settings_file_ships_a_memory(tmp_path: Path) -> None:
     """All the way: photos on disk, clips in haze and rain, two steps, export and parity, and a step from the folder."""
-    from fairweather.inference.engines import recurrent_step
     from fairweather.inference.restorer import load
+    from fairweather.inference.temporal import recurrent_step
 
     rng = np.random.default_rng(0)
     for number in range(4):

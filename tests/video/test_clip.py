@@ -14,25 +14,15 @@ import pytest
 
 from fairweather.errors import BadFolder, BadImage, BadSettings
 from fairweather.inference import cancellation
+from fairweather.inference.batch import Job, run
+from fairweather.inference.restorer import RestoreOptions
 from fairweather.video import pipeline
 from fairweather.video.encoding import choose_encoding
-from fairweather.video.pipeline import VideoJob, VideoOptions, restore_videos
 from fairweather.video.reader import open_video
 from fairweather.video.writer import VideoWriter
-from tests.video.conftest import Lift, av, frames_of, make, packets_of, pictures
+from tests.video.conftest import Lift, av, frames_of, make, packets_of, pictures, restored
 
 UNEVEN = [0, 512, 1024, 2048, 2100, 4096, 9000, 9512, 10000, 12800, 12900, 20000]
-
-
-def restored(
-    source: Path | str, target: Path | str, restore: pipeline.FrameRestorer | None = None, **options: object
-) -> Lift:
-    film = restore or Lift()
-    report = restore_videos(
-        [VideoJob(str(source), str(target))], lambda job, source: (film, ""), VideoOptions(**options)
-    )
-    assert report.done == 1
-    return film
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".avi", ".ts", ".webm"])
@@ -164,17 +154,17 @@ def test_a_part(start: float, end: float | None, tmp_path: Path) -> None:
 
 def test_an_empty_part_is_refused(tmp_path: Path) -> None:
     source = make(tmp_path / "in.mp4")
-    with pytest.raises(BadImage, match="no frame in the part"):
+    with pytest.raises(BadImage, match="no frame in the selected part"):
         restored(source, tmp_path / "out.mp4", start=60.0)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
     with pytest.raises(BadSettings, match="not after"):
-        VideoOptions(start=2.0, end=1.0)
+        RestoreOptions(start=2.0, end=1.0)
 
 
 @pytest.mark.parametrize("view", ["side", "split"])
 def test_previews(view: pipeline.PreviewLayout, tmp_path: Path) -> None:
     source = make(tmp_path / "in.mp4")
-    restored(source, tmp_path / "out.mp4", Lift(60), view=view)
+    restored(source, tmp_path / "out.mp4", Lift(60), preview=view)
     picture = frames_of(tmp_path / "out.mp4")[1][0].astype(int)
     before = next(pictures(1)).astype(int)
     assert picture.shape == ((48, 128, 3) if view == "side" else (48, 64, 3))
@@ -248,15 +238,14 @@ def test_one_bad_film_does_not_stop_the_others(tmp_path: Path) -> None:
     good = make(tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_bytes(b"x" * 100)
     jobs = [
-        VideoJob(str(tmp_path / "bad.mp4"), str(tmp_path / "out" / "bad.mp4")),
-        VideoJob(str(good), str(tmp_path / "out" / "good.mp4")),
+        Job(str(tmp_path / "bad.mp4"), str(tmp_path / "out" / "bad.mp4"), True),
+        Job(str(good), str(tmp_path / "out" / "good.mp4"), True),
     ]
-    report = restore_videos(jobs, lambda job, source: (Lift(), ""), VideoOptions())
+    report = run(jobs, restorer=Lift())
     assert (report.done, len(report.failed)) == (1, 1)
     assert "bad.mp4" in report.failed[0][1]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.mp4"]
-    again = restore_videos(jobs[1:], lambda job, source: pytest.fail("it is there already"), VideoOptions())
-    assert again.skipped == 1
+    assert run(jobs[1:]).skipped == 1
 
 
 def test_a_failing_model_leaves_nothing(tmp_path: Path) -> None:
@@ -282,9 +271,7 @@ def test_never_over_its_own_input(tmp_path: Path) -> None:
 
 def test_what_stays_as_it_is_is_copied(tmp_path: Path) -> None:
     source = make(tmp_path / "in.mp4")
-    report = restore_videos(
-        [VideoJob(str(source), str(tmp_path / "out.mp4"))], lambda job, source: (None, ""), VideoOptions()
-    )
+    report = run([Job(str(source), str(tmp_path / "out.mp4"), True)], RestoreOptions(weather="none"))
     assert report.unchanged == 1
     assert (tmp_path / "out.mp4").read_bytes() == source.read_bytes()
 

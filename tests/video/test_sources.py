@@ -13,23 +13,9 @@ import pytest
 from PIL import Image
 
 from fairweather.errors import BadFolder, BadImage, BadSettings
-from fairweather.video.pipeline import (
-    VideoJob,
-    VideoOptions,
-    plan_videos,
-    restore_videos,
-    sampled_frames,
-    video_destination,
-)
+from fairweather.video.pipeline import check_outputs, sampled_frames, video_destination
 from fairweather.video.reader import Frame, is_live, is_video, open_video, parse_time
-from tests.video.conftest import Lift, frames_of, make, pictures
-
-
-def restored(source: Path | str, target: Path | str, film: Lift | None = None, **options: object) -> None:
-    report = restore_videos(
-        [VideoJob(str(source), str(target))], lambda job, source: (film or Lift(), ""), VideoOptions(**options)
-    )
-    assert report.done == 1
+from tests.video.conftest import Lift, frames_of, make, pictures, restored
 
 
 def frames_in(folder: Path, names: list[str], dtype: str = "uint8") -> Path:
@@ -42,7 +28,7 @@ def frames_in(folder: Path, names: list[str], dtype: str = "uint8") -> Path:
 def test_a_folder_of_frames_becomes_a_clip_and_back(tmp_path: Path) -> None:
     names = [f"{number}.png" for number in range(1, 13)]  # 2 before 10
     folder = frames_in(tmp_path / "frames", names)
-    restored(folder, tmp_path / "film.mkv", codec="ffv1", rate=Fraction(30000, 1001))
+    restored(folder, tmp_path / "film.mkv", codec="ffv1", fps=Fraction(30000, 1001))
     times, shown = frames_of(tmp_path / "film.mkv")
     assert [round(float(time) * 1000) for time in times] == [round(number * 1001 / 30) for number in range(12)]
     for picture, wanted in zip(shown, pictures(12), strict=True):
@@ -151,20 +137,20 @@ def test_an_address_that_does_not_answer(tmp_path: Path) -> None:
 
 
 def test_where_things_go(tmp_path: Path) -> None:
-    assert video_destination("a/clip.mp4", None) == "restored/clip.mp4"
+    assert video_destination("a/clip.mp4", Path("restored")) == "restored/clip.mp4"
     assert video_destination("clip.mp4", tmp_path) == str(tmp_path / "clip.mp4")
     assert video_destination("clip.mp4", Path("clear.mkv")) == "clear.mkv"
     assert video_destination("clip.mp4", Path("f/%05d.png")) == "f/%05d.png"
     assert video_destination("clip.mp4", Path("-")) == "-"
     assert video_destination(str(tmp_path), Path("x")) == "x"
     for given in ("-", "rtsp://camera/1", "/dev/video0"):
-        with pytest.raises(BadSettings, match="name the file"):
-            video_destination(given, None)
+        with pytest.raises(BadSettings, match="needs a name"):
+            video_destination(given, Path("restored"))
         assert video_destination(given, Path("x.mkv")) == "x.mkv"
     with pytest.raises(BadSettings, match="videos are written as"):
         video_destination("clip.mp4", Path("x.wmv"))
-    with pytest.raises(BadFolder, match="both become"):
-        plan_videos(["a/x.mp4", "b/x.mp4"], tmp_path)
+    with pytest.raises(BadFolder, match="both be written to"):
+        check_outputs([("a/x.mp4", str(tmp_path / "x.mp4")), ("b/x.mp4", str(tmp_path / "x.mp4"))])
 
 
 @pytest.mark.parametrize(("given", "seconds"), [("12.5", 12.5), ("1:02.5", 62.5), ("1:00:01", 3601), ("0", 0)])

@@ -49,12 +49,10 @@ def ended(client: Any, place: str, state: str = "done") -> dict[str, Any]:
 
 def commanded(path: Path, out: Path, **wanted: Any) -> Path:
     """What `fairweather restore` writes."""
-    from fairweather.commands.restore import VideoRestoreOptions, restore_video_jobs
-    from fairweather.video.pipeline import VideoJob, VideoOptions
+    from fairweather.inference.batch import Job, run
+    from fairweather.inference.restorer import RestoreOptions
 
-    usual = {"model": None, "weather": "auto", "strength": 1.0, "guard": True, "engine": "auto", "precision": "auto"}
-    films = VideoRestoreOptions(**{**usual, **wanted}, memory=None, steady=True, blend=False)
-    restore_video_jobs([VideoJob(str(path), str(out))], films, VideoOptions(), print)
+    run([Job(str(path), str(out), video=True)], RestoreOptions(**wanted))
     return out
 
 

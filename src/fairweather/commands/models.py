@@ -94,9 +94,10 @@ def score_line(score: dict[str, Any]) -> str:
 
 def _detector() -> dict[str, str | Table]:
     """Rows for the weather detector, which is no model that `restore --model` accepts."""
+    from fairweather.inference import load
     from fairweather.inference.weather_detection import DETECTOR_FOLDER, load_detector
 
-    card = load_detector().card
+    card = load_detector(load).card
     training = dict(card.training)
     decisions: dict[str, dict[str, int]] = training.pop("on_held_back_scenes", {})
     names = list(dict.fromkeys(decision for counts in decisions.values() for decision in counts))

@@ -20,8 +20,9 @@ from fairweather import model_folder
 from fairweather.deploy.sample_photos import CalibrationSample
 from fairweather.errors import BadSettings, ParityFailed
 from fairweather.images.io import to_float
-from fairweather.inference.engines import ENGINES, open_engine, recurrent_step
+from fairweather.inference.engines import ENGINES, open_engine
 from fairweather.inference.restorer import Restorer
+from fairweather.inference.temporal import recurrent_step
 
 Pictures = Sequence[NDArray[np.float32]]
 

@@ -1,5 +1,5 @@
 """From a photo and a model folder to the restored photo; knows nothing of training."""
 
-from fairweather.inference.restorer import Restorer, load
+from fairweather.inference.restorer import AutoRestorer, Restorer, load
 
-__all__ = ["Restorer", "load"]
+__all__ = ["AutoRestorer", "Restorer", "load"]

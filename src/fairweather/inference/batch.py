@@ -1,8 +1,8 @@
-"""Many photos: which file becomes which (`plan`), and the work on them, overlapped (`run`).
+"""Batches: `plan` decides which input becomes which file, `run` restores them and reports the result.
 
-A few photos are in the works at once, each in a thread of its own from file to file: while the network runs for one (it
-takes all cores, one photo at a time), others are decoded, finished at full size and encoded, in libraries that release
-Python's lock. At most `_at_once()` photos are in memory, fewer where they are large (`fairweather.inference.memory`).
+Several photos are in progress at once, each in its own thread from file to file: while the network runs for one of them
+(it uses all cores), others are decoded, processed at full size and encoded by libraries that release Python's lock.
+Videos follow one by one (`fairweather.video.pipeline`, imported only if there are any).
 """
 
 from __future__ import annotations
@@ -19,310 +19,499 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from numpy.typing import NDArray
 
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
-from fairweather.files import atomic, check_place, make_folder, sweep
+from fairweather.files import atomic, check_place, make_folder, refuse_inputs, sweep
 from fairweather.images.formats import FORMATS
-from fairweather.images.io import MAX_PIXELS, SUFFIXES, Photo, contents, read, write
+from fairweather.images.io import SUFFIXES, Photo, contents, read, write
 from fairweather.inference.cancellation import cancel_scope, check_cancelled
-from fairweather.inference.memory import MemoryBudget
+from fairweather.inference.memory import (
+    BASE_ALLOWANCE,
+    BASE_ALLOWANCE_AUTO,
+    COMFORTABLE_WINDOW,
+    COMFORTABLE_WINDOW_AUTO,
+    MemoryBudget,
+)
+from fairweather.inference.restorer import RestoreOptions, load
+from fairweather.inference.weather_detection import RestorePlan
 
 DEFAULT_OUT = "restored"
 _log = logging.getLogger("fairweather")
 
 
 class Job(NamedTuple):
-    """One photo: where it is, and where its restored version goes."""
+    """One photo or video and its output. Videos may be addresses, cameras, folders of frames, patterns or "-"."""
 
-    source: Path
-    destination: Path
+    source: str
+    destination: str
+    video: bool = False
 
 
 @dataclass
 class Report:
-    """What became of a run. `pixels` counts the restored photos' own (none for files copied at strength 0)."""
+    """The result of a run."""
 
-    done: int = 0
-    skipped: int = 0
-    failed: list[tuple[Path, str]] = field(default_factory=list)
-    """Each photo that could not be done, and why; the message names the file."""
-    seconds: float = 0.0
-    pixels: int = 0
+    photos: int = 0
+    """Photos restored."""
+    videos: int = 0
+    """Videos restored."""
     unchanged: int = 0
-    """How many of those done are copies, because `restore` left them as they were."""
+    """Photos and videos copied because there was nothing to remove."""
+    skipped: int = 0
+    """Outputs that existed."""
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Each input that failed, with a message that names it."""
+    incomplete: list[tuple[str, str]] = field(default_factory=list)
+    """Each video that is truncated or damaged, with a message; what could be read is restored."""
+    interrupted: str | None = None
+    """A message if Ctrl-C interrupted a video, of which a part is written."""
+    pixels: int = 0
+    """Pixels of the restored photos."""
+    frames: int = 0
+    """Frames of the restored videos."""
+    seconds: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """Photos and videos restored or copied."""
+        return self.photos + self.videos + self.unchanged
+
+    def add(self, other: Report) -> None:
+        """Add the result of another part of the same run."""
+        for name, value in vars(other).items():
+            if name not in ("seconds", "interrupted"):
+                setattr(self, name, getattr(self, name) + value)
+        self.interrupted = self.interrupted or other.interrupted
+
+    def summary(self, jobs: Sequence[Job], verb: str = "restored") -> str:
+        """The result in one line, e.g. "3 of 4 photos restored in 1.2 s, 1 failed: restored"."""
+        videos = sum(job.video for job in jobs)
+        counts = [
+            f"{done} of {total} {name}"
+            for name, done, total in (("photos", self.photos, len(jobs) - videos), ("videos", self.videos, videos))
+            if total
+        ]
+        line = f"{' and '.join(counts)} {verb} in {self.seconds:.1f} s"
+        if self.frames:
+            line += f" ({self.frames} frames, {self.frames / max(self.seconds, 1e-3):.1f} per second)"
+        if self.unchanged:
+            line += f", {self.unchanged} unchanged"
+        if self.incomplete:
+            line += f", {len(self.incomplete)} incomplete"
+        if self.skipped:
+            line += f", {self.skipped} skipped because the output exists (--overwrite replaces it)"
+        if self.failed:
+            line += f", {len(self.failed)} failed"
+        if self.done or self.skipped:
+            folders = [os.path.dirname(job.destination) for job in jobs]
+            line += f": {jobs[0].destination if len(jobs) == 1 else os.path.commonpath(folders)}"
+        return line
 
 
-class _Found(NamedTuple):
-    source: Path
-    relative: Path
-    named: bool  # given as a file or by a pattern, not found inside a folder
+class PhotoRestorer(Protocol):
+    """What `run` needs of a `Restorer` or `AutoRestorer`."""
+
+    def plan(self, photo: NDArray[Any], weather: str = ...) -> RestorePlan: ...
+
+    def open(self, model: str) -> Callable[[NDArray[Any], float, bool], NDArray[Any]]: ...
 
 
-def plan_batch(
-    inputs: Iterable[str | os.PathLike[str]],
-    out: str | os.PathLike[str] | None = None,
-    *,
-    also: frozenset[str] = frozenset(),
+def plan(
+    inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None, *, video: bool = False
 ) -> list[Job]:
-    """The jobs that files, folders and patterns (`*`, `?`, `[...]`, `**`) amount to, in a stable order.
+    """Expand files, folders and patterns (`*`, `?`, `[...]`, `**`) to jobs, in a stable order.
 
-    A folder is searched to any depth and its structure is kept under `out`; a pattern keeps the structure below the
-    part before its first wildcard. Inside folders and patterns only pictures count (by suffix), nothing hidden, and
-    nothing that lies in `out` already, and files with the suffixes `also`; a file that is named is taken whatever its
-    suffix.
-    `out` is a folder (default: `restored` in the current one), unless there is exactly one input file and `out` ends
-    in a picture's suffix. Nothing is created.
+    A folder is searched recursively and its structure kept under `out`; a pattern keeps the structure below the part
+    before its first wildcard. Inside folders and patterns, pictures and videos count by suffix; hidden files and the
+    contents of `out` do not. A named file counts whatever its suffix. Nothing is created.
 
-    Raises BadImage (an input that is not there) and BadFolder: no pictures, two inputs for one destination,
-    a destination that is an input, a place that is not a folder or cannot be written.
+    Args:
+        inputs: files, folders, patterns; for videos also addresses, cameras and "-".
+        out: a folder (default: `restored`), or a file if there is one input; for videos also a frame pattern or "-".
+        video: a folder contains the frames of one video. This also holds if `out` names a video.
+
+    Raises:
+        BadImage: an input does not exist.
+        BadFolder: an input folder has no pictures, two inputs have one output, an output is an input, or an output
+            cannot be written.
+        BadSettings: there are no inputs, or a video's output needs a name.
     """
     target = Path(DEFAULT_OUT if out is None else out)
-    found: list[_Found] = []
-    for given in inputs:
-        found += _expand(os.fspath(given), target, SUFFIXES | also)
-    if not found:
-        raise BadSettings("there is nothing to restore: give files, folders or patterns")
-    if len(found) == 1 and found[0].named and target.suffix.lower() in SUFFIXES and not target.is_dir():
-        jobs = [Job(found[0].source, target)]
-    else:
-        jobs = [Job(one.source, target / one.relative) for one in found]
-    return _checked(jobs)
+    jobs: list[Job] = []
+    found: list[tuple[Path, Path, bool]] = []
+    for path in inputs:
+        given = os.fspath(path)
+        if _is_video(given, target if out is not None else None, video):
+            from fairweather.video.pipeline import video_destination
+
+            jobs.append(Job(given, video_destination(given, target), True))
+        else:
+            found += _expand(given, target)
+    if not found and not jobs:
+        raise BadSettings("there is nothing to restore: name files, folders or patterns")
+    if len(found) == 1 and found[0][2] and target.suffix.lower() in SUFFIXES and not target.is_dir():
+        return [*_checked([Job(str(found[0][0]), str(target))]), *jobs]
+    files = [Job(str(source), str(target / below), _is_video(str(source))) for source, below, _ in found]
+    return [*_checked([job for job in files if not job.video]), *jobs, *(job for job in files if job.video)]
 
 
-def run_batch(
+def check_outputs(jobs: Sequence[Job], *, overwrite: bool = False) -> None:
+    """Check that no output of a run with videos replaces an input. Raises BadFolder and BadSettings."""
+    videos = [(job.source, job.destination) for job in jobs if job.video]
+    if videos:
+        from fairweather.video import pipeline
+
+        photos = [job for job in jobs if not job.video]
+        pipeline.check_outputs(videos, [job.source for job in photos], overwrite=overwrite)
+        refuse_inputs([job.destination for job in photos], [source for source, _ in videos])
+
+
+def open_restorer(options: RestoreOptions, threads: int | None = None) -> tuple[PhotoRestorer, MemoryBudget]:
+    """Open the models of a run, and the memory budget that they share with its photos. Raises as `load` does."""
+    auto = options.model is None
+    budget = MemoryBudget(
+        options.memory,
+        allowance=BASE_ALLOWANCE_AUTO if auto else BASE_ALLOWANCE,
+        copies=2 if auto else 1,
+        comfortable=COMFORTABLE_WINDOW_AUTO if auto else 0,
+    )
+    restorer = load(
+        options.model or "auto",
+        engine=options.engine,
+        memory=None if options.memory is None else budget.windows,
+        threads=threads,
+        precision=options.precision,
+    )
+    if not auto and restorer.card.output == "image":
+        budget.comfortable = int(COMFORTABLE_WINDOW * restorer.bytes_per_pixel)
+    return restorer, budget
+
+
+def run(
     jobs: Sequence[Job],
-    restore: Callable[[NDArray[Any]], NDArray[Any] | None],
+    options: RestoreOptions | None = None,
     *,
-    strength: float = 1.0,
-    overwrite: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    progress: bool = True,
-    said: Callable[[Job], str] = lambda job: "",
-    tell: Callable[[Job, str], None] = lambda job, line: None,
+    restorer: PhotoRestorer | None = None,
     budget: MemoryBudget | None = None,
+    progress: bool = True,
+    log_line: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Do the jobs. `restore` takes and gives H x W x 3 pixels, uint8 or uint16, and is called from several threads.
-    Where it gives None the file is copied byte for byte. `said` is called after it in the same thread, and gives a line
-    about the photo; `tell` gets the lines in the order of the jobs, in the caller's thread.
+    """Restore photos and videos.
 
-    `strength` 0 copies files byte for byte (other strengths are `restore`'s own business). What exists is skipped
-    unless `overwrite`. A photo that fails is reported and the others are done; BadFolder (disk full, folder not
-    writable) ends the run, as does any error of `restore` that is about the model rather than the photo.
-    Written files are complete or not there, after Ctrl-C too; what a killed run has left half written is removed by the
-    next one that writes into that folder. `budget` bounds how many photos are in memory: by default as many as fit into
-    what is free, and never more than a few. `progress` shows a bar on stderr if that is a terminal.
+    Existing outputs are skipped, so an interrupted run can be resumed. An input that fails is reported and the others
+    continue; an error about the model, the settings or the disk ends the run. Outputs are complete or absent, also
+    after Ctrl-C; temporary files of a killed run are removed by the next one that writes to their folder.
+
+    Args:
+        jobs: as from `plan`.
+        options: how they are restored; with strength 0 or weather "none", files are copied byte for byte.
+        restorer: the models; default: those that the options name.
+        budget: limits how many photos are in memory; default: as many as fit into what is free, and never more than a
+            few.
+        progress: show a progress bar on stderr if that is a terminal.
+        log_line: receives the decision about each photo and video in words, in the order of the jobs.
+
+    Raises:
+        BadFolder: an output is an input or cannot be written, or the disk is full.
+        FairweatherError: the model or the settings are wrong.
     """
-    began, report = time.monotonic(), Report()
-    todo = [job for job in jobs if overwrite or not job.destination.exists()]
+    started, options = time.monotonic(), options or RestoreOptions()
+    check_outputs(jobs, overwrite=options.overwrite)
+    report = Report()
+    todo = pending(jobs, options.overwrite)
     report.skipped = len(jobs) - len(todo)
-    for place in {job.destination.parent for job in jobs}:
-        sweep(place)
+    sweep_outputs(jobs)
+    photos, videos = ([job for job in todo if job.video == video] for video in (False, True))
+    copies = options.strength == 0 or (options.model is None and options.weather == "none")
+    if copies:
+        restorer = None
+    elif todo and restorer is None:
+        restorer, budget = open_restorer(options)
+    budget = budget or MemoryBudget(options.memory)
+    if restorer is not None or videos:
+        budget.begin()
     with progress_bar(report, len(todo), progress) as show:
         try:
-            if strength == 0:
-                for job in todo:
-                    with _counted(report, job.source):
-                        _copy(job, max_pixels)
-                        report.done += 1
-                    show()
-            else:
-                budget = MemoryBudget() if budget is None else budget
-                budget.begin()
-                _overlapped(todo, _PhotoTask(restore, said, max_pixels, budget), report, show, tell)
+            _run_photos(photos, restorer, options, budget, report, show, log_line)
         except BadFolder as error:
             raise BadFolder(f"{error} [stopped; {report.done} of {len(todo)} photos are done]") from error
-    report.seconds = time.monotonic() - began
+        for job in videos:
+            if report.interrupted is None:
+                _run_video(job, restorer, options, budget, report, show, log_line, len(jobs))
+    report.seconds = time.monotonic() - started
     return report
 
 
-def _overlapped(
+def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
+    """The jobs whose output does not exist, or all of them."""
+    if overwrite:
+        return list(jobs)
+    todo = [job for job in jobs if job.video or not os.path.exists(job.destination)]
+    if any(job.video for job in todo):
+        from fairweather.video.pipeline import output_exists
+
+        todo = [job for job in todo if not job.video or not output_exists(job.source, job.destination)]
+    return todo
+
+
+def sweep_outputs(jobs: Iterable[Job]) -> None:
+    """Remove what killed runs left in the output folders."""
+    folders = {os.path.dirname(job.destination) or "." for job in jobs}
+    for folder in folders | {job.destination for job in jobs if job.video and job.destination != "-"}:
+        sweep(folder)
+
+
+def _run_photos(
     todo: Sequence[Job],
-    work: _PhotoTask,
+    restorer: PhotoRestorer | None,
+    options: RestoreOptions,
+    budget: MemoryBudget,
     report: Report,
     show: Callable[[], None],
-    tell: Callable[[Job, str], None],
+    log_line: Callable[[str], None],
 ) -> None:
-    waiting, under_way = deque(todo), deque[tuple[Job, Future[_PhotoResult]]]()
-    unfinished = set[Future[_PhotoResult]]()
-    pool = ThreadPoolExecutor(most := _max_in_flight(), "photo")
+    waiting, in_progress = deque(todo), deque[tuple[Job, Future[tuple[int | None, str]]]]()
+    unfinished = set[Future[tuple[int | None, str]]]()
+    stop, pool = threading.Event(), ThreadPoolExecutor(limit := _max_in_flight(), "photo")
     try:
-        while waiting or under_way:
-            while waiting and len(unfinished) < most:
+        while waiting or in_progress:
+            while waiting and len(unfinished) < limit:
                 job = waiting[0]
-                with _counted(report, job.source):
-                    if not work.budget.admit(job.source, job.destination, work.max_pixels):
+                with failures(report, job.source):
+                    if restorer is not None and not budget.admit(job.source, job.destination, options.max_pixels):
                         break
-                    under_way.append((job, pool.submit(work, job)))
-                    unfinished.add(under_way[-1][1])
+                    future = pool.submit(_restore_photo, job, restorer, options, budget, stop)
+                    in_progress.append((job, future))
+                    unfinished.add(future)
                 waiting.popleft()
             finished, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
             for future in finished:
                 if _ends_the_run(error := future.exception()):
-                    raise error  # at once, whatever is under way before it
-            while under_way and under_way[0][1].done():
-                _count(*under_way.popleft(), report, tell)
-                show()
+                    raise error  # at once, whatever is still in progress
+            while in_progress and in_progress[0][1].done():
+                job, future = in_progress.popleft()
+                with failures(report, job.source):
+                    pixels, line = future.result()
+                    report.photos += pixels is not None
+                    report.unchanged += pixels is None
+                    report.pixels += pixels or 0
+                    if line:
+                        log_line(line)
             show()
     finally:
-        # After an error or Ctrl-C: what has not begun is dropped; what is being written is finished, not cut.
-        work.stop.set()
+        # After an error or Ctrl-C: photos that have not started are dropped, files being written are finished.
+        stop.set()
         pool.shutdown(cancel_futures=True)
-        for _, future in under_way:
-            report.done += not future.cancelled() and future.exception() is None
+        for _, future in in_progress:
+            report.photos += not future.cancelled() and future.exception() is None
 
 
-class _PhotoResult(NamedTuple):
-    pixels: int
-    copied: bool
-    line: str
+def _restore_photo(
+    job: Job, restorer: PhotoRestorer | None, options: RestoreOptions, budget: MemoryBudget, stop: threading.Event
+) -> tuple[int | None, str]:
+    """Restore one photo from file to file, in a thread of its own.
+
+    Returns:
+        The number of restored pixels (None for a copy), and the decision in words.
+    """
+    try:
+        with cancel_scope(stop):
+            line = ""
+            pixels: NDArray[Any] | None = None
+            if restorer is not None:
+                photo = read(job.source, max_pixels=options.max_pixels)
+                check_cancelled()
+                plan = restorer.plan(photo.pixels, options.weather)
+                line = f"{job.source}: {described}" if (described := plan.describe()) else ""
+                for part in plan.parts:
+                    restore = restorer.open(part.model)
+                    pixels = restore(
+                        photo.pixels if pixels is None else pixels, options.strength * part.amount, options.guard
+                    )
+                check_cancelled()
+            if pixels is None:
+                _copy(job, options.max_pixels)
+                return None, line
+            photo = photo.replaced(pixels)  # frees the original pixels
+            _save(job.destination, photo)
+            return photo.pixels.shape[0] * photo.pixels.shape[1], line
+    finally:  # here and not where the result is counted: photos behind a slow one may be done long before it
+        budget.release(job.source)
 
 
-@dataclass
-class _PhotoTask:
-    """What is done with one photo, from file to file, in a thread of its own."""
-
-    restore: Callable[[NDArray[Any]], NDArray[Any] | None]
-    said: Callable[[Job], str]
-    max_pixels: int
-    budget: MemoryBudget
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def __call__(self, job: Job) -> _PhotoResult:
+def _run_video(
+    job: Job,
+    restorer: Any,
+    options: RestoreOptions,
+    budget: MemoryBudget,
+    report: Report,
+    show: Callable[..., None],
+    log_line: Callable[[str], None],
+    jobs: int,
+) -> None:
+    try:
         try:
-            with cancel_scope(self.stop):
-                return self._do(job)
-        finally:  # here and not where it is counted: the photos behind a slow one may be done long before it
-            self.budget.release(job.source)
+            import av  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise MissingExtra("av", "video", f"{job.source} is a video: restoring it") from error
+        from fairweather.video.pipeline import restore_video
 
-    def _do(self, job: Job) -> _PhotoResult:
-        photo = read(job.source, max_pixels=self.max_pixels)
-        check_cancelled()
-        pixels = self.restore(photo.pixels)
-        line = self.said(job)
-        check_cancelled()
-        if pixels is None:
-            return _PhotoResult(_copy(job, self.max_pixels), True, line)
-        photo, pixels = photo.replaced(pixels), None  # lets go of the pixels that were read
-        return _PhotoResult(_save(job.destination, photo), False, line)
-
-
-def _count(job: Job, future: Future[_PhotoResult], report: Report, tell: Callable[[Job, str], None]) -> None:
-    line = None
-    with _counted(report, job.source):
-        done = future.result()
-        line = done.line
-        report.pixels += done.pixels
-        report.done += 1
-        report.unchanged += done.copied
-    if line is not None:
-        tell(job, line)
+        result = restore_video(
+            *(job.source, job.destination, restorer, options, budget), log_line=log_line,
+            progress=lambda state, total: show(os.path.basename(job.source), state.frames, total),
+        )  # fmt: skip
+    except (BadImage, MissingExtra, BadSettings) as error:
+        if jobs == 1:
+            raise
+        report.failed.append((job.source, str(error)))
+        return
+    report.frames += result.frames
+    report.interrupted = result.interrupted
+    if result.incomplete:
+        report.incomplete.append((job.source, result.incomplete))
+    if not result.interrupted:
+        report.videos += not result.unchanged
+        report.unchanged += result.unchanged
+    show()
 
 
-def _save(destination: Path, photo: Photo) -> int:
-    make_folder(destination.parent)
+def _save(destination: str, photo: Photo) -> None:
+    make_folder(os.path.dirname(destination) or ".")
     write(destination, photo)
-    height, width = photo.pixels.shape[:2]
-    return int(height * width)
 
 
-def _copy(job: Job, max_pixels: int) -> int:
-    if FORMATS.get(job.source.suffix.lower()) != FORMATS.get(job.destination.suffix.lower()):
+def _copy(job: Job, max_pixels: int) -> None:
+    formats = {FORMATS.get(Path(path).suffix.lower()) for path in (job.source, job.destination)}
+    if len(formats) > 1:
         _save(job.destination, read(job.source, max_pixels=max_pixels))
-        return 0
-    data, _ = contents(job.source)  # before a folder is made: what is no picture is not passed on as one
-    make_folder(job.destination.parent)
+        return
+    data, _ = contents(Path(job.source))  # before the folder is created: a file that is no picture is not copied
+    make_folder(os.path.dirname(job.destination) or ".")
     with atomic(job.destination) as temporary:
         temporary.write_bytes(data)
-    return 0
 
 
 def _max_in_flight() -> int:
-    """Photos in the works: one more than there are cores, since now and then one waits for the disk or for the network;
-    on large machines few enough to bound the memory that they take."""
+    """One photo more than there are cores, because one often waits for the disk or the network; at most 8, to bound
+    the memory that they use on large machines."""
     return min(8, (os.cpu_count() or 2) + 1)
 
 
 def _ends_the_run(error: BaseException | None) -> TypeGuard[BaseException]:
-    """Whether what is wrong with this photo would be wrong with every one."""
+    """Whether the error would occur for every photo."""
     if isinstance(error, FairweatherError):
         return not isinstance(error, BadImage | MissingExtra)
     return error is not None and not isinstance(error, Exception)
 
 
 @contextmanager
-def _counted(report: Report, source: Path) -> Iterator[None]:
-    """What is wrong with one photo goes into the report; what would be wrong with every one goes on."""
+def failures(report: Report, source: str) -> Iterator[None]:
+    """Report an error about one photo; raise one that would occur for every photo."""
     try:
         yield
     except BaseException as error:
         if _ends_the_run(error):
             raise
         if isinstance(error, MemoryError):
-            message = "there is not enough memory for it; close other programs, or make the photo smaller"
+            message = "not enough memory: close other programs, or use a smaller photo"
         elif isinstance(error, FairweatherError):
             message = str(error)
-        else:  # a network's runtime raises types of its own; hours of work are not lost to one photo
+        else:  # engines raise types of their own; one photo must not end a run of hours
             _log.debug("%s", source, exc_info=True)
             message = f"{type(error).__name__}: {error}"
-        report.failed.append((source, message if str(source) in message else f"{source}: {message}"))
+        report.failed.append((source, message if source in message else f"{source}: {message}"))
 
 
 @contextmanager
-def progress_bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[[], None]]:
-    """A function to call whenever the report has changed; it draws only where a person looks on."""
+def progress_bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[..., None]]:
+    """Draw a progress bar if stderr is a terminal.
+
+    Yields:
+        A function to call when the report has changed; `show(name, frames, total frames)` draws the bar of a video.
+    """
     if not (wanted and total and sys.stderr.isatty()):
-        yield lambda: None
+        yield lambda *video: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
-    with Progress(TextColumn("restoring"), *columns, console=Console(stderr=True)) as drawn:
-        task, began = drawn.add_task("restoring", total=total, pace=""), time.monotonic()
+    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bars:
+        task, started = bars.add_task("restoring", total=total, pace=""), time.monotonic()
+        videos: list[tuple[Any, float]] = []
 
-        def show() -> None:
-            pace = f"{report.done / max(time.monotonic() - began, 1e-3):.2f} photos/s"
-            drawn.update(task, completed=report.done + len(report.failed), pace=pace)
+        def show(video: str = "", frames: int = 0, frame_total: int | None = None) -> None:
+            now = time.monotonic()
+            if not video:
+                while videos:
+                    bars.remove_task(videos.pop()[0])
+                pace = f"{report.done / max(now - started, 1e-3):.2f} files/s"
+                bars.update(task, completed=report.done + len(report.failed), pace=pace)
+                return
+            if not videos:
+                videos.append((bars.add_task(video, total=frame_total, pace=""), now))
+            one, began = videos[0]
+            bars.update(one, completed=frames, pace=f"{frames / max(now - began, 1e-3):.1f} frames/s")
 
         yield show
 
 
-def _expand(given: str, target: Path, suffixes: frozenset[str]) -> list[_Found]:
-    path = Path(given)
+def _is_video(given: str, out: Path | None = None, video: bool = False) -> bool:
+    """Whether an input is a video: by its name, or a folder that `--video` or the output's name makes one."""
+    suffix = os.path.splitext(given)[1].lower()
     if os.path.isdir(given):
-        found = [_Found(file, file.relative_to(path), False) for file in _pictures(path, target, suffixes)]
+        if video or out is None or out.is_dir() or out.suffix.lower() == ".webp":
+            return video
+        from fairweather.video.encoding import CONTAINERS
+
+        return "%" in out.name or out.suffix.lower() in CONTAINERS
+    if suffix in SUFFIXES and suffix != ".webp" and "://" not in given:  # a photo: no video code is imported
+        return False
+    from fairweather.video.reader import is_video
+
+    return is_video(given)
+
+
+def _expand(given: str, target: Path) -> list[tuple[Path, Path, bool]]:
+    """The files of one input: path, path below the output folder, and whether it is named, not found in a folder."""
+    path = Path(given)
+    if os.path.exists(given) and not os.path.isdir(given):
+        return [(path, Path(path.name), True)]
+    from fairweather.video.encoding import CONTAINERS
+
+    suffixes = SUFFIXES | set(CONTAINERS) - {".webp"}
+    if os.path.isdir(given):
+        found = [(file, file.relative_to(path), False) for file in _search(path, target, suffixes)]
         if not found:
-            raise BadFolder(f"{path}: there are no pictures in this folder; looked for {', '.join(sorted(suffixes))}")
+            raise BadFolder(f"{path}: no pictures in this folder: looked for {', '.join(sorted(suffixes))}")
         return found
-    if os.path.exists(given):
-        return [_Found(path, Path(path.name), True)]
     if not glob.has_magic(given):
-        raise BadImage(f"{path}: no such file or folder; check the name")
-    fixed = [part for part in Path(given).parts]
+        raise BadImage(f"{path}: no such file or folder: check the name")
+    fixed = list(path.parts)
     while any(glob.has_magic(part) for part in fixed):
         fixed.pop()
     root = Path(*fixed)
     found = []
     for match in map(Path, sorted(glob.glob(given, recursive=True))):
-        if _inside(match, target) and not _inside(root, target):
+        if _is_inside(match, target) and not _is_inside(root, target):
             continue  # an earlier result
         if match.is_dir() and "**" not in given:
-            found += [_Found(file, file.relative_to(root), True) for file in _pictures(match, target, suffixes)]
+            found += [(file, file.relative_to(root), True) for file in _search(match, target, suffixes)]
         elif match.is_file() and match.suffix.lower() in suffixes:
-            found.append(_Found(match, match.relative_to(root), True))
+            found.append((match, match.relative_to(root), True))
     if not found:
-        raise BadFolder(f"{given}: no picture matches this pattern; check it, and quote it")
+        raise BadFolder(f"{given}: no picture matches this pattern: check it, and quote it")
     return found
 
 
-def _pictures(folder: Path, target: Path, suffixes: frozenset[str]) -> Iterator[Path]:
-    """Pictures below a folder, sorted; hidden ones are left out, and so is the folder that results go to."""
+def _search(folder: Path, target: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+    """Pictures below a folder, sorted, without hidden ones and without the output folder."""
 
     def refuse(error: OSError) -> None:
-        raise BadFolder(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+        raise BadFolder(f"{error.filename}: cannot be listed ({error.strerror}): check its permissions")
 
     results = os.path.realpath(target)
     for place, folders, files in os.walk(folder, onerror=refuse):
@@ -335,44 +524,31 @@ def _pictures(folder: Path, target: Path, suffixes: frozenset[str]) -> Iterator[
                 yield path
 
 
-def _inside(path: Path, folder: Path) -> bool:
+def _is_inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _checked(jobs: list[Job]) -> list[Job]:
-    """The jobs without repetitions, none of which writes over an input or over another's result."""
-    inputs = {_identity(job.source): job.source for job in jobs}
-    takers: dict[str, Job] = {}
+    """The photos' jobs without repetitions. Raises BadFolder if an output is an input or another's output."""
+    refuse_inputs([job.destination for job in jobs], [job.source for job in jobs])
+    by_output: dict[str, Job] = {}
     for job in jobs:
         check_place(job.destination)
-        if job.destination.exists() and (source := inputs.get(_identity(job.destination))):
+        if os.path.isdir(job.destination):
+            raise BadFolder(f"{job.destination} is a folder and cannot be the output of {job.source}: use another -o")
+        folder, name = os.path.split(job.destination)
+        other = by_output.setdefault(os.path.normcase(os.path.join(os.path.realpath(folder), name)), job)
+        if not os.path.samefile(other.source, job.source):
             raise BadFolder(
-                f"{job.destination} would be written over the input {source}; choose another folder with -o"
+                f"{other.source} and {job.source} would both be written to {job.destination}: "
+                "restore them separately, into different folders (-o)"
             )
-        if job.destination.is_dir():
-            raise BadFolder(
-                f"{job.destination}: is a folder, where the result of {job.source} is to go; choose another -o"
-            )
-        key = os.path.normcase(os.path.join(os.path.realpath(job.destination.parent), job.destination.name))
-        other = takers.setdefault(key, job)
-        if _identity(other.source) != _identity(job.source):
-            raise BadFolder(
-                f"{other.source} and {job.source} would both be written to {job.destination}; "
-                "restore them one after the other, into different folders (-o)"
-            )
-    for folder in {job.destination.parent for job in takers.values()}:
-        there = folder
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        if not there.is_dir():
-            raise BadFolder(
-                f"{there}: is a file, and results are to go into a folder of that name; choose another (-o)"
-            )
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise BadFolder(f"{there}: cannot be written into; choose another folder with -o")
-    return list(takers.values())
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    for folder in {os.path.dirname(job.destination) or "." for job in by_output.values()}:
+        existing = Path(folder)
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            raise BadFolder(f"{existing} is a file and cannot be the output folder: choose another folder with -o")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise BadFolder(f"{existing} cannot be written to: choose another folder with -o")
+    return list(by_output.values())

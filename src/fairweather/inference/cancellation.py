@@ -1,4 +1,4 @@
-"""Work in a thread that can be told to stop between two of its steps: Ctrl-C reaches the main thread alone."""
+"""Cancellation of work in threads: a thread polls an event between its steps. Ctrl-C reaches the main thread only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _current = threading.local()
 
 
 class Cancelled(Exception):
-    """What was being done is not wanted any more."""
+    """The work was cancelled."""
 
 
 @contextmanager
 def cancel_scope(event: threading.Event | None) -> Iterator[None]:
-    """Inside, `check` in this thread asks this event; None: no event at all."""
+    """Inside, `check_cancelled()` in this thread polls this event (None: no event)."""
     before = getattr(_current, "event", None)
     _current.event = event
     try:
@@ -25,18 +25,18 @@ def cancel_scope(event: threading.Event | None) -> Iterator[None]:
 
 
 def check_cancelled() -> None:
-    """Raises Stopped where the event that this thread heeds is set; to be called between steps that take long."""
+    """Raise Cancelled if this thread's event is set; called between steps that take long."""
     event = current_cancel_event()
     if event is not None and event.is_set():
         raise Cancelled
 
 
 def current_cancel_event() -> threading.Event | None:
-    """The event that this thread heeds now, for another one that works for it."""
+    """This thread's event, to be passed on to a thread that works for it."""
     return getattr(_current, "event", None)
 
 
 def cancel_requested() -> Callable[[], bool]:
-    """Whether the event that this thread heeds now is set, as a function that any thread may call."""
+    """Return a function that tells, in any thread, whether this thread's event is set."""
     event = current_cancel_event()
     return (lambda: False) if event is None else event.is_set

@@ -1,16 +1,16 @@
-"""Do no harm: what keeps a restored photo from being worse than the photo, whatever the network said.
+"""Guards: keep a restored photo from being worse than the original, whatever the network did.
 
-Four guards, and none of them touches a photo that the network left as it was.
+Four guards, none of which changes a photo that the network left unchanged:
 
-1. **Halos.** Where the photo is smooth (sky, haze itself) the change is smooth as well: what it is not, and no local
-   function of the photo's brightness explains, is taken off.
-2. **Noise.** Where flat places came out noisier than `NOISE`, fine detail of the noise's own size is taken off again.
-3. **Cast.** A mean colour that moved further than haze explains is led back, softly.
-4. **Clipping.** Towards black and white the change bends off, so that what the photo still told apart there stays
-   apart: only pixels that were at 0 or 255 are there afterwards.
+1. **Halos.** Where the photo is smooth (sky, haze) the change must be smooth too: the part of it that is neither smooth
+   nor a local function of the photo's brightness is subtracted.
+2. **Noise.** Where flat regions became noisier than `MAX_NOISE_GAIN`, fine detail of the noise's amplitude is removed.
+3. **Cast.** A shift of the mean colour beyond what haze explains is reduced, softly.
+4. **Clipping.** Changes are compressed towards black and white, so that tones that the photo distinguishes there stay
+   distinct: only pixels that were at 0 or 255 are there afterwards.
 
-What has to be known of the whole (1 to 3) is found on a small sample of pixels; the work at full size is done in
-strips. No guard depends on a threshold crossed: a video does not flicker by them. NumPy and OpenCV, no PyTorch.
+Statistics of the whole photo (1 to 3) come from a small sample of pixels; full-size work is done in strips. No guard
+has a hard threshold, so videos do not flicker. NumPy and OpenCV, no PyTorch.
 """
 
 from __future__ import annotations
@@ -28,28 +28,35 @@ Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 CLIP_KNEE = 24
-"""Levels (of 255) from black and from white inside which changes bend off."""
+"""Levels (of 255) from black and white within which changes are compressed."""
 CLIP_RETURNED = 0.06
-"""Of the change that ends at black or white, the share that is given back: detail that was clipped shows by it."""
+"""Share of a change ending at black or white that is undone, which keeps clipped detail visible."""
 CLIP_LEVEL = 0.75
-"""Given back beside that share, in levels, if the change was as much: 8 bits then tell a pixel from a clipped one."""
+"""Levels undone in addition, at most the change itself: in 8 bits a pixel then differs from a clipped one."""
 MAX_CAST = 16.0
-"""Shifts of the mean colour (CIELAB a*, b*) up to half of this are let through whole; none gets beyond it."""
+"""Limit of the shift of the mean colour (CIELAB a*, b*); shifts up to half of it are unchanged."""
 MAX_NOISE_GAIN = 2.5
-"""Noise in flat places, in levels, above which it is taken off as far as it was amplified."""
+"""Noise in flat regions, in levels, above which its amplification is removed."""
 NOISE_REMOVED = 2.0
-"""Detail of up to this many times the noise's excess is taken off: the rest of a normal distribution is rare."""
+"""Detail of up to this many times the excess noise is removed: the rest of a normal distribution is rare."""
 
-_STRIP_PIXELS = STRIP_PIXELS
 _BAND_PIXELS = 1 << 22
 _SAMPLE_PIXELS = 1 << 15
 _PATCH, _PATCHES = 32, 12
-"""Noise is measured in _PATCHES x _PATCHES places, each _PATCH pixels wide."""
+"""Noise is measured in up to _PATCHES x _PATCHES squares of _PATCH pixels a side."""
 _MARGIN = 2
 
 
 def apply_guards(photo: Array, restored: Array) -> Array:
-    """`restored`, made harmless, in place: both are H x W x 3 of one type (uint8, uint16, or float32 in [0,1])."""
+    """Apply the guards to `restored`, in place.
+
+    Args:
+        photo: the original, H x W x 3, uint8, uint16 or float32 in [0, 1].
+        restored: the restored photo, of the same shape and type.
+
+    Returns:
+        `restored`.
+    """
     unit = float(np.iinfo(photo.dtype).max) if photo.dtype != np.float32 else 1.0
     halo, threshold, tint = strip_pool().map(lambda find: find(photo, restored, unit), (find_halos, _noise, _tint))
     scratch = SCRATCH
@@ -78,9 +85,8 @@ def apply_guards(photo: Array, restored: Array) -> Array:
 
 
 def _bands(picture: Array) -> Iterator[tuple[int, Array, Array]]:
-    """Broad bands of the picture from top to bottom: the first row, a copy of the band with up to _MARGIN rows more
-    above and below as they were before anything was written, and the band itself. A pixel's neighbours are read where
-    others are written: what is read is apart, but not the whole picture once more."""
+    """Yield broad bands from top to bottom: first row, a copy of the band with up to _MARGIN original rows above and
+    below, and the band itself. The filter reads the copy and writes the band, without a copy of the whole picture."""
     rows = max(_MARGIN, _BAND_PIXELS // picture.shape[1])
     above = picture[:0].copy()
     for first in range(0, len(picture), rows):
@@ -91,18 +97,17 @@ def _bands(picture: Array) -> Iterator[tuple[int, Array, Array]]:
 
 
 def _in_strips(picture: Array, *steps: Callable[[int, Array], None], above: int = 0) -> None:
-    """Call the steps, one after the other, with each strip's first row and the strip; strips on all cores. Rows are
-    counted from `above` on."""
+    """Call the steps in order with each strip's first row (counted from `above`) and the strip, on all cores."""
 
     def strip(top: int, bottom: int) -> None:
         for step in steps:
             step(above + top, picture[top:bottom])
 
-    run_in_strips(len(picture), picture.shape[1], strip, _STRIP_PIXELS)
+    run_in_strips(len(picture), picture.shape[1], strip, STRIP_PIXELS)
 
 
 def _unclip_bytes(before: Array, after: Array, scratch: Scratch) -> None:
-    """The fourth guard on 8 bits, in place: as `_unclip`, in saturating byte arithmetic, which costs little."""
+    """The fourth guard on 8 bits, in place: `_unclip` in saturating byte arithmetic, which is fast."""
     old, new = (np.ascontiguousarray(side).reshape(len(side), -1) for side in (before, after))
     near, most, low = (scratch(name, new.shape, np.uint8) for name in ("near", "most", "low"))
     cv2.subtract(new, 255 - CLIP_KNEE, dst=near)
@@ -115,7 +120,7 @@ def _unclip_bytes(before: Array, after: Array, scratch: Scratch) -> None:
 
 
 def _unclip(before: Array, after: Array, unit: float) -> None:
-    """The fourth guard on 16 bits and floats, in place: towards the photo, the more the nearer to black or white."""
+    """The fourth guard on 16 bits and floats, in place: move towards the photo, more so near black and white."""
     old, new = before.astype(np.float32), after.astype(np.float32)
     level = np.float32(unit / 255)
     near = np.maximum(new - (255 - CLIP_KNEE) * level, CLIP_KNEE * level - new).clip(0, None) / (CLIP_KNEE * level)
@@ -124,18 +129,18 @@ def _unclip(before: Array, after: Array, unit: float) -> None:
 
 
 def _tint(photo: Array, restored: Array, unit: float) -> Floats | None:
-    """What to take off R, G and B in the middle of the range, as shares of it; None where there is no cast."""
+    """The cast to subtract from R, G and B at mid-range, as shares of the range; None if there is none."""
     step = max(1, int((photo.shape[0] * photo.shape[1] / _SAMPLE_PIXELS) ** 0.5))
     before, after = (sample_every(step, picture).astype(np.float32) / np.float32(unit) for picture in (photo, restored))
     a, b = _chroma(after) - _chroma(before)
     length, free = float(np.hypot(a, b)), MAX_CAST / 2
     if length <= free:
         return None
-    allowed = MAX_CAST - free / (1 + (length - free) / free)  # slope 1 where it sets in, never above CAST
+    allowed = MAX_CAST - free / (1 + (length - free) / free)  # slope 1 at the start, never above MAX_CAST
     grey = np.array([[[60, 0, 0], [60, a, b]]], np.float32)
     plain, tinted = cv2.cvtColor(grey, cv2.COLOR_LAB2RGB)[0]
     tint = np.asarray((tinted - plain) * (1 - allowed / length), np.float32)
-    for _ in range(3):  # how much a tone curve moves the mean depends on the photo: what it reaches says how to go on
+    for _ in range(3):  # the effect of a tone curve on the mean depends on the photo: correct by what it reached
         reached = length - float(np.hypot(*(_chroma(_untinted(after, tint)) - _chroma(before))))
         tint = tint * np.float32(np.clip((length - allowed) / max(reached, 1e-3), 0.5, 2))
     return tint
@@ -148,12 +153,12 @@ def _chroma(picture: Floats) -> NDArray[np.float64]:
 
 
 def _untinted(picture: Floats, tint: Floats) -> Floats:
-    """A picture in [0,1] without a tint. Black and white have no colour, and are given none."""
+    """Subtract a tint from a picture in [0, 1]; black and white stay neutral."""
     return np.asarray((picture - tint * (4 * picture * (1 - picture))).clip(0, 1), np.float32)
 
 
 def _recolour(after: Array, tint: Floats, unit: float) -> None:
-    """Take a tint off a strip, in place."""
+    """Subtract a tint from a strip, in place."""
     if after.dtype == np.uint8:
         every = np.tile(np.linspace(0, 1, 256, dtype=np.float32)[None, :, None], (1, 1, 3))
         after[:] = cv2.LUT(after, np.rint(_untinted(every, tint) * 255).astype(np.uint8))
@@ -162,14 +167,14 @@ def _recolour(after: Array, tint: Floats, unit: float) -> None:
 
 
 def _noise(photo: Array, restored: Array, unit: float) -> Floats | None:
-    """How much fine detail to take off, in levels, on a grid over the photo; None where nothing is too noisy."""
+    """How much fine detail to remove, in levels, on a grid over the photo; None if nothing is too noisy."""
     height, width = photo.shape[:2]
     if min(height, width) < 2 * _PATCH:
         return None
     tops = np.linspace(0, height - _PATCH, min(_PATCHES, height // _PATCH)).astype(int)
     lefts = np.linspace(0, width - _PATCH, min(_PATCHES, width // _PATCH)).astype(int)
     before, after = (_grain(picture, tops, lefts, unit) for picture in (photo, restored))
-    # Noise is what the flattest places have: elsewhere the mask answers to texture, which is to be amplified.
+    # Noise is measured in the flattest patches: elsewhere the mask responds to texture, which may be amplified.
     sigma = float(np.quantile(before, 0.1))
     amplified = np.minimum(after, sigma * after / np.maximum(before, 1e-3))
     excess = (amplified - max(MAX_NOISE_GAIN, sigma)).clip(0, None).astype(np.float32)
@@ -179,10 +184,10 @@ def _noise(photo: Array, restored: Array, unit: float) -> Floats | None:
 
 
 def _grain(picture: Array, tops: NDArray[np.int_], lefts: NDArray[np.int_], unit: float) -> Floats:
-    """Noise in levels (Immerkaer, CVIU 1996) of the patches with these first rows and columns: one value a patch."""
+    """Noise in levels (Immerkaer, CVIU 1996) of the patches with these first rows and columns, one value each."""
     patches = np.array([[picture[t : t + _PATCH, x : x + _PATCH] for x in lefts] for t in tops], picture.dtype)
     light = cv2.cvtColor(patches.reshape(-1, _PATCH, 3).astype(np.float32), cv2.COLOR_RGB2GRAY)
-    # One tall picture for all patches: each brings its own mirrored border, and the answers on the borders are left.
+    # All patches form one tall picture, each with its own mirrored border, which is discarded afterwards.
     framed = np.pad(light.reshape(-1, _PATCH, _PATCH), ((0, 0), (1, 1), (1, 1)), mode="reflect")
     mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) * np.float32(255 / unit / 6)
     answer = cv2.filter2D(framed.reshape(-1, _PATCH + 2), -1, mask).reshape(framed.shape)[:, 1:-1, 1:-1]
@@ -192,9 +197,9 @@ def _grain(picture: Array, tops: NDArray[np.int_], lefts: NDArray[np.int_], unit
 
 
 def _core(source: Array, threshold: Floats, top: int, band: int, height: int, after: Array, unit: float) -> None:
-    """Take fine detail of up to `threshold` levels off the rows from `top` on of a photo of `height`, into `after`.
+    """Remove fine detail of up to `threshold` levels from the rows starting at `top`, into `after`.
 
-    `source` is the band of it that begins at row `band`, and up to _MARGIN rows above that.
+    `source` is the band of the photo of `height` rows that starts at row `band`, with up to _MARGIN rows above it.
     """
     count, start = len(after), band - min(_MARGIN, band)
     first, last = max(0, top - _MARGIN), min(height, top + count + _MARGIN)
@@ -205,7 +210,7 @@ def _core(source: Array, threshold: Floats, top: int, band: int, height: int, af
 
 
 def _store(values: Floats, out: Array, unit: float, scale: float) -> None:
-    """`scale` times the values into `out`, rounded where it holds integers."""
+    """Write `scale` times the values into `out`, rounded for integers."""
     if scale != 1:
         values *= np.float32(scale)
     np.clip(values, 0, unit, out=values)
@@ -214,31 +219,29 @@ def _store(values: Floats, out: Array, unit: float, scale: float) -> None:
     np.copyto(out, values, casting="unsafe")
 
 
-# Halos: light or dark seams in skies and in haze itself, found on a small sample of the photo and taken off it.
-#
-# What tells a halo from what a restorer is for is that the photo says nothing of it: where the photo is smooth, a change
-# that is no function of its brightness and no slow trend was made up. NumPy and OpenCV, no PyTorch.
+# Halos: light or dark seams in skies and haze. Where the photo is smooth, a change that is neither a function of its
+# brightness nor a slow trend has no basis in the photo.
 
 HALO_SMOOTH = 0.012
-"""A place is smooth where luma's standard deviation is well below this, over 5 x 5 pixels of the reduced photo."""
+"""A region is smooth if luma's standard deviation is well below this, over 5 x 5 pixels of the reduced photo."""
 HALO_REACH = 0.2
-"""How far around a smooth place the change is compared with itself, as a share of the reduced photo's longer side."""
+"""Radius in which a change is compared with its surroundings, as a share of the reduced photo's longer side."""
 HALO_MAX = 16.0
-"""No halo is taken for more than this, in levels."""
+"""Limit of the correction, in levels."""
 HALO_SIDE = 160
 """The longer side of the reduced photo."""
 HALO_MIN = 32
-"""Photos with a shorter side below this have no sky to speak of."""
+"""Photos with a shorter side below this are not checked."""
 _HALO_EPS = 2e-4
 _HALO_STEPS = 6
-"""How finely, in bytes, a cell of the grid is told apart downwards."""
+"""Vertical resolution of the correction in bytes, in steps per grid cell."""
 
 
 def find_halos(photo: Array, restored: Array, unit: float) -> Floats | None:
-    """What to take off, in levels, on a small grid over the photo, h x w x 3; None where there is nothing.
+    """The halos to subtract, in levels, on a small grid over the photo, h x w x 3; None if there are none.
 
-    A guided filter (He, Sun & Tang, TPAMI 2013) of each channel's change, with the channel itself as guide, that sees
-    smooth places alone: its residual there is what neither the photo nor a slow trend explains.
+    A guided filter (He, Sun & Tang, TPAMI 2013) fits each channel's change in smooth regions, guided by the channel;
+    its residual is explained neither by the photo nor by a slow trend.
     """
     if min(photo.shape[:2]) < HALO_MIN:
         return None
@@ -250,23 +253,23 @@ def find_halos(photo: Array, restored: Array, unit: float) -> Floats | None:
     weight = cv2.erode(np.exp(-variance / HALO_SMOOTH**2), np.ones((3, 3), np.uint8))
     weight = cv2.GaussianBlur(weight, (0, 0), 1)[..., None]
     radius = max(2, round(HALO_REACH * max(light.shape)))
-    seen = _box(weight, radius)[..., None] + 1e-4
+    total = _box(weight, radius)[..., None] + 1e-4
 
     def around(values: Array) -> Array:
-        return _box(np.asarray(values * weight, np.float32), radius) / seen
+        return _box(np.asarray(values * weight, np.float32), radius) / total
 
     mean, mean_change = around(guide), around(change)
     variance = (around(guide * guide) - mean * mean).clip(0)
     slope = (around(guide * change) - mean * mean_change) / (variance + _HALO_EPS)
     rest = np.asarray(weight * (change - mean_change - slope * (guide - mean)), np.float32)
-    # Over a few smooth pixels, for noise is no halo.
+    # Averaged over a few smooth pixels: noise is not a halo.
     share = cv2.GaussianBlur(weight, (0, 0), 1.5)[..., None] + np.float32(1e-4)
     halo = 255 * weight * cv2.GaussianBlur(rest, (0, 0), 1.5) / share
     return HALO_MAX * np.tanh(halo / HALO_MAX) if np.abs(halo).max() >= 0.05 else None
 
 
 def _small(picture: Array, unit: float) -> Floats:
-    """The picture with at most SIDE pixels a side, float32 in [0,1]: by area, of every k-th pixel."""
+    """The picture reduced to at most HALO_SIDE pixels a side, float32 in [0, 1]: every k-th pixel, then by area."""
     longer = max(picture.shape[:2])
     step = max(1, longer // (4 * HALO_SIDE))
     sample = sample_every(step, picture)
@@ -277,11 +280,11 @@ def _small(picture: Array, unit: float) -> Floats:
 
 
 def sample_every(step: int, picture: Array) -> Array:
-    """Every `step`-th pixel of every `step`-th row, from the middle of the first such square on, H x W x 3."""
-    seen = picture[step // 2 :: step, step // 2 :: step]
-    sample = np.empty(seen.shape, seen.dtype)
-    for channel in range(seen.shape[2]):  # pixel by pixel NumPy would copy three values at a time: six times slower
-        sample[..., channel] = seen[..., channel]
+    """Every `step`-th pixel of every `step`-th row, starting in the middle of the first square, H x W x 3."""
+    every = picture[step // 2 :: step, step // 2 :: step]
+    sample = np.empty(every.shape, every.dtype)
+    for channel in range(every.shape[2]):  # copying whole pixels, NumPy moves three values at a time: six times slower
+        sample[..., channel] = every[..., channel]
     return sample
 
 
@@ -291,14 +294,14 @@ def _box(values: Array, radius: int) -> Floats:
 
 
 def remove_halos(halo: Floats, top: int, height: int, after: Array, unit: float, scratch: Scratch) -> None:
-    """Take off a strip of the full size, in place, its part of `halo`; the strip begins at row `top` of `height`."""
+    """Subtract its part of `halo` from a full-size strip that starts at row `top` of `height`, in place."""
     width, count = after.shape[1], len(after)
     if after.dtype != np.uint8:
         wide = halo_columns(halo_rows(halo, range(top, top + count), height), width)
         store = np.asarray(after - wide * np.float32(unit / 255), np.float32).clip(0, unit)
         np.copyto(after, store if after.dtype == np.float32 else np.rint(store), casting="unsafe")
         return
-    # In bytes throughout, and where a cell of the grid is many pixels tall, several rows alike: much faster.
+    # In bytes, and with several equal rows where a grid cell is many pixels tall: much faster.
     step = max(1, height // len(halo) // _HALO_STEPS)
     thin = halo_rows(halo, range(top + step // 2, top + step // 2 + count, step), height)
     if np.abs(thin).max() < 0.5:
@@ -313,7 +316,7 @@ def remove_halos(halo: Floats, top: int, height: int, after: Array, unit: float,
 
 
 def halo_rows(grid: Floats, which: range, height: int) -> Floats:
-    """Some rows of `height` to which an h x w x C grid is enlarged, still w wide: bilinear, centres aligned."""
+    """Some of the rows of an h x w x C grid enlarged to `height`, still w wide: bilinear, pixel centres aligned."""
     at = ((np.array(which) + 0.5) * (len(grid) / height) - 0.5).clip(0, len(grid) - 1)
     above = np.minimum(at.astype(np.int64), max(0, len(grid) - 2))
     below = np.minimum(above + 1, len(grid) - 1)
@@ -322,6 +325,6 @@ def halo_rows(grid: Floats, which: range, height: int) -> Floats:
 
 
 def halo_columns(narrow: Array, width: int) -> Array:
-    """Rows enlarged to their full width: count x w x C to count x width x C."""
+    """Enlarge rows to the full width: count x w x C to count x width x C."""
     wide = cv2.resize(narrow, (width, len(narrow)), interpolation=cv2.INTER_LINEAR)
     return np.asarray(wide).reshape(len(narrow), width, -1)

@@ -1,4 +1,8 @@
-"""A photo's full-size work in strips of rows, on all cores, with arrays that are made once per core."""
+"""Haze maps: reduce a photo for a network, and apply the maps it predicts to the full-size photo.
+
+NumPy and OpenCV, in strips of rows on all cores. `fairweather.generators.scattering_maps` applies maps in PyTorch for
+training; the parity check compares the two.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,91 +20,39 @@ from numpy.typing import DTypeLike, NDArray
 
 from fairweather.model_folder import MapsSpec
 
-STRIP_PIXELS = 1 << 17
-"""A strip of so many pixels stays in the processor's outer cache with its intermediate results, and is still large
-beside what a call of NumPy or OpenCV costs: with it goes what threads lose by handing Python's lock to each other, some
-10 microseconds a call on a virtual machine, as long as a call takes on a few rows of bytes."""
-
-
-class Scratch(threading.local):
-    """Arrays by name, each thread its own; asked for again, a name gives the same memory.
-
-    Fresh memory is not free: the system maps it page by page and fills it with zeros, which takes as long as an
-    addition does over the same array.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[str, NDArray[Any]] = {}
-
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """An array of this shape with anything in it."""
-        size = prod(shape)
-        held = self._held.get(name)
-        if held is None or held.size < size or held.dtype != dtype:
-            held = self._held[name] = np.empty(size, dtype)
-        return held[:size].reshape(shape)
-
-
-def run_in_strips(height: int, width: int, work: Callable[[int, int], None], pixels: int = STRIP_PIXELS) -> None:
-    """Call `work` with (first row, row after the last) of strips of about `pixels` pixels, on all cores.
-
-    What a strip raises is raised here. `work` must not call this in turn: it would wait for the thread that it is in.
-    """
-    rows = max(1, pixels // width)
-    list(strip_pool().map(lambda top: work(top, min(top + rows, height)), range(0, height, rows)))
-
-
-def strip_pool() -> ThreadPoolExecutor:
-    """A thread for each core, the same ones for all photos, that what they hold (`SCRATCH`) is there for the next."""
-    global _cores
-    with _lock:
-        if _cores is None:
-            _cores = ThreadPoolExecutor(cv2.getNumberOfCPUs(), "strips")
-        return _cores
-
-
-_cores: ThreadPoolExecutor | None = None
-_lock = threading.Lock()
-SCRATCH = Scratch()
-"""For strips; of each name there is one array in a thread, as large as the largest strip asked for."""
-
-
-def _forked() -> None:
-    """A fork has the pool but none of its threads."""
-    global _cores, _lock
-    _cores, _lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-# What a network's answer on a reduced photo does to the full-size one: NumPy and OpenCV, in strips, no PyTorch.
-#
-# `fairweather.generators.scattering_maps` does the same with maps in PyTorch for training; the parity check compares the two.
-
 MIN_TRANSMISSION = 0.1
 MAX_ENLARGED_BYTES = 16 << 20
-"""Bytes that all rows of the maps may take at full width, made once; where they take more, each strip makes its own."""
+"""Up to this many bytes, the maps are widened to the photo's width once; beyond it, each strip widens its own rows."""
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 
-def reduced_size(height: int, width: int, spec: MapsSpec, multiple_of: int) -> tuple[int, int]:
-    """Sides of about spec.size * spec.size pixels in the photo's aspect, multiples of `multiple_of`."""
-    scale = min(1.0, spec.size / (height * width) ** 0.5)
-    return (
-        max(1, round(height * scale / multiple_of)) * multiple_of,
-        max(1, round(width * scale / multiple_of)) * multiple_of,
-    )
+class HazeMaps(NamedTuple):
+    """The prediction of a maps network for one photo."""
+
+    reduced: Floats
+    """The photo as the network received it, 1 x 3 x h x w in [0, 1]."""
+    maps: Floats
+    """1 x 7 x h' x w': transmission, airlight (3), offset (3)."""
 
 
 def reduce_photo(photo: Array, spec: MapsSpec, multiple_of: int) -> Floats:
-    """H x W x 3 (uint8, uint16 or float32 in [0, 1]) to what the network sees: 1 x 3 x h x w float32 in [0, 1].
+    """Resize a photo to the network's input: about spec.size^2 pixels in the photo's aspect ratio.
 
-    By area where both sides shrink, else bilinear. Even sides of four times the target and more are halved first.
+    Uses area interpolation where both sides shrink, else bilinear. Even sides of at least four times the target are
+    halved first.
+
+    Args:
+        photo: H x W x 3, uint8, uint16 or float32 in [0, 1].
+        spec: the card's maps field.
+        multiple_of: the sides become multiples of this.
+
+    Returns:
+        1 x 3 x h x w float32 in [0, 1].
     """
-    height, width = reduced_size(photo.shape[0], photo.shape[1], spec, multiple_of)
-    # Halving is many times as fast as other ratios, and what it rounds is averaged away after it.
+    scale = min(1.0, spec.size / (photo.shape[0] * photo.shape[1]) ** 0.5)
+    height, width = (max(1, round(side * scale / multiple_of)) * multiple_of for side in photo.shape[:2])
+    # Halving is many times as fast as other ratios, and its rounding is averaged away afterwards.
     while photo.shape[0] >= 4 * height and photo.shape[1] >= 4 * width and not (photo.shape[0] | photo.shape[1]) % 2:
         photo = cv2.resize(photo, (photo.shape[1] // 2, photo.shape[0] // 2), interpolation=cv2.INTER_AREA)
     enlarges = height > photo.shape[0] or width > photo.shape[1]
@@ -113,11 +65,20 @@ def reduce_photo(photo: Array, spec: MapsSpec, multiple_of: int) -> Floats:
 
 
 def apply_maps(photo: Array, reduced: Floats, maps: Floats, spec: MapsSpec, strength: float = 1.0) -> Array:
-    """J = A + K (I - A) + O at full size, K = 1 / t following the photo's luma; same size and dtype as `photo`.
+    """Compute J = A + K (I - A) + O at full size, with K = 1 / t following the photo's luma.
 
-    Shapes: photo H x W x 3, reduced 1 x 3 x h x w, maps 1 x 7 x h' x w' of transmission, airlight and offset.
-    `strength` s gives I + s (J - I). The gain is a guided filter's answer (He, Sun & Tang, TPAMI 2013) whose
-    coefficients are found on the maps' grid and enlarged (He & Sun, arXiv:1505.00996).
+    The gain is the output of a guided filter (He, Sun & Tang, TPAMI 2013) whose coefficients are computed on the maps'
+    grid and enlarged (He & Sun, arXiv:1505.00996).
+
+    Args:
+        photo: H x W x 3, uint8, uint16 or float32 in [0, 1].
+        reduced: the network's input, 1 x 3 x h x w.
+        maps: transmission, airlight and offset, 1 x 7 x h' x w'.
+        spec: the card's maps field.
+        strength: s gives I + s (J - I).
+
+    Returns:
+        An array of the photo's size and type.
     """
     height, width = photo.shape[:2]
     slope, intercept = _guided_gain(reduced, maps, spec)
@@ -125,7 +86,7 @@ def apply_maps(photo: Array, reduced: Floats, maps: Floats, spec: MapsSpec, stre
     # I + s (A + K (I - A) + O - I) = K' (I - A) + P' with K' = 1 + s (K - 1) and P' = A + s O.
     level = airlight + np.float32(strength) * maps[0, 4:7].transpose(1, 2, 0)
     unit = _unit(photo.dtype)
-    # The slope is for code values, as luma is, and the two levels are code values themselves.
+    # The slope applies to luma in code values, and the two levels are code values themselves.
     enlarged = _EnlargedMaps(height, width, slope / unit, intercept, airlight * unit, level * unit)
     out, scratch = np.empty_like(photo, order="C"), SCRATCH
 
@@ -142,7 +103,7 @@ def apply_maps(photo: Array, reduced: Floats, maps: Floats, spec: MapsSpec, stre
             k -= 1
             k *= np.float32(strength)
             k += 1
-        # NumPy would walk a gain that it has to spread over the colours in steps of three values: slow.
+        # Broadcasting the gain over the channels, NumPy would iterate in steps of three values, which is slow.
         cv2.cvtColor(k, cv2.COLOR_GRAY2RGB, dst=gain)
         picture -= airlight
         picture *= gain
@@ -153,8 +114,7 @@ def apply_maps(photo: Array, reduced: Floats, maps: Floats, spec: MapsSpec, stre
 
 
 def reduce_to_pixels(photo: Array, most_pixels: int) -> Floats | None:
-    """A photo of more than `most_pixels` pixels reduced by area to about that many, float32 in [0, 1]; None where it
-    has no more, or `most_pixels` is 0."""
+    """Reduce a photo to about `most_pixels` pixels, float32 in [0, 1]; None if it has no more, or for 0."""
     height, width = photo.shape[:2]
     scale = (most_pixels / (height * width)) ** 0.5
     if not 0 < scale < 1:
@@ -164,8 +124,16 @@ def reduce_to_pixels(photo: Array, most_pixels: int) -> Floats | None:
 
 
 def add_change(photo: Array, change: Floats, strength: float) -> Array:
-    """The photo plus `strength` times a change (h x w x 3 float32, of pictures in [0, 1]) that was found on the reduced
-    photo, enlarged bilinearly; same size and dtype as `photo`."""
+    """Add `strength` times a change computed on the reduced photo, enlarged bilinearly.
+
+    Args:
+        photo: H x W x 3, uint8, uint16 or float32 in [0, 1].
+        change: h x w x 3 float32, the difference of two pictures in [0, 1].
+        strength: 0 to 1.
+
+    Returns:
+        An array of the photo's size and type.
+    """
     height, width = photo.shape[:2]
     enlarged = _EnlargedMaps(height, width, change * (np.float32(strength) * _unit(photo.dtype)))
     out, scratch = np.empty_like(photo, order="C"), SCRATCH
@@ -181,7 +149,7 @@ def add_change(photo: Array, change: Floats, strength: float) -> Array:
 
 
 def _guided_gain(reduced: Floats, maps: Floats, spec: MapsSpec) -> tuple[Floats, Floats]:
-    """Slope and intercept (h' x w' each) of the gain as a function of luma."""
+    """Slope and intercept of the gain as a function of luma, h' x w' each."""
     height, width = maps.shape[-2:]
     small = cv2.resize(reduced[0].transpose(1, 2, 0), (width, height), interpolation=cv2.INTER_AREA)
     guide = _luma(small)
@@ -201,7 +169,7 @@ def _guided_gain(reduced: Floats, maps: Floats, spec: MapsSpec) -> tuple[Floats,
 
 
 class _EnlargedMaps:
-    """Maps of one h x w (x C each) enlarged bilinearly to height x width, centres aligned, some rows at a time."""
+    """Maps of h x w (x C each), enlarged bilinearly to height x width a few rows at a time, pixel centres aligned."""
 
     def __init__(self, height: int, width: int, *maps: Floats) -> None:
         self._maps = [np.ascontiguousarray(map_, np.float32) for map_ in maps]
@@ -217,10 +185,9 @@ class _EnlargedMaps:
             self._wide = self._widened(0, small, np.empty((small, self._values), np.float32))
 
     def rows(self, top: int, bottom: int, scratch: Scratch) -> list[Floats]:
-        """The rows [top, bottom) of every map at full size, in the thread's scratch: bottom - top x width (x C) each.
+        """Rows [top, bottom) of every map at full size, bottom - top x width (x C), in scratch arrays.
 
-        The rows of the maps that they lie between are made as wide as the photo first, side by side; from there on all
-        is sums of those long rows, which cost little whatever they hold.
+        The maps' own rows are widened first, side by side; each full-size row is then a weighted sum of two of them.
         """
         first, last = self._above[top], self._below[bottom - 1]
         if self._wide is not None:
@@ -229,7 +196,7 @@ class _EnlargedMaps:
             wide = self._widened(first, last + 1, scratch("wide", (last + 1 - first, self._values)))
         out, step = scratch("rows", (bottom - top, self._values)), scratch("step", (self._values,))
         start = top
-        while start < bottom:  # rows between the same two of the maps
+        while start < bottom:  # all rows between the same two rows of the maps
             end = bisect_right(self._above, self._above[start], start, bottom)
             upper, part = wide[self._above[start] - first], out[start - top : end - top]
             np.subtract(wide[self._below[start] - first], upper, out=step)
@@ -239,7 +206,7 @@ class _EnlargedMaps:
         return self._parts(out)
 
     def _widened(self, first: int, end: int, wide: Floats) -> Floats:
-        """The maps' rows [first, end) at full width, written into `wide`."""
+        """Write the maps' rows [first, end) at full width into `wide`."""
         for map_, part in zip(self._maps, self._parts(wide), strict=True):
             if map_.shape[1] == self._width:
                 part[...] = map_[first:end]
@@ -248,7 +215,7 @@ class _EnlargedMaps:
         return wide
 
     def _parts(self, rows: Floats) -> list[Floats]:
-        """Rows that hold all maps side by side, map by map."""
+        """Split rows that contain all maps side by side."""
         parts, start = [], 0
         for map_ in self._maps:
             values = self._width * (1 if map_.ndim == 2 else map_.shape[2])
@@ -271,8 +238,68 @@ def _to_float(picture: Array) -> Floats:
 
 
 def _add(picture: Floats, change: Floats, out: Array) -> None:
-    """The sum of two arrays of code values, rounded and clipped, into `out`."""
+    """Write the sum of two arrays of code values, rounded and clipped, into `out`."""
     if out.dtype == np.float32:
         np.clip(np.add(picture, change, out=picture), 0, 1, out=out)
     else:
         cv2.add(picture, change, dst=out, dtype=cv2.CV_8U if out.dtype == np.uint8 else cv2.CV_16U)
+
+
+# Full-size work in strips of rows, on all cores.
+
+STRIP_PIXELS = 1 << 17
+"""Pixels of a strip. Its intermediate results stay in the processor's outer cache, and it is large compared with the
+overhead of a NumPy or OpenCV call, including the 10 microseconds or so that threads lose to Python's lock per call."""
+
+
+class Scratch(threading.local):
+    """Arrays by name, separate for each thread; the same name reuses the same memory.
+
+    Allocating is slow: the system maps new memory page by page and zeroes it, which takes as long as an addition.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """An array of this shape with undefined contents."""
+        size = prod(shape)
+        array = self._arrays.get(name)
+        if array is None or array.size < size or array.dtype != dtype:
+            array = self._arrays[name] = np.empty(size, dtype)
+        return array[:size].reshape(shape)
+
+
+SCRATCH = Scratch()
+
+
+def run_in_strips(height: int, width: int, work: Callable[[int, int], None], pixels: int = STRIP_PIXELS) -> None:
+    """Call `work(first row, end row)` for strips of about `pixels` pixels, on all cores.
+
+    Exceptions of `work` are raised here. `work` must not call this function: it would wait for its own thread.
+    """
+    rows = max(1, pixels // width)
+    list(strip_pool().map(lambda top: work(top, min(top + rows, height)), range(0, height, rows)))
+
+
+def strip_pool() -> ThreadPoolExecutor:
+    """The pool with one thread per core; it is shared by all photos, so `SCRATCH` is reused."""
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(cv2.getNumberOfCPUs(), "strips")
+        return _pool
+
+
+_pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
+
+
+def _reset_after_fork() -> None:
+    """A forked process inherits the pool but none of its threads."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

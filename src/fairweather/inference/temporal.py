@@ -1,15 +1,15 @@
-"""A film instead of photos: what a network says of one frame is held to what it said of those before it.
+"""Temporal smoothing: restore the frames of a video without flicker.
 
-What a network finds in two frames that hardly differ differs a little more than they do, and the eye sees that as
-flicker. `Steady` smooths maps, which are small, and costs little; `Blend` mixes whole frames along their motion, for
-networks that give pictures. Both look back only, both follow what moves, and both begin anew at a cut.
-NumPy and OpenCV, no PyTorch.
+A network's predictions for two almost identical frames differ a little more than the frames do, which is visible as
+flicker. `VideoRestorer` smooths the predicted maps, which are small, and carries the recurrent state of networks that
+have one; `FrameBlender` blends whole frames along their motion, for networks that output images. All of them use past
+frames only, follow motion, and start again at a scene cut. NumPy and OpenCV, no PyTorch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,44 +17,241 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fairweather.inference import engines
+from fairweather.errors import BadSettings
+from fairweather.inference import weather_detection
 from fairweather.inference.engines import RecurrentEngine
-from fairweather.inference.restorer import AutoRestorer, HazeMaps, Restorer
-from fairweather.inference.weather_detection import Weather
+from fairweather.inference.haze_maps import HazeMaps
+from fairweather.inference.restorer import AutoRestorer, Restorer
+from fairweather.inference.weather_detection import RestorePlan, Weather
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 SMOOTHING_SECONDS = 0.5
-"""After so long the share of an old answer has fallen to 1/e, where what it was about is still there."""
+"""Time constant of the smoothing: after this long the weight of an old prediction has dropped to 1/e."""
 RECURRENT_SMOOTHING_SECONDS = 0.1
-"""The same behind a network with a memory of its own, which has smoothed already: what is left changes quickly."""
+"""The same for recurrent networks, whose predictions are smooth already and differ only where the scene changes."""
 AIRLIGHT_SLOWDOWN = 4.0
-"""The airlight is the whole scene's: it changes this many times as slowly as what is seen of a single place."""
+"""The airlight belongs to the whole scene: its time constant is this many times as long."""
 FLOW_BRIGHTNESS_TOLERANCE = 0.06
-"""A place is taken for the same one where its brightness, in [0, 1], came along up to about this."""
+"""Maximum brightness difference, in [0, 1], for a valid flow match."""
 FLOW_ROUND_TRIP_TOLERANCE = 1.0
-"""Pixels by which a place may miss itself on the way to the frame before and back; a tenth of the way beside it."""
+"""Maximum error in pixels of the flow to the previous frame and back, in addition to a tenth of its length."""
 SCENE_CUT_SHARE = 0.25
-"""Where less than this share of a frame is found in the one before, it shows another scene."""
+"""A frame of which less than this share is found in the previous one starts a new scene."""
 FLOW_SIDE = 256
-"""The longer side of the picture on which motion is looked for."""
+"""Longer side, in pixels, of the image on which motion is estimated."""
+DETECTION_SECONDS = 2.0
+"""Interval between detections of the weather in a video that cannot be read in advance."""
+DETECTION_MEMORY = 8
+"""Minimum weight of such a detection in their running mean: 1 / DETECTION_MEMORY."""
 _LAYERS = 4
-"""Channels that OpenCV moves at once; of more it gives a wrong picture without a word."""
+"""Channels that OpenCV remaps at once; with more, its result is wrong without an error."""
+
+
+def restore_frames(
+    restorer: Restorer | AutoRestorer,
+    frames: Iterable[Array],
+    strength: float = 1.0,
+    guard: bool = True,
+    *,
+    smooth: bool = True,
+    rate: float = 25.0,
+) -> Iterator[Array]:
+    """Restore the frames of a video one by one, as they are requested.
+
+    Args:
+        restorer: the result of `fairweather.load`; "auto" detects the weather every DETECTION_SECONDS.
+        frames: each H x W x 3, uint8, uint16 or float32 in [0, 1].
+        strength: as for a photo.
+        guard: as for a photo.
+        smooth: smooth predicted maps over time.
+        rate: frames per second.
+
+    Yields:
+        Each restored frame, of the frame's size and type.
+    """
+    if isinstance(restorer, AutoRestorer):
+        video = VideoRestorer([], guard=guard, smooth=smooth, detect_with=restorer, strength=strength)
+    else:
+        video = VideoRestorer([(restorer, strength)], guard=guard, smooth=smooth)
+    for frame in frames:
+        yield video(frame, 1 / rate)
+
+
+class VideoRestorer:
+    """Restores frames in their order.
+
+    Args:
+        parts: the restorers in the order in which they run, and the strength of each.
+        guard: as for a photo.
+        smooth: smooth the maps of restorers that predict maps over time, and carry the state of recurrent networks
+            along the motion.
+        blend: blend the restored frames along their motion, for any model.
+        seconds: time constant of the smoothing; default: SMOOTHING_SECONDS, or RECURRENT_SMOOTHING_SECONDS for
+            recurrent networks; 0 leaves maps as predicted.
+        detect_with: detect the weather while frames pass, and use this restorer's models in place of `parts`.
+        strength: the strength with `detect_with`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[Restorer, float]],
+        *,
+        guard: bool = True,
+        smooth: bool = True,
+        blend: bool = False,
+        seconds: float | None = None,
+        detect_with: AutoRestorer | None = None,
+        strength: float = 1.0,
+    ) -> None:
+        self._guard = guard
+        self._smooth, self._seconds = smooth, seconds
+        self._blend = FrameBlender() if blend else None
+        self._auto, self._strength = detect_with, strength
+        self._since, self._detections, self._weather = 0.0, 0, Weather(0.0, 0.0)
+        self._parts: list[tuple[Restorer, float]] = []
+        self._states: dict[int, _FrameState] = {}
+        self.use(parts)
+
+    def use(self, parts: Sequence[tuple[Restorer, float]]) -> None:
+        """Use these restorers and strengths from the next frame on."""
+        self._parts = [(restorer, amount) for restorer, amount in parts if amount > 0]
+        smoothed = [restorer for restorer, _ in self._parts if self._smooth and _predicts_maps(restorer)]
+        new = {id(restorer): restorer for restorer in smoothed}
+        self._states = {key: self._states.get(key) or _FrameState(new[key], self._seconds) for key in new}
+
+    def __call__(self, frame: Array, step: float) -> Array:
+        """Restore a frame.
+
+        Args:
+            frame: H x W x 3, uint8, uint16 or float32 in [0, 1].
+            step: seconds since the previous frame.
+        """
+        return self.begin(frame, step)()
+
+    def begin(self, frame: Array, step: float) -> Callable[[], Array]:
+        """Do the part of the work that depends on previous frames.
+
+        Returns:
+            The rest of the work, which any thread may do while the next frame begins.
+        """
+        if self._auto is not None:
+            self._detect(self._auto, frame, step)
+        if not self._parts:
+            return partial(np.array, frame, order="C")
+        result = frame
+        for index, (restorer, amount) in enumerate(self._parts):
+            state = self._states.get(id(restorer))
+            if state is None:
+                result = restorer(result, amount, self._guard)
+                continue
+            maps = state.predict_maps(result, step)
+            if index == len(self._parts) - 1 and self._blend is None:
+                return partial(restorer.apply_maps, result, maps, amount, self._guard)
+            result = restorer.apply_maps(result, maps, amount, self._guard)
+        if self._blend is not None:
+            result = self._blend(frame, result)
+        return lambda: result
+
+    def _detect(self, auto: AutoRestorer, frame: Array, step: float) -> None:
+        """Update the running mean of the weather, and the strengths with it, every DETECTION_SECONDS."""
+        self._since += step
+        if self._detections and self._since < DETECTION_SECONDS:
+            return
+        found = auto.detect(frame)
+        self._since, self._detections = 0.0, self._detections + 1
+        share = max(1 / self._detections, 1 / DETECTION_MEMORY)
+        mean = self._weather
+        self._weather = Weather(
+            mean.haze + share * (found.haze - mean.haze), mean.rain + share * (found.rain - mean.rain)
+        )
+        self.use(open_parts(auto, weather_detection.plan(lambda: self._weather, models=auto.models), self._strength))
+
+
+def open_parts(
+    restorer: Restorer | AutoRestorer, plan: RestorePlan, strength: float = 1.0
+) -> list[tuple[Restorer, float]]:
+    """The restorers and strengths of a plan, as `VideoRestorer` takes them."""
+    return [(restorer.open(part.model), strength * part.amount) for part in plan.parts]
+
+
+class _FrameState:
+    """The state from frame to frame of one restorer that predicts maps."""
+
+    def __init__(self, restorer: Restorer, seconds: float | None) -> None:
+        self._restorer = restorer
+        self._recurrent = isinstance(restorer.engine, RecurrentEngine)
+        if seconds is None:
+            seconds = RECURRENT_SMOOTHING_SECONDS if self._recurrent else SMOOTHING_SECONDS
+        self._smoother, self._motion = MapSmoother(seconds), MotionEstimator()
+        self._state: Floats | None = None
+
+    def predict_maps(self, frame: Array, step: float) -> HazeMaps:
+        """The maps of the next frame, smoothed."""
+        if not self._recurrent:
+            found = self._restorer.predict_maps(frame)
+            return HazeMaps(found.reduced, self._smoother(found.reduced, found.maps, step))
+        flow = self._motion(reduce_for_motion(frame))
+        if flow is None:
+            self._state = None
+        elif self._state is not None:
+            self._state = flow.warp_state(self._state)
+        found, self._state = recurrent_step(self._restorer, frame, self._state)
+        return HazeMaps(found.reduced, self._smoother.along(flow, found.maps, step))
+
+
+def recurrent_step(restorer: Restorer, frame: Array, state: Floats | None = None) -> tuple[HazeMaps, Floats]:
+    """Predict the maps of the next frame with a recurrent network.
+
+    The restorer stores no state, so one restorer can process several videos at a time.
+
+    Args:
+        restorer: a restorer whose card has a `state`.
+        frame: H x W x 3, uint8, uint16 or float32 in [0, 1].
+        state: the state returned for the previous frame; None for the first frame and after a cut.
+
+    Returns:
+        The maps, for `restorer.apply_maps(frame, maps)`, and the new state.
+
+    Raises:
+        BadSettings: the network is not recurrent, or the state does not fit the frame.
+        BadImage: as for a call of the restorer.
+    """
+    engine = restorer.engine
+    if not isinstance(engine, RecurrentEngine):
+        raise BadSettings(
+            f"model {restorer.card.name} is not recurrent: use a model whose card has a state, or predict_maps"
+        )
+    states: list[Floats] = []
+
+    def run(picture: Floats) -> Floats:
+        output, after = engine.step(picture, state)
+        states.append(after)
+        return output
+
+    return restorer.predict_maps(frame, run), states[-1]
+
+
+def _predicts_maps(restorer: Any) -> bool:
+    return isinstance(restorer, Restorer) and restorer.card.output == "maps"
+
+
+# Motion and smoothing.
 
 
 class Flow(NamedTuple):
-    """Where each place of a frame was in the frame before, and how far that is to be believed."""
+    """For each pixel of a frame, its position in the previous frame and the confidence of that match."""
 
     x: Floats
-    """h x w: column in the small picture of the frame before."""
+    """h x w: column in the reduced previous frame."""
     y: Floats
-    """h x w: its row."""
+    """h x w: row."""
     trust: Floats
-    """h x w: 1 where the place looks as it did, 0 where something else was there."""
+    """h x w: 1 for a certain match, 0 where the pixel was not visible before."""
 
-    def moved(self, before: Floats) -> Floats:
-        """What belonged to the frame before (h' x w' x C, any size), where it is in this one."""
+    def warp(self, before: Floats) -> Floats:
+        """Warp values of the previous frame, h' x w' x C of any size, to this frame."""
         height, width = before.shape[:2]
         if (height, width) == self.x.shape:
             x, y = self.x, self.y
@@ -62,35 +259,38 @@ class Flow(NamedTuple):
             across, down = width / self.x.shape[1], height / self.x.shape[0]
             x = (cv2.resize(self.x, (width, height)) + np.float32(0.5)) * np.float32(across) - np.float32(0.5)
             y = (cv2.resize(self.y, (width, height)) + np.float32(0.5)) * np.float32(down) - np.float32(0.5)
-        moved = cv2.remap(before, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(moved).reshape(before.shape)
+        warped = cv2.remap(before, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(warped).reshape(before.shape)
 
-    def carried(self, state: Floats) -> Floats:
-        """A network's memory of the frame before, 1 x C x h' x w', where it is in this frame; there is none of what
-        was not seen then."""
+    def warp_state(self, state: Floats) -> Floats:
+        """Warp a recurrent state, 1 x C x h' x w', to this frame; it is 0 where the pixel was not visible before."""
         channels, height, width = state.shape[1:]
         layers = np.ascontiguousarray(state[0].transpose(1, 2, 0))
         layers = np.pad(layers, ((0, 0), (0, 0), (0, -channels % _LAYERS)))
         parts = [np.ascontiguousarray(part) for part in np.split(layers, layers.shape[2] // _LAYERS, 2)]
-        moved = np.concatenate([self.moved(part) for part in parts], 2)[..., :channels]
-        return np.ascontiguousarray((moved * self.trusted(height, width)).transpose(2, 0, 1)[None])
+        warped = np.concatenate([self.warp(part) for part in parts], 2)[..., :channels]
+        return np.ascontiguousarray((warped * self.trusted(height, width)).transpose(2, 0, 1)[None])
 
     def trusted(self, height: int, width: int) -> Floats:
-        """`trust` at another size, h' x w' x 1."""
+        """The confidence at another size, h' x w' x 1."""
         return np.asarray(cv2.resize(self.trust, (width, height)), np.float32)[..., None]
 
 
 class MotionEstimator:
-    """The motion from frame to frame, found on small pictures: DIS optical flow (Kroeger et al., ECCV 2016)."""
+    """Estimates the motion between consecutive frames: DIS optical flow (Kroeger et al., ECCV 2016)."""
 
     def __init__(self) -> None:
         self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._last: NDArray[np.uint8] | None = None
 
     def __call__(self, small: Array) -> Flow | None:
-        """From the picture shown last to this one, h x w x 3 (uint8, or float32 in [0, 1]).
+        """The flow from the previous call's image to this one.
 
-        None for the first picture, one of another size, and one of another scene.
+        Args:
+            small: h x w x 3, uint8 or float32 in [0, 1].
+
+        Returns:
+            None for the first image, after a change of size, and at a scene cut.
         """
         light = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         if light.dtype != np.uint8:
@@ -101,13 +301,13 @@ class MotionEstimator:
         flow, back = self._flow.calc(light, last, None), self._flow.calc(last, light, None)
         rows, columns = np.indices(light.shape, np.float32)
         x, y = columns + flow[..., 0], rows + flow[..., 1]
-        followed = cv2.remap(last, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        off = cv2.absdiff(light, followed).astype(np.float32) / 255
-        # There and back again ends where it began, unless the place was hidden in one of the two (Sundaram et al.,
-        # ECCV 2010, section 4); what came in from outside was.
-        astray = np.square(flow + cv2.remap(back, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)).sum(-1)
-        astray /= FLOW_ROUND_TRIP_TOLERANCE**2 + np.float32(0.01) * np.square(flow).sum(-1)
-        trust = np.exp(-((cv2.blur(off, (5, 5)) / FLOW_BRIGHTNESS_TOLERANCE) ** 2) - astray)
+        matched = cv2.remap(last, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        off = cv2.absdiff(light, matched).astype(np.float32) / 255
+        # Flow to the previous frame and back ends where it began, unless the pixel is occluded in one of the two
+        # (Sundaram et al., ECCV 2010, section 4) or outside the frame.
+        round_trip = np.square(flow + cv2.remap(back, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)).sum(-1)
+        round_trip /= FLOW_ROUND_TRIP_TOLERANCE**2 + np.float32(0.01) * np.square(flow).sum(-1)
+        trust = np.exp(-((cv2.blur(off, (5, 5)) / FLOW_BRIGHTNESS_TOLERANCE) ** 2) - round_trip)
         trust[(x < -1) | (y < -1) | (x > light.shape[1]) | (y > light.shape[0])] = 0
         if trust.mean() < SCENE_CUT_SHARE:
             return None
@@ -115,211 +315,79 @@ class MotionEstimator:
 
 
 class MapSmoother:
-    """The maps of a film's frames, smoothed over time.
+    """Smooths maps over time.
 
-    t and O of a place are followed as it moves, and held where it still looks as it did; the airlight, which is the
-    whole scene's, changes more slowly. After `seconds` the share of an old answer has fallen to 1/e; with 0 maps stay
-    as they are.
+    Transmission and offset follow the motion and are smoothed where the flow is reliable; the airlight, a property of
+    the whole scene, changes more slowly.
+
+    Args:
+        seconds: time constant; 0 leaves maps unchanged.
     """
 
     def __init__(self, seconds: float = SMOOTHING_SECONDS) -> None:
         self.seconds = seconds
         self._motion = MotionEstimator()
-        self._held: Floats | None = None
+        self._previous: Floats | None = None
 
     def __call__(self, reduced: Floats, maps: Floats, step: float) -> Floats:
-        """The maps to be applied: 1 x 7 x h' x w', of what the network gave for this frame (`maps`) and before.
+        """The smoothed maps, 1 x 7 x h' x w'.
 
-        `reduced`: the frame as the network saw it, 1 x 3 x h x w in [0, 1]; `step`: seconds since the frame before.
+        Args:
+            reduced: the network's input, 1 x 3 x h x w in [0, 1].
+            maps: its prediction for this frame.
+            step: seconds since the previous frame.
         """
         if not self.seconds:
             return maps
         return self.along(self._motion(np.ascontiguousarray(reduced[0].transpose(1, 2, 0))), maps, step)
 
-    def along(self, move: Flow | None, maps: Floats, step: float) -> Floats:
-        """The same where the motion since the frame before is known already (None: this is another scene)."""
+    def along(self, flow: Flow | None, maps: Floats, step: float) -> Floats:
+        """The same with a known flow (None: a new scene)."""
         if not self.seconds:
             return maps
         new = np.ascontiguousarray(maps[0].transpose(1, 2, 0))
-        if move is not None and self._held is not None and self._held.shape == new.shape:
-            keep = move.trusted(*new.shape[:2]) * np.float32(math.exp(-step / self.seconds))
+        if flow is not None and self._previous is not None and self._previous.shape == new.shape:
+            keep = flow.trusted(*new.shape[:2]) * np.float32(math.exp(-step / self.seconds))
             local = [0, 4, 5, 6]
-            held = move.moved(np.ascontiguousarray(self._held[..., local]))
+            warped = flow.warp(np.ascontiguousarray(self._previous[..., local]))
             air = np.float32(math.exp(-step / (AIRLIGHT_SLOWDOWN * self.seconds)))
-            new[..., local] += keep * (held - new[..., local])
-            new[..., 1:4] += air * (self._held[..., 1:4] - new[..., 1:4])
-        self._held = new
+            new[..., local] += keep * (warped - new[..., local])
+            new[..., 1:4] += air * (self._previous[..., 1:4] - new[..., 1:4])
+        self._previous = new
         return np.ascontiguousarray(new.transpose(2, 0, 1)[None])
 
 
 class FrameBlender:
-    """A film's frames, each mixed with the one before it along the motion in the film that came in.
+    """Blends each restored frame with the previous one along the motion in the source, for any network.
 
-    For any network; what it costs is a little sharpness where motion is not found to the pixel. `share` of the frame
-    before is kept where the place looks as it did.
+    Costs a little sharpness where the motion is not accurate to the pixel.
+
+    Args:
+        share: weight of the previous frame where the flow is reliable.
     """
 
     def __init__(self, share: float = 0.5) -> None:
         self.share = share
         self._motion = MotionEstimator()
-        self._held: Array | None = None
+        self._previous: Array | None = None
 
     def __call__(self, frame: Array, restored: Array) -> Array:
-        """The restored frame, mixed; `frame` is what came in: both H x W x 3 of one type."""
+        """Blend a restored frame; `frame` is its source: both H x W x 3 of one type."""
         height, width = frame.shape[:2]
-        move = self._motion(reduce_for_motion(frame))
-        if move is not None and self._held is not None and self._held.shape == restored.shape:
-            before = move.moved(self._held)
-            keep = np.float32(self.share) * move.trusted(height, width)
+        flow = self._motion(reduce_for_motion(frame))
+        if flow is not None and self._previous is not None and self._previous.shape == restored.shape:
+            before = flow.warp(self._previous)
+            keep = np.float32(self.share) * flow.trusted(height, width)
             mixed = restored + keep * (before.astype(np.float32) - restored)
             restored = mixed if restored.dtype == np.float32 else np.rint(mixed).astype(restored.dtype)
-        self._held = restored
+        self._previous = restored
         return restored
 
 
 def reduce_for_motion(frame: Array) -> Array:
-    """A frame, H x W x 3, reduced to at most SIDE pixels a side, as `Motion` takes it."""
+    """Reduce a frame, H x W x 3, to at most FLOW_SIDE pixels a side for `MotionEstimator`."""
     height, width = frame.shape[:2]
     scale = min(1.0, FLOW_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     return (reduced >> 8).astype(np.uint8) if reduced.dtype == np.uint16 else np.asarray(reduced)
-
-
-# A film's frames, one after the other, restored by one model or by those that `auto` takes.
-
-
-class VideoRestorer:
-    """Restores frames in their order; it remembers what it needs of those before.
-
-    `parts`: the restorers, in the order in which they work, and how much of what each finds is taken out (0 to 1).
-    With `steady` the maps of those that give maps are smoothed over time (`seconds`, see `Steady`: SECONDS where it is
-    not given, BEHIND a memory less; 0 leaves them as the network says), and a network with a memory of its own keeps
-    that from frame to frame (`fairweather.inference.engines`), carries it along with what moves, and forgets it at a
-    cut; with `blend` the restored frames are mixed along their motion, whatever the model.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[tuple[Restorer, float]],
-        *,
-        guard: bool = True,
-        steady: bool = True,
-        blend: bool = False,
-        seconds: float | None = None,
-    ) -> None:
-        self._guard = guard
-        self._smooth, self._seconds = steady, seconds
-        self._blend = FrameBlender() if blend else None
-        self._parts: list[tuple[Restorer, float]] = []
-        self._kept: dict[int, _FrameState] = {}
-        self.take(parts)
-
-    def take(self, parts: Sequence[tuple[Restorer, float]]) -> None:
-        """From the next frame on work with these restorers and amounts."""
-        self._parts = [(restorer, amount) for restorer, amount in parts if amount > 0]
-        smooth = [restorer for restorer, _ in self._parts if self._smooth and _predicts_maps(restorer)]
-        kept = {id(restorer): _FrameState(restorer, self._seconds) for restorer in smooth}
-        self._kept = {key: self._kept.get(key) or new for key, new in kept.items()}
-
-    def __call__(self, frame: Array, step: float) -> Array:
-        """The restored frame, H x W x 3 of the same type; `step`: seconds since the frame before."""
-        return self.begin(frame, step)()
-
-    def begin(self, frame: Array, step: float) -> Callable[[], Array]:
-        """The part of the work that needs the frames before it; what is returned does the rest, in any thread, while
-        the next frame begins."""
-        if not self._parts:
-            return partial(np.array, frame, order="C")
-        result = frame
-        for index, (restorer, amount) in enumerate(self._parts):
-            kept = self._kept.get(id(restorer))
-            if kept is None:
-                result = restorer(result, amount, self._guard)
-                continue
-            seen = kept.predict_maps(result, step)
-            if index == len(self._parts) - 1 and self._blend is None:
-                return partial(restorer.apply_maps, result, seen, amount, self._guard)
-            result = restorer.apply_maps(result, seen, amount, self._guard)
-        if self._blend is not None:
-            result = self._blend(frame, result)
-        return partial(_identity, result)
-
-
-class _FrameState:
-    """What is kept from frame to frame for one restorer that gives maps."""
-
-    def __init__(self, restorer: Restorer, seconds: float | None) -> None:
-        self._restorer = restorer
-        self._remembers = isinstance(restorer.engine, RecurrentEngine)
-        if seconds is None:
-            seconds = RECURRENT_SMOOTHING_SECONDS if self._remembers else SMOOTHING_SECONDS
-        self._steady, self._motion = MapSmoother(seconds), MotionEstimator()
-        self._state: NDArray[np.float32] | None = None
-
-    def predict_maps(self, frame: Array, step: float) -> HazeMaps:
-        """What the restorer sees in the next frame, in the light of those before."""
-        if not self._remembers:
-            seen = self._restorer.predict_maps(frame)
-            return HazeMaps(seen.reduced, self._steady(seen.reduced, seen.maps, step))
-        move = self._motion(reduce_for_motion(frame))
-        if move is None:
-            self._state = None
-        elif self._state is not None:
-            self._state = move.carried(self._state)
-        seen, self._state = engines.recurrent_step(self._restorer, frame, self._state)
-        return HazeMaps(seen.reduced, self._steady.along(move, seen.maps, step))
-
-
-class AutoVideoRestorer:
-    """A film whose weather is looked for as it goes by: on the first frame, and again every `every` seconds.
-
-    The mean of what was seen so far decides, old looks counting less and less, so that it does not flicker between two
-    minds, and how much is taken out moves as slowly.
-    """
-
-    MEMORY = 8
-    """A look counts for at least 1 / MEMORY of the mean."""
-
-    def __init__(
-        self,
-        auto: AutoRestorer,
-        strength: float = 1.0,
-        *,
-        guard: bool = True,
-        steady: bool = True,
-        blend: bool = False,
-        every: float = 2.0,
-    ) -> None:
-        self.every = every
-        self._auto, self._strength = auto, strength
-        self._film = VideoRestorer([], guard=guard, steady=steady, blend=blend)
-        self._since, self._looks = 0.0, 0
-        self._weather = Weather(0.0, 0.0)
-
-    def __call__(self, frame: Array, step: float) -> Array:
-        """As Film's."""
-        return self.begin(frame, step)()
-
-    def begin(self, frame: Array, step: float) -> Callable[[], Array]:
-        """As Film's."""
-        self._since += step
-        if not self._looks or self._since >= self.every:
-            self._look(frame)
-        return self._film.begin(frame, step)
-
-    def _look(self, frame: Array) -> None:
-        seen = self._auto.recognise(frame)
-        self._since, self._looks = 0.0, self._looks + 1
-        share = max(1 / self._looks, 1 / self.MEMORY)
-        was = self._weather
-        self._weather = Weather(was.haze + share * (seen.haze - was.haze), was.rain + share * (seen.rain - was.rain))
-        self._film.take([(r, self._strength * amount) for r, amount in self._auto.taking(self._weather)])
-
-
-def _predicts_maps(restorer: Any) -> bool:
-    return isinstance(restorer, Restorer) and restorer.card.output == "maps"
-
-
-def _identity(pixels: Array) -> Array:
-    return pixels

@@ -1,43 +1,46 @@
-"""A picture in pieces: which windows the network sees, and which part of each answer is kept.
+"""Tiling: which windows of a photo the network receives, and which part of each output is used.
 
-The picture is thought of as padded by reflection, below and to the right, to sides that are multiples of
-`multiple_of`. Windows lie on that padded whole, aligned to `multiple_of`, so that a network with strides sees every
-pixel at the phase at which it would see it in the whole. Where a window ends inside the picture, at least `halo`
-pixels of its answer are thrown away; where it ends at the padded whole's own border, nothing is, for there the
-network's own border treatment is the whole's. The kept parts are therefore the whole's answer, up to float rounding.
+The photo is treated as padded by reflection, at the bottom and the right, to sides that are multiples of `multiple_of`.
+Windows are aligned to `multiple_of`, so that a network with strides receives every pixel at the same phase as in the
+whole. Where a window ends inside the photo, at least `halo` pixels of its output are discarded; at the padded photo's
+own border nothing is, because the network treats that border as in the whole. The combined output therefore equals
+that of the whole photo, up to float rounding.
 
-All windows of one picture have one size: an engine with free height and width prepares itself once.
-The padded picture is never laid out in memory: a window is read through reflected indices.
+All windows of a photo have the same size, so an engine with dynamic shapes prepares itself once. The padded photo is
+never materialized: windows are read through reflected indices.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 MIN_SIDE = 16
-"""No network is given a side below this: reflection padding and normalisation inside it need a few pixels."""
+"""Minimum side of a window: reflection padding and normalization inside a network need a few pixels."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Along one axis: the window [start, stop) the network sees, and [first, last) of the picture that is kept."""
+    """Along one axis: the window [start, stop), and the part [first, last) of the photo that its output covers."""
 
     start: int
     stop: int
     first: int
     last: int
 
+    @property
+    def inner(self) -> slice:
+        """The used part, relative to the window."""
+        return slice(self.first - self.start, self.last - self.start)
+
 
 @dataclass(frozen=True)
 class Grid:
-    """The windows over a picture: all pairs of a vertical and a horizontal span."""
+    """The windows of a photo: all pairs of a vertical and a horizontal span."""
 
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
@@ -55,22 +58,22 @@ class Grid:
 
 
 def round_up(length: int, multiple_of: int) -> int:
-    """The least multiple that is not below `length`."""
+    """The smallest multiple that is at least `length`."""
     return -(-length // multiple_of) * multiple_of
 
 
 def padded_side(length: int, multiple_of: int) -> int:
-    """The side of the padded whole for a picture's side."""
+    """The side of the padded photo."""
     return round_up(max(length, MIN_SIDE), multiple_of)
 
 
 def halo(receptive_field: int, multiple_of: int) -> int:
-    """How far a kept pixel stays from a window's inner border: half the receptive field, aligned upwards."""
+    """Minimum distance of a used pixel from a window's inner border: half the receptive field, rounded up."""
     return round_up(-(-receptive_field // 2), multiple_of)
 
 
 def whole_grid(height: int, width: int, multiple_of: int) -> Grid:
-    """One window: the padded whole."""
+    """One window: the padded photo."""
     return Grid(
         _spans(height, padded_side(height, multiple_of), 0, multiple_of),
         _spans(width, padded_side(width, multiple_of), 0, multiple_of),
@@ -78,13 +81,13 @@ def whole_grid(height: int, width: int, multiple_of: int) -> Grid:
 
 
 def fixed_grid(height: int, width: int, tile: int, halo: int, multiple_of: int) -> Grid:
-    """Windows that each keep `tile` x `tile` pixels (rounded up to `multiple_of`) and see `halo` more around."""
+    """Windows of `tile` x `tile` used pixels (rounded up to `multiple_of`) plus `halo` on each side."""
     window = round_up(tile, multiple_of) + 2 * halo
     return Grid(_spans(height, window, halo, multiple_of), _spans(width, window, halo, multiple_of))
 
 
 def cheapest_grid(height: int, width: int, pixels: int, halo: int, multiple_of: int) -> Grid | None:
-    """The grid of windows of at most `pixels` pixels with which the network computes least; None where none fits."""
+    """The grid with the least computation whose windows have at most `pixels` pixels; None if there is none."""
     tall, wide = padded_side(height, multiple_of), padded_side(width, multiple_of)
     low, narrow = min(tall, 2 * halo + multiple_of), min(wide, 2 * halo + multiple_of)
     best = None
@@ -102,7 +105,7 @@ def cheapest_grid(height: int, width: int, pixels: int, halo: int, multiple_of: 
 
 
 def read_window(photo: NDArray[Any], row: Span, column: Span) -> NDArray[Any]:
-    """The window of an H x W x 3 picture, padded by reflection where it reaches beyond; a new array of its dtype."""
+    """Copy a window of an H x W x 3 photo, padded by reflection beyond its border."""
     height, width = photo.shape[:2]
     if row.stop <= height and column.stop <= width:
         return photo[row.start : row.stop, column.start : column.stop].copy()
@@ -110,31 +113,13 @@ def read_window(photo: NDArray[Any], row: Span, column: Span) -> NDArray[Any]:
     return photo[rows[:, None], columns]
 
 
-def available_memory() -> int:
-    """Bytes of RAM that this process may still take: the system's, or the container's where that is less."""
-    free = 4 << 30  # where nothing can be asked
-    try:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    except (AttributeError, OSError, ValueError):
-        pass
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, max(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()), 0))
-    except (OSError, ValueError):  # no such file, or "max": no limit
-        pass
-    return free
-
-
 def _count(end: int, window: int, halo: int) -> int:
-    """How many windows cover the padded side `end`, neighbours overlapping by two halos at least."""
+    """How many windows cover the padded side `end` with overlaps of at least two halos."""
     return 1 if window >= end else 1 + -(-(end - window) // (window - 2 * halo))
 
 
 def _spans(length: int, window: int, halo: int, multiple_of: int) -> tuple[Span, ...]:
-    """Windows of one size over the padded side: the first at its start, the last at its end, evenly between."""
+    """Windows of one size, spread evenly from the start to the end of the padded side."""
     end = padded_side(length, multiple_of)
     window = min(window, end)
     number = _count(end, window, halo)
@@ -142,7 +127,7 @@ def _spans(length: int, window: int, halo: int, multiple_of: int) -> tuple[Span,
         return (Span(0, end, 0, length),)
     cells = (end - window) // multiple_of
     starts = [cells * k // (number - 1) * multiple_of for k in range(number)]
-    # Neighbours meet where the later one's halo ends; the even spacing above leaves the earlier one at least its own.
+    # Neighbours meet where the later one's halo ends; the spacing leaves the earlier one at least its own halo.
     cuts = [0, *(start + halo for start in starts[1:]), end]
     return tuple(
         Span(start, start + window, min(first, length), min(last, length))
@@ -152,7 +137,7 @@ def _spans(length: int, window: int, halo: int, multiple_of: int) -> tuple[Span,
 
 
 def _reflected(start: int, stop: int, length: int) -> NDArray[np.intp]:
-    """Indices start..stop of a side continued by reflection about its last pixel, to and fro as often as needed."""
+    """Indices start..stop of a side, reflected at both ends as often as necessary."""
     period = max(2 * (length - 1), 1)
     index = np.arange(start, stop) % period
     return np.minimum(index, period - index) if length > 1 else np.zeros(stop - start, np.intp)

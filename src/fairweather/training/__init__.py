@@ -118,7 +118,7 @@ def train(
         table, field = OPTIONS[name]
         given[table][field.name] = str(value) if isinstance(value, Path) else value
     if (
-        given["data"]["depths"] is not None
+        given["data"].get("depths") is not None
     ):  # an argument is relative to the current folder, a file's value to [data] folder
         given["data"]["depths"] = str(Path(given["data"]["depths"]).resolve())
 

@@ -1,30 +1,35 @@
-"""One film, from source to sink: read, restored and written at once, a few frames at a time."""
+"""One video, from its source to its output: read, restored and written at the same time, a few frames at once.
+
+`restore_video` restores a file, stream or folder of frames; `process_video` is its loop, which the server uses as well.
+`check_outputs` verifies, before any work, that no output replaces an input.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
-from fairweather.files import atomic, check_place, keep, make_folder, refuse_inputs, sweep, temporary
+from fairweather.errors import BadFolder, BadImage, BadSettings
+from fairweather.files import atomic, check_place, keep, make_folder, refuse_inputs, temporary
 from fairweather.images.io import SUFFIXES as PICTURES
 from fairweather.inference import cancellation
+from fairweather.inference.memory import MemoryBudget
+from fairweather.inference.restorer import AutoRestorer, PreviewLayout, RestoreOptions, Restorer
+from fairweather.inference.temporal import VideoRestorer, open_parts
 from fairweather.inference.weather_detection import Weather
+from fairweather.inference.weather_detection import plan as plan_restoration
 from fairweather.video import writer
 from fairweather.video.encoding import CONTAINERS, choose_encoding, container_of
 from fairweather.video.reader import Frame, FrameSource, VideoReader, is_live, open_video
@@ -34,72 +39,175 @@ if TYPE_CHECKING:
     from av import Packet
 
 Array = NDArray[Any]
-PreviewLayout = Literal["side", "split"]
-AHEAD = 3
-"""Frames that may wait before each step of the work."""
-LONGEST = 1.0
-"""A frame that is shown for longer than so many seconds counts as so long for what is smoothed over time."""
+QUEUED_FRAMES = 3
+"""Frames that may wait before each step."""
+MAX_STEP_SECONDS = 1.0
+"""Longer frames count as this long in temporal smoothing."""
+DETECTION_FRAMES = 8
+"""Frames, spread over a video, in which its weather is detected."""
 
 
 class FrameRestorer(Protocol):
-    """What restores the frames, as `fairweather.inference.temporal.VideoRestorer` does."""
+    """Restores frames, as `fairweather.inference.temporal.VideoRestorer` does."""
 
     def begin(self, frame: Array, step: float) -> Callable[[], Array]: ...
 
 
-@dataclass
-class VideoProgress:
-    """How far a film is."""
+class VideoResult(NamedTuple):
+    """The result of restoring one video."""
 
     frames: int = 0
-    """Frames that are written."""
+    """Frames written; 0 for a copy."""
+    unchanged: bool = False
+    """The output is a copy of the input."""
+    incomplete: str | None = None
+    """A message if a part of the source is missing; the rest is restored."""
+    interrupted: str | None = None
+    """A message if Ctrl-C ended it early."""
+
+
+@dataclass
+class VideoProgress:
+    """The state of a video in progress."""
+
+    frames: int = 0
+    """Frames written."""
     shown: float = 0.0
-    """Seconds of film that are written."""
+    """Seconds of video written."""
     seconds: float = 0.0
-    """Seconds that it took."""
+    """Seconds elapsed."""
     stopped: bool = False
-    """Whether somebody stopped it (Ctrl-C) before its end."""
+    """Whether Ctrl-C ended it early."""
+
+
+def restore_video(
+    source: str,
+    destination: str,
+    restorer: Restorer | AutoRestorer | FrameRestorer | None,
+    options: RestoreOptions,
+    budget: MemoryBudget,
+    *,
+    log_line: Callable[[str], None] = lambda line: None,
+    progress: Callable[[VideoProgress, int | None], None] = lambda progress, total: None,
+) -> VideoResult:
+    """Restore one video.
+
+    The output is complete or absent. If Ctrl-C interrupts it, the part written so far becomes a playable file next to
+    the output (`clear.part.mp4`, or `clear.part-2.mp4` if that exists); for a live source, which has no other end, it
+    becomes the output itself.
+
+    Args:
+        source: a file, a folder of frames, an address, a camera, or "-" for standard input.
+        destination: a file, a folder, a frame pattern such as `frames/%05d.png`, or "-" for standard output.
+        restorer: the models, or what restores the frames; None leaves them unchanged.
+        options: strength, cut, preview and encoding.
+        budget: the run's memory budget, from which the video's frames take their share.
+        log_line: receives the decision in words.
+        progress: called after each frame with the total number of frames, if known.
+
+    Raises:
+        BadImage: the source cannot be read, or contains no frame in the selected part.
+        BadFolder: the output cannot be written.
+        BadSettings: the options do not fit the video or the memory budget.
+    """
+    with ExitStack() as stack:
+        video = open_video(source, rate=options.fps)
+        stack.callback(video.close)
+        need = frame_memory(video.track.width, video.track.height, video.track.deep)
+        budget.hold(need, f"{source} (frames of {video.track.width} x {video.track.height})")
+        stack.callback(budget.free, need)
+        frames_restorer, line = _choose(source, video, restorer, options)
+        if line:
+            log_line(line)
+        total = _frame_count(video, options)
+        target, to_frames = Path(destination), is_frames(source, destination)
+        if frames_restorer is None and _copyable(source, destination, options):
+            make_folder(target.parent)
+            with atomic(target) as made:
+                shutil.copyfile(source, made)
+            return VideoResult(unchanged=True, incomplete=_missing(video, options, source, destination))
+        if options.start and hasattr(video, "seek"):
+            video.seek(options.start)
+        written: Path | None = None
+        if to_frames:
+            sink: FrameWriter = FolderWriter(target, video, overwrite=options.overwrite)
+        else:
+            container = container_of(destination)
+            encoding = choose_encoding(video.track, container, options.codec, options.quality)
+            if destination != "-":
+                make_folder(target.parent)
+                written = stack.enter_context(temporary(target))
+            size = _preview_size(video, options.preview)
+            sink = VideoWriter(written or "-", container, video, encoding, size=size, start=options.start)
+        done = process_video(
+            video,
+            sink,
+            frames_restorer or _Unchanged(),
+            start=options.start,
+            end=options.end,
+            view=options.preview,
+            tell=lambda state: progress(state, total),
+        )
+        if not done.frames:
+            raise BadImage(f"{source}: there is no frame in the selected part: check --start and --end")
+        ended = video.live or not done.stopped
+        place = destination
+        if written is not None:
+            if ended:
+                os.replace(written, target)
+            else:
+                place = str(keep(written, target.with_name(f"{target.stem}.part{target.suffix}")))
+        incomplete = None if done.stopped else _missing(video, options, source, destination)
+    if isinstance(sink, FolderWriter) and ended:
+        sink.finish()
+    interrupted = None if ended else f"stopped after {done.shown:.1f} s of {source}: this part is in {place}"
+    return VideoResult(done.frames, False, incomplete, interrupted)
 
 
 def process_video(
     source: FrameSource,
     sink: FrameWriter,
-    restoring: FrameRestorer,
+    restorer: FrameRestorer,
     *,
     start: float = 0.0,
     end: float | None = None,
     view: PreviewLayout | None = None,
     tell: Callable[[VideoProgress], None] = lambda progress: None,
 ) -> VideoProgress:
-    """Restore a film, frame by frame, in constant memory; the sink is closed whatever happens.
+    """Restore a video frame by frame, in constant memory, and close the sink.
 
-    `start` and `end` in seconds of the film cut a part out of it, whose times begin at 0. `view` shows what came in
-    beside what goes out: "side" by side, or one half of each frame ("split"). Ctrl-C ends the film where it is, and is
-    told by `Progress.stopped`: what is written until then is a whole file. What a step raises is raised here; Stopped,
-    where the event that the calling thread heeds (`restoring.stopping`) is set: the film then ends within a few frames.
+    Ctrl-C ends the video early, with what is written so far as a complete file; see `VideoProgress.stopped`.
+
+    Args:
+        source: the frames.
+        sink: where they go.
+        restorer: restores them.
+        start: first second of the part to restore; times in the output begin at 0.
+        end: its end in seconds.
+        view: "side" writes source and result side by side, "split" one half of each.
+        tell: called after each frame.
+
+    Raises:
+        Cancelled: the cancel event of the calling thread is set; the video then ends within a few frames.
     """
     began, progress = time.monotonic(), VideoProgress()
-    stop, failed, asked, heeded = (
-        threading.Event(),
-        list[BaseException](),
-        cancellation.cancel_requested(),
-        cancellation.current_cancel_event(),
-    )
-    seen, begun, done = (_Pipe(lambda: stop.is_set() or asked()) for _ in range(3))
+    stop, failed = threading.Event(), list[BaseException]()
+    cancelled, event = cancellation.cancel_requested(), cancellation.current_cancel_event()
+    decoded, started, done = (_FrameQueue(lambda: stop.is_set() or cancelled()) for _ in range(3))
     unit = float(source.track.time_base)
 
     def read() -> None:
-        with _handing(seen, failed, stop), cancellation.cancel_scope(heeded):  # it may be long until the next frame
+        with _stage(decoded, failed, stop), cancellation.cancel_scope(event):  # the next frame may take long
             for item in _cut(source.items(), source, start, end):
-                seen.put(item)
+                decoded.put(item)
 
     def finish() -> None:
-        with _handing(done, failed, stop):
-            for frame, rest in begun:
+        with _stage(done, failed, stop):
+            for frame, rest in started:
                 done.put((frame, None) if rest is None else (frame, rest()))
 
     def write() -> None:
-        with _handing(None, failed, stop):
+        with _stage(None, failed, stop):
             for item, restored in done:
                 if restored is None:
                     sink.copy(item)
@@ -116,13 +224,13 @@ def process_video(
     try:
         last: int | None = None
         try:
-            for item in seen:
+            for item in decoded:
                 if not isinstance(item, Frame):
-                    begun.put((item, None))
+                    started.put((item, None))
                     continue
-                step = 0.0 if last is None else min(LONGEST, max(0.0, (item.time - last) * unit))
+                step = 0.0 if last is None else min(MAX_STEP_SECONDS, max(0.0, (item.time - last) * unit))
                 last = item.time
-                begun.put((item, restoring.begin(item.pixels, step)))
+                started.put((item, restorer.begin(item.pixels, step)))
                 tell(progress)
         except KeyboardInterrupt:
             progress.stopped = True
@@ -131,18 +239,18 @@ def process_video(
         except BaseException as error:
             failed.append(error)
             stop.set()
-        begun.end()  # what has begun is finished and written
+        started.end()  # frames that have started are finished and written
         for thread in threads[1:]:
             thread.join()
         stop.set()
-        threads[0].join(timeout=None if not progress.stopped else 2.0)  # a silent camera is not waited for
+        threads[0].join(timeout=None if not progress.stopped else 2.0)  # a camera may never deliver another frame
     finally:
         stop.set()
         try:
             sink.close()
         except BaseException as error:
             failed.append(error)
-    if asked():
+    if cancelled():
         raise cancellation.Cancelled
     if failed:
         raise failed[0]
@@ -152,8 +260,7 @@ def process_video(
 
 
 def compose_preview(before: Array, after: Array, view: PreviewLayout) -> Array:
-    """A frame and what became of it in one picture, H x 2W x 3 ("side"), or H x W x 3 ("split": the left half is as it
-    was, a white line between)."""
+    """A frame and its result in one picture: H x 2W x 3 ("side"), or H x W x 3 with a white line between ("split")."""
     if view == "side":
         return np.hstack([before, after])
     middle = before.shape[1] // 2
@@ -164,10 +271,215 @@ def compose_preview(before: Array, after: Array, view: PreviewLayout) -> Array:
     return picture
 
 
+def frame_memory(width: int, height: int, deep: bool) -> int:
+    """Bytes that restoring a video needs: frames between the steps and in the encoder (measured)."""
+    return (32 << 20) + (500 if deep else 240) * width * height
+
+
+def detect_video_weather(
+    given: str,
+    source: FrameSource,
+    detect: Callable[[Array], Weather],
+    opened: Callable[[str], FrameSource] = open_video,
+) -> tuple[Weather, int] | None:
+    """Detect the weather of a video: the mean over some of its frames.
+
+    Args:
+        given: the video's path.
+        source: the opened video.
+        detect: detects the weather of a frame.
+        opened: opens the video again.
+
+    Returns:
+        The weather and the number of frames; None if the video can only be read once.
+    """
+    found = [detect(frame.pixels) for frame in sampled_frames(given, source, opened=opened)]
+    if not found:
+        return None
+    mean = (sum(getattr(one, kind) for one in found) / len(found) for kind in ("haze", "rain"))
+    return Weather(*mean), len(found)
+
+
+def sampled_frames(
+    given: str, source: FrameSource, count: int = DETECTION_FRAMES, opened: Callable[[str], FrameSource] = open_video
+) -> Iterator[Frame]:
+    """Yield some frames, spread evenly over a video; none if it can only be read once (a pipe, a camera)."""
+    track = source.track
+    if source.live or given == "-" or Path(given).is_dir():
+        return
+    length = float(track.frames / track.rate) if track.frames and track.rate else 0.0
+    for number in range(count):
+        again = opened(given)
+        try:
+            if number and hasattr(again, "seek") and length:
+                again.seek(length * number / count)
+            frame = next((item for item in again.items() if isinstance(item, Frame)), None)
+        finally:
+            again.close()
+        if frame is None:
+            return
+        yield frame
+
+
+def video_destination(source: str, out: Path) -> str:
+    """The output of one video: `out`, or a file of the video's name in it.
+
+    Raises:
+        BadSettings: the output must be named, or its container is unknown.
+    """
+    if str(out) == "-" or "%" in out.name or (out.suffix.lower() in CONTAINERS and not out.is_dir()):
+        return str(out)
+    if source == "-" or is_live(source):
+        raise BadSettings(f"{source}: the output needs a name: use -o clear.mkv (or -o - for a pipe)")
+    if Path(source).is_dir():
+        return str(out)
+    if out.suffix and not out.is_dir():
+        container_of(out)  # raises for an unknown container
+    return str(out / Path(source).name)
+
+
+def check_outputs(videos: Sequence[tuple[str, str]], photos: Iterable[str] = (), *, overwrite: bool = False) -> None:
+    """Check, before any work, that no output is an input, that outputs differ, and that frames replace no file.
+
+    Args:
+        videos: source and destination of each video.
+        photos: the photos of the same run, which are inputs too.
+        overwrite: whether files that are not inputs may be replaced.
+
+    Raises:
+        BadFolder: one of these does not hold.
+        BadSettings: a frame pattern does not contain exactly one number.
+    """
+    inputs = [*map(Path, photos), *(file for source, _ in videos for file in _input_files(source))]
+    folders = {os.path.realpath(source): source for source, _ in videos if os.path.isdir(source)}
+    sources: dict[str, str] = {}
+    for source, destination in videos:
+        if destination == "-":
+            continue
+        target, to_frames = Path(destination), is_frames(source, destination)
+        if to_frames:
+            writer.check_pattern(target)
+        check_place(target)
+        if (other := sources.setdefault(os.path.realpath(target), source)) is not source:
+            raise BadFolder(
+                f"{other} and {source} would both be written to {destination}: choose another folder with -o"
+            )
+        if not to_frames:
+            refuse_inputs([target], inputs)
+            continue
+        if given := folders.get(os.path.realpath(writer.folder_of(target))):
+            raise BadFolder(f"{target} would be written into the input folder {given}: choose another with -o")
+        existing = writer.existing(target, _frame_names(source))
+        refuse_inputs(existing, inputs)
+        ours = writer.listed(target)
+        taken = existing if ours is None else [file for file in existing if file.name not in ours]
+        if taken and not overwrite and not output_exists(source, destination):
+            raise BadFolder(
+                f"{taken[0]} exists and would be replaced by {target}: choose another folder with -o, or --overwrite"
+            )
+
+
+def is_frames(source: str, destination: str) -> bool:
+    """Whether the output is a folder of frames."""
+    target = Path(destination)
+    return "%" in target.name or (os.path.isdir(source) and target.suffix.lower() not in CONTAINERS)
+
+
+def output_exists(source: str, destination: str) -> bool:
+    """Whether the complete output exists."""
+    target = Path(destination)
+    if not is_frames(source, destination):
+        return destination != "-" and os.path.exists(target) and not os.path.isdir(target)
+    if writer.listed(target) is not None:
+        return False
+    if "%" in target.name:
+        return os.path.exists(target.parent / (target.name % 1))
+    names = _frame_names(source) or []
+    return bool(names) and all(os.path.exists(target / name) for name in names)
+
+
+def _choose(
+    source: str,
+    video: FrameSource,
+    restorer: Restorer | AutoRestorer | FrameRestorer | None,
+    options: RestoreOptions,
+) -> tuple[FrameRestorer | None, str]:
+    """Decide what restores a video (None: nothing), and describe it."""
+    if not isinstance(restorer, Restorer | AutoRestorer):
+        return restorer, ""
+    line = ""
+    settings: dict[str, Any] = {"guard": options.guard, "smooth": options.smooth, "blend": options.blend}
+    if isinstance(restorer, Restorer):
+        plan = restorer.plan()
+    elif options.weather != "auto":
+        plan = restorer.plan(weather=options.weather)
+    elif (found := detect_video_weather(source, video, restorer.detect)) is not None:
+        weather, count = found
+        plan = plan_restoration(lambda: weather, models=restorer.models)
+        line = f"{source}: {plan.describe()}, from {count} frames"
+    else:
+        return VideoRestorer([], detect_with=restorer, strength=options.strength, **settings), ""
+    parts = open_parts(restorer, plan, options.strength)
+    return (VideoRestorer(parts, **settings) if parts else None), line
+
+
+class _Unchanged:
+    """Leaves the frames as they are, for cutting or transcoding a video without weather."""
+
+    def begin(self, frame: Array, step: float) -> Callable[[], Array]:
+        return lambda: frame
+
+
+def _copyable(source: str, destination: str, options: RestoreOptions) -> bool:
+    """Whether an unchanged video can be copied byte for byte."""
+    if options.start or options.end is not None or options.preview is not None or options.codec is not None:
+        return False
+    same = Path(source).suffix.lower() == Path(destination).suffix.lower()
+    return same and Path(source).is_file() and destination != "-"
+
+
+def _missing(video: FrameSource, options: RestoreOptions, source: str, destination: str) -> str | None:
+    """A message if a part of the video could not be read."""
+    if not isinstance(video, VideoReader) or not (missing := video.missing(options.end)):
+        return None
+    place = "" if destination == "-" else f"; they are in {destination}"
+    return f"{source}: the video is truncated or damaged: {missing}{place}"
+
+
+def _input_files(source: str) -> list[Path]:
+    """The files that are read for a video."""
+    if not os.path.isdir(source):
+        return [Path(source)]
+    return [file for file in Path(source).iterdir() if file.suffix.lower() in PICTURES]
+
+
+def _frame_names(source: str) -> list[str] | None:
+    return [file.name for file in _input_files(source)] if os.path.isdir(source) else None
+
+
+def _preview_size(source: FrameSource, view: PreviewLayout | None) -> tuple[int, int] | None:
+    if view is None:
+        return None
+    width, height = source.track.width, source.track.height
+    if source.track.rotation % 180:
+        width, height = height, width
+    return (2 * width if view == "side" else width), height
+
+
+def _frame_count(source: FrameSource, options: RestoreOptions) -> int | None:
+    """Frames in the selected part, if known."""
+    track = source.track
+    total = None if source.live else track.frames
+    if total and track.rate and (options.start or options.end is not None):
+        length = total / float(track.rate)
+        total = round((min(length, options.end or length) - options.start) * float(track.rate))
+    return total
+
+
 def _cut(
     items: Iterator[Frame | Packet], source: FrameSource, start: float, end: float | None
 ) -> Iterator[Frame | Packet]:
-    """Those of the items that lie in the part asked for, the frames' times moved to its beginning."""
+    """Yield the items in the selected part, with times relative to its start."""
     if not start and end is None:
         yield from items
         return
@@ -176,7 +488,7 @@ def _cut(
     first: int | None = None
     for item in items:
         if isinstance(item, Frame):
-            # A film's own times may begin anywhere; what people count from is its first frame.
+            # A video's own times may begin anywhere; --start counts from its first frame.
             first = _zero(source, item) if first is None else first
             at = item.time - first
             if end is not None and at * unit >= end:
@@ -190,22 +502,22 @@ def _cut(
 
 
 def _zero(source: FrameSource, frame: Frame) -> int:
-    """The time at which a film begins, in its time base; after seeking that is not its first frame's."""
+    """The time at which a video starts, in its time base; after seeking, the first frame comes later."""
     stream = getattr(source, "stream", None)
     begins = getattr(stream, "start_time", None)
     return frame.time if begins is None else int(begins)
 
 
-class _Pipe:
-    """A short queue between two threads that both let go of it when the work is to stop."""
+class _FrameQueue:
+    """A bounded queue between two threads that both leave it when the work stops."""
 
     _END = object()
 
     def __init__(self, stop: Callable[[], bool]) -> None:
         self._queue: queue.Queue[Any] = queue.Queue()
         self._stop = stop
-        self._room = threading.Semaphore(AHEAD)
-        """Frames are large and packets are small: frames alone are counted."""
+        self._room = threading.Semaphore(QUEUED_FRAMES)
+        """Counts frames only: packets are small."""
 
     def put(self, item: Any) -> None:
         frame = item[0] if isinstance(item, tuple) else item
@@ -237,371 +549,19 @@ class _Pipe:
 
 
 class _Stopped(Exception):
-    """The work was stopped elsewhere."""
-
-
-class _handing:  # noqa: N801
-    """What a thread raises stops the others; what comes after it is told when it ends."""
-
-    def __init__(self, after: _Pipe | None, failed: list[BaseException], stop: threading.Event) -> None:
-        self._after, self._failed, self._stop = after, failed, stop
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if error is not None and not isinstance(error, _Stopped):
-            self._failed.append(error)
-            self._stop.set()
-        if self._after is not None:
-            with suppress(_Stopped):
-                self._after.end()
-        return True
-
-
-# Films: which input becomes which file, and what is made of each; the counterpart of `restoring.folder` for photos.
-
-DEFAULT_VIDEO_OUT = "restored"
-VIDEO_SUFFIXES = frozenset(CONTAINERS) - {".webp"}
-"""Suffixes of films, lower case; a WebP is one where it is animated, and is found as a picture."""
-DETECTION_FRAMES = 8
-"""Frames, spread over a film, that are looked at to tell its weather."""
-_log = logging.getLogger("fairweather")
-
-
-class VideoJob(NamedTuple):
-    """One film: a path, an address or "-", and the file, folder, pattern or "-" that its restored version goes to."""
-
-    source: str
-    destination: str
-
-
-@dataclass(frozen=True)
-class VideoOptions:
-    """How films are cut, shown and written."""
-
-    start: float = 0.0
-    end: float | None = None
-    view: PreviewLayout | None = None
-    codec: str | None = None
-    quality: float | None = None
-    rate: Fraction | None = None
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.end is not None and self.end <= self.start:
-            raise BadSettings(f"--end {self.end:g} s is not after --start {self.start:g} s")
-        if self.rate is not None and not 0 < self.rate <= 1000:
-            raise BadSettings(f"--fps must be above 0 and at most 1000, not {float(self.rate):g}")
-
-
-@dataclass
-class VideoReport:
-    """What became of the films."""
-
-    done: int = 0
-    skipped: int = 0
-    unchanged: int = 0
-    frames: int = 0
-    seconds: float = 0.0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    cut: list[tuple[str, str]] = field(default_factory=list)
-    """Each video of which a part is missing, with a message; what there is of it is restored, and counts as done."""
-    stopped: str | None = None
-    """What to say where Ctrl-C ended the run."""
-
-
-def plan_videos(inputs: Sequence[str], out: Path | None) -> list[VideoJob]:
-    """The jobs for films that were named. Raises BadSettings and BadFolder where it is not clear what goes where."""
-    jobs = [VideoJob(given, video_destination(given, out)) for given in inputs]
-    takers: dict[str, str] = {}
-    for job in jobs:
-        if other := takers.get(job.destination):
-            raise BadFolder(
-                f"{other} and {job.source} would both become {job.destination}; choose another folder with -o"
-            )
-        takers[job.destination] = job.source
-    return jobs
-
-
-def video_destination(given: str, out: Path | None) -> str:
-    """Where the restored version of one film goes. Raises BadSettings where that has to be said."""
-    target = Path(DEFAULT_VIDEO_OUT if out is None else out)
-    if str(target) == "-" or "%" in target.name:
-        return str(target)
-    if target.suffix.lower() in CONTAINERS and not target.is_dir():
-        return str(target)
-    if given == "-" or is_live(given):
-        raise BadSettings(f"{given}: name the file that the result goes to, as in -o clear.mkv (or -o - for a pipe)")
-    if Path(given).is_dir():
-        return str(target)
-    if target.suffix and not target.is_dir():
-        container_of(target)  # a file of a kind that is not written: says which are
-    return str(target / Path(given).name)
-
-
-def restore_videos(
-    jobs: Sequence[VideoJob],
-    restoring: Callable[[VideoJob, FrameSource], tuple[FrameRestorer | None, str]],
-    options: VideoOptions,
-    *,
-    tell: Callable[[str], None] = lambda line: None,
-    progress: bool = True,
-) -> VideoReport:
-    """Restore films, one after the other. `restoring` gives for each what restores its frames (None: it stays as it is,
-    and is copied) and a line to be told about it.
-
-    One film that fails is reported, and the others are done. Files are complete or not there; where Ctrl-C ends one,
-    what is done of it is kept as a whole file next to the result's name (`clear.part.mp4`, or `clear.part-2.mp4` where
-    that is taken); a live source's, which has no other end, under the name itself.
-    """
-    began, report = time.monotonic(), VideoReport()
-    check(jobs, overwrite=options.overwrite)
-    targets = [Path(job.destination) for job in jobs if job.destination != "-"]
-    for place in {*targets, *(target.parent for target in targets)}:  # a file or a folder of frames
-        sweep(place)
-    for job in jobs:
-        if report.stopped:
-            break
-        if _there(job) and not options.overwrite:
-            report.skipped += 1
-            continue
-        try:
-            _one(job, restoring, options, report, tell, progress)
-        except FairweatherError as error:
-            if not isinstance(error, BadImage | MissingExtra | BadSettings) or len(jobs) == 1:
-                raise
-            report.failed.append((job.source, str(error)))
-    report.seconds = time.monotonic() - began
-    return report
-
-
-def _one(
-    job: VideoJob,
-    restoring: Callable[[VideoJob, FrameSource], tuple[FrameRestorer | None, str]],
-    options: VideoOptions,
-    report: VideoReport,
-    tell: Callable[[str], None],
-    progress: bool,
-) -> None:
-    source = open_video(job.source, rate=options.rate)
-    with ExitStack() as closing:
-        closing.callback(source.close)
-        restore, line = restoring(job, source)
-        if line:
-            tell(line)
-        whole = not options.start and options.end is None and options.view is None and options.codec is None
-        if restore is None and whole and _same_kind(job):
-            _copy(job)
-            _note_cut(job, source, options, report, job.destination)
-            report.done, report.unchanged = report.done + 1, report.unchanged + 1
-            return
-        target, folder = Path(job.destination), _is_frames(job)
-        if options.start and hasattr(source, "seek"):
-            source.seek(options.start)
-        path: str | Path = "-"
-        if folder:
-            sink: FrameWriter = FolderWriter(target, source, overwrite=options.overwrite)
-        else:
-            container = container_of(job.destination)
-            made = choose_encoding(source.track, container, options.codec, options.quality)
-            if job.destination != "-":
-                make_folder(target.parent)
-                path = closing.enter_context(temporary(target))
-            sink = VideoWriter(path, container, source, made, size=_size(source, options.view), start=options.start)
-        with _bar(source, options, progress) as show:
-            done = process_video(
-                source,
-                sink,
-                _Unchanged() if restore is None else restore,
-                start=options.start,
-                end=options.end,
-                view=options.view,
-                tell=show,
-            )
-        if not done.frames:
-            raise BadImage(f"{job.source}: there is no frame in the part asked for (--start, --end)")
-        if not done.stopped:
-            _note_cut(job, source, options, report, job.destination)
-        place = job.destination
-        if isinstance(path, Path):
-            if source.live or not done.stopped:
-                os.replace(path, target)
-            else:
-                place = str(keep(path, target.with_name(f"{target.stem}.part{target.suffix}")))
-    report.frames += done.frames
-    if isinstance(sink, FolderWriter) and (source.live or not done.stopped):
-        sink.finish()
-    if done.stopped and not source.live:
-        report.stopped = f"stopped after {done.shown:.1f} s of {job.source}: that much is in {place}"
-        return
-    report.done += 1
-
-
-def detect_video_weather(
-    given: str,
-    source: FrameSource,
-    recognise: Callable[[Array], Weather],
-    opened: Callable[[str], FrameSource] = open_video,
-) -> tuple[Weather, int] | None:
-    """The weather of a film, the mean of what is seen in a few of its frames, and how many those were; None where it
-    goes by once."""
-    seen = [recognise(frame.pixels) for frame in sampled_frames(given, source, opened=opened)]
-    if not seen:
-        return None
-    return Weather(*(sum(getattr(one, kind) for one in seen) / len(seen) for kind in ("haze", "rain"))), len(seen)
-
-
-def sampled_frames(
-    given: str, source: FrameSource, count: int = DETECTION_FRAMES, opened: Callable[[str], FrameSource] = open_video
-) -> Iterator[Frame]:
-    """Some frames, spread evenly over a film; none where it cannot be read twice (a pipe, a camera). `opened` opens it
-    again for each."""
-    track = source.track
-    if source.live or given == "-" or Path(given).is_dir():
-        return
-    length = float(track.frames / track.rate) if track.frames and track.rate else 0.0
-    for number in range(count):
-        again = opened(given)
-        try:
-            if number and hasattr(again, "seek") and length:
-                again.seek(length * number / count)
-            frame = next((item for item in again.items() if isinstance(item, Frame)), None)
-        finally:
-            again.close()
-        if frame is None:
-            return
-        yield frame
-
-
-class _Unchanged:
-    """Gives the frames as they are: a film without weather of which a part, or another kind of file, is asked for."""
-
-    def begin(self, frame: Array, step: float) -> Callable[[], Array]:
-        return lambda: frame
-
-
-def check(jobs: Sequence[VideoJob], others: Iterable[Path] = (), *, overwrite: bool = False) -> None:
-    """Check, before any work, that no output is an input, that no two are one, and that frames replace no file.
-
-    Args:
-        jobs: the videos.
-        others: the photos of the same run, which are inputs too.
-        overwrite: whether files that are no input may be replaced.
-
-    Raises:
-        BadFolder: one of these does not hold; BadSettings: a pattern that does not number the frames.
-    """
-    inputs = [*others, *(file for job in jobs for file in _inputs(job))]
-    folders = {os.path.realpath(job.source): job.source for job in jobs if os.path.isdir(job.source)}
-    takers: dict[str, VideoJob] = {}
-    for job in jobs:
-        if job.destination == "-":
-            continue
-        target = Path(job.destination)
-        frames = _is_frames(job)
-        if frames:
-            writer.check_pattern(target)
-        check_place(target)
-        other = takers.setdefault(os.path.realpath(target), job)
-        if other is not job:
-            raise BadFolder(
-                f"{other.source} and {job.source} would both become {job.destination}; choose another folder with -o"
-            )
-        if not frames:
-            refuse_inputs([target], inputs)
-            continue
-        if given := folders.get(os.path.realpath(writer.folder_of(target))):
-            raise BadFolder(f"{target} would be written into the input folder {given}; choose another with -o")
-        found = writer.existing(target, _names(job))
-        refuse_inputs(found, inputs)
-        ours = writer.listed(target)
-        taken = found if ours is None else [file for file in found if file.name not in ours]
-        if taken and not overwrite and not _there(job):
-            raise BadFolder(
-                f"{taken[0]} is there already, and {target} would replace it: choose another folder with -o, "
-                "or --overwrite"
-            )
-
-
-def _inputs(job: VideoJob) -> list[Path]:
-    """The files that are read for a video."""
-    if not os.path.isdir(job.source):
-        return [Path(job.source)]
-    return [file for file in Path(job.source).iterdir() if file.suffix.lower() in PICTURES]
-
-
-def _is_frames(job: VideoJob) -> bool:
-    """Whether the result is a folder of pictures."""
-    target = Path(job.destination)
-    return "%" in target.name or (os.path.isdir(job.source) and target.suffix.lower() not in CONTAINERS)
-
-
-def _names(job: VideoJob) -> list[str] | None:
-    return [file.name for file in _inputs(job)] if os.path.isdir(job.source) else None
-
-
-def _there(job: VideoJob) -> bool:
-    """Whether the result exists, all of it."""
-    target = Path(job.destination)
-    if not _is_frames(job):
-        return job.destination != "-" and os.path.exists(target) and not os.path.isdir(target)
-    if writer.listed(target) is not None:
-        return False
-    if "%" in target.name:
-        return os.path.exists(target.parent / (target.name % 1))
-    names = _names(job) or []
-    return bool(names) and all(os.path.exists(target / name) for name in names)
-
-
-def _note_cut(job: VideoJob, source: FrameSource, options: VideoOptions, report: VideoReport, place: str) -> None:
-    """Report a video of which a part is missing."""
-    if isinstance(source, VideoReader) and (missing := source.missing(options.end)):
-        end = "" if place == "-" else f"; they are in {place}"
-        report.cut.append((job.source, f"{job.source}: the video is cut short or damaged: {missing}{end}"))
-
-
-def _same_kind(job: VideoJob) -> bool:
-    same = Path(job.source).suffix.lower() == Path(job.destination).suffix.lower()
-    return same and Path(job.source).is_file() and job.destination != "-"
-
-
-def _copy(job: VideoJob) -> None:
-    target = Path(job.destination)
-    make_folder(target.parent)
-    with atomic(target) as temporary:
-        shutil.copyfile(job.source, temporary)
-
-
-def _size(source: FrameSource, view: PreviewLayout | None) -> tuple[int, int] | None:
-    if view is None:
-        return None
-    width, height = source.track.width, source.track.height
-    if source.track.rotation % 180:
-        width, height = height, width
-    return (2 * width if view == "side" else width), height
+    """Another thread stopped the work."""
 
 
 @contextmanager
-def _bar(source: FrameSource, options: VideoOptions, wanted: bool) -> Iterator[Callable[[VideoProgress], None]]:
-    """Draws how far a film is, where a person looks on: frames a second, and the time that is left."""
-    if not (wanted and sys.stderr.isatty()):
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    track = source.track
-    total = track.frames
-    if total and track.rate and (options.start or options.end is not None):
-        length = total / float(track.rate)
-        total = round((min(length, options.end or length) - options.start) * float(track.rate))
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
-    with Progress(TextColumn(Path(source.name).name), *columns, console=Console(stderr=True)) as drawn:
-        task = drawn.add_task("restoring", total=None if source.live else total, pace="")
-
-        def show(progress: VideoProgress) -> None:
-            pace = f"{progress.frames / max(progress.seconds, 1e-3):.1f} frames/s"
-            drawn.update(task, completed=progress.frames, pace=pace)
-
-        yield show
+def _stage(after: _FrameQueue | None, failed: list[BaseException], stop: threading.Event) -> Iterator[None]:
+    """Record a thread's exception and stop the others; end the queue that it fills."""
+    try:
+        yield
+    except _Stopped:
+        pass
+    except BaseException as error:
+        failed.append(error)
+        stop.set()
+    if after is not None:
+        with suppress(_Stopped):
+            after.end()

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 import fairweather
+from fairweather.inference.weather_detection import RestorePlan
 from fairweather.web.jobs import MEDIA_TYPES, PhotoService, photo_result_name
 from fairweather.web.limits import TemporaryFileResponse, attachment_header
-from fairweather.web.model_registry import AUTO_MODEL, RestorePlan, RestoreSettings
+from fairweather.web.model_registry import AUTO_MODEL, RestoreSettings
 from fairweather.web.storage import remove_tree
 from fairweather.web.uploads import receive_upload
 

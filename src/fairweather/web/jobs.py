@@ -25,11 +25,16 @@ from fairweather.errors import BadImage, BadSettings, FairweatherError
 from fairweather.images.codecs import Header, sniff
 from fairweather.images.formats import FORMATS
 from fairweather.images.io import header, read, write
-from fairweather.inference import tiling
 from fairweather.inference.cancellation import Cancelled, cancel_scope, check_cancelled
-from fairweather.inference.memory import BASE_ALLOWANCE_AUTO, COMFORTABLE_WINDOW_AUTO, MemoryBudget, resident_memory
+from fairweather.inference.memory import (
+    BASE_ALLOWANCE_AUTO,
+    COMFORTABLE_WINDOW_AUTO,
+    MemoryBudget,
+    available_memory,
+    resident_memory,
+)
 from fairweather.inference.temporal import VideoRestorer
-from fairweather.inference.weather_detection import Weather
+from fairweather.inference.weather_detection import RestorePlan, Weather
 from fairweather.video import pipeline as way
 from fairweather.video.encoding import choose_encoding
 from fairweather.video.reader import Frame, VideoReader
@@ -37,7 +42,7 @@ from fairweather.video.writer import FrameWriter, VideoWriter
 from fairweather.web import uploads
 from fairweather.web.browser_preview import BrowserPreview, PreviewWriter, copied_stream
 from fairweather.web.limits import Limits, RequestRefused, as_refusal
-from fairweather.web.model_registry import ModelRegistry, RestorePlan, RestoreSettings
+from fairweather.web.model_registry import ModelRegistry, RestoreSettings
 from fairweather.web.storage import ServerFolders, TTLStore, remove_tree, tree_size
 from fairweather.web.uploads import ClipFacts
 
@@ -316,7 +321,7 @@ class VideoQueue:
 
         def look() -> Weather:
             if job.weather is None:
-                job.weather = uploads.clip_weather(job.source, facts, limits, offer.auto.recognise)
+                job.weather = uploads.clip_weather(job.source, facts, limits, offer.auto.detect)
             return job.weather
 
         with ExitStack() as held:
@@ -329,7 +334,7 @@ class VideoQueue:
             films = job.shown and not facts.plays
             if changed or films:
                 job.changed = changed or None  # until it is done the result is not what came
-                self._run(job, clip, VideoRestorer(parts, guard=settings.guard, steady=job.steady), previews=films)
+                self._run(job, clip, VideoRestorer(parts, guard=settings.guard, smooth=job.steady), previews=films)
             job.changed = changed
 
     def _run(self, job: VideoTask, clip: VideoReader, film: VideoRestorer, *, previews: bool) -> None:
@@ -435,9 +440,10 @@ class PhotoService:
         parent: Path | None = None,
     ) -> None:
         self.limits = Limits() if limits is None else limits
-        total = resident_memory() + 3 * tiling.available_memory() // 4 if memory is None else memory
-        self.budget = MemoryBudget(total, allowance=BASE_ALLOWANCE_AUTO, copies=2)
-        self.budget.at_ease = COMFORTABLE_WINDOW_AUTO
+        total = resident_memory() + 3 * available_memory() // 4 if memory is None else memory
+        self.budget = MemoryBudget(
+            total, allowance=BASE_ALLOWANCE_AUTO, copies=2, comfortable=COMFORTABLE_WINDOW_AUTO
+        )
         self.budget.begin()
         self.offer = offered(self.budget.windows)
         self.turns = RequestQueue(self.limits)
@@ -498,7 +504,7 @@ class PhotoService:
 
     def room(self, need: int, name: str) -> AbstractContextManager[None]:
         """Wait until there is memory for a clip, `need` bytes, and hold it. Raises Refused (413), Stopped."""
-        return self._taken(lambda: self.budget.hold(need), lambda: self.budget.let_go(need), f"{name}: its frames are")
+        return self._taken(lambda: self.budget.hold(need), lambda: self.budget.free(need), f"{name}: its frames are")
 
     @contextmanager
     def _taken(self, take: Callable[[], bool], release: Callable[[], None], what: str) -> Iterator[None]:
@@ -545,10 +551,10 @@ class PhotoService:
             with self.memory(source, destination, name):
                 photo = read(source, max_pixels=self.limits.pixels)
                 check_cancelled()
-                plan = self.offer.plan(lambda: self.offer.auto.recognise(photo.pixels), settings)
+                plan = self.offer.plan(lambda: self.offer.auto.detect(photo.pixels), settings)
                 if not plan.parts or settings.strength == 0:
                     return RestoredFile(source, found, plan, False)
-                pixels = self.offer.apply(photo.pixels, plan, settings.strength, settings.guard)
+                pixels = self.offer.auto.apply(photo.pixels, plan, settings.strength, settings.guard)
                 check_cancelled()
                 write(destination, photo.replaced(pixels))
         return RestoredFile(destination, found, plan, True)

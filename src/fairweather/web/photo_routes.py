@@ -28,14 +28,13 @@ from fairweather.images.codecs import Header
 from fairweather.images.formats import Kind
 from fairweather.images.io import Photo, read, write
 from fairweather.inference.cancellation import check_cancelled
-from fairweather.inference.haze_maps import MIN_TRANSMISSION
-from fairweather.inference.restorer import HazeMaps
-from fairweather.inference.weather_detection import Weather
+from fairweather.inference.haze_maps import MIN_TRANSMISSION, HazeMaps
+from fairweather.inference.weather_detection import RestorePlan, Weather
 from fairweather.web import uploads
 from fairweather.web.api import GuardField, ModelField, RestoreQuery, WeatherField
 from fairweather.web.jobs import MEDIA_TYPES, SUFFIX, PhotoService, VideoTask, linked, new_folder, photo_result_name
 from fairweather.web.limits import RequestRefused, TemporaryFileResponse, attachment_header, stored_file
-from fairweather.web.model_registry import AUTO_MODEL, RestorePlan, RestoreSettings
+from fairweather.web.model_registry import AUTO_MODEL, RestoreSettings
 from fairweather.web.storage import remove_tree
 from fairweather.web.uploads import ClipFacts, receive_upload
 
@@ -169,7 +168,7 @@ class PagePhotos:
             "format": header.format,
             "weather": seen and {"haze": seen.haze, "rain": seen.rain, "decided": seen.decided, "sure": seen.sure},
             "parts": [part._asdict() for part in plan.parts],
-            "lacking": plan.lacking,
+            "lacking": plan.missing,
             "exact": not plan.parts or self._maps(plan) is not None,
             "download": photo_result_name(kept.name, header.format),
             "clip": kept.facts and {"frames": kept.facts.frames, "seconds": kept.facts.seconds},
@@ -240,7 +239,7 @@ class PagePhotos:
     def _plan(self, kept: PagePhoto, photo: Photo, settings: RestoreSettings) -> RestorePlan:
         def look() -> Weather:
             if kept.weather is None:
-                recognise = self.service.offer.auto.recognise
+                recognise = self.service.offer.auto.detect
                 if kept.clip is not None and kept.facts is not None:  # the whole clip's, which it is restored by
                     kept.weather = uploads.clip_weather(kept.clip, kept.facts, self.service.limits, recognise)
                 else:
@@ -267,7 +266,7 @@ class PagePhotos:
         if strength == 1 and path.exists():
             made: NDArray[Any] = np.load(path, allow_pickle=False)
             return made
-        pixels = offer.apply(photo.pixels, plan, strength, settings.guard)
+        pixels = offer.auto.apply(photo.pixels, plan, strength, settings.guard)
         if strength == 1:
             np.save(path, pixels)
         return pixels

@@ -28,7 +28,7 @@ from fairweather.errors import BadImage, MissingExtra
 from fairweather.inference.cancellation import check_cancelled
 from fairweather.inference.weather_detection import Weather
 from fairweather.video.encoding import CONTAINERS, VideoTrack
-from fairweather.video.pipeline import detect_video_weather
+from fairweather.video.pipeline import detect_video_weather, frame_memory
 from fairweather.video.reader import MAX_FRAME_PIXELS, Frame, TooLarge, VideoReader
 from fairweather.web.limits import Limits, RequestRefused, as_refusal, too_large
 
@@ -301,7 +301,7 @@ class ClipFacts(NamedTuple):
     def memory(self) -> int:
         """Bytes that restoring it takes: frames that wait between its steps, and those in the encoders (measured)."""
         previews = 0 if self.plays else 252 * min(self.pixels, MOST_SHOWN)
-        return (32 << 20) + (500 if self.deep else 240) * self.pixels + previews
+        return frame_memory(self.width, self.height, self.deep) + previews
 
     @property
     def pixels(self) -> int:

@@ -1,12 +1,23 @@
-"""Maps applied at full size: the equation, its limits, and that NumPy does what PyTorch does in training."""
+"""Haze maps: the equation at full size, agreement with PyTorch, and work in strips."""
 
 from __future__ import annotations
+
+import os
+import signal
+import threading
 
 import cv2
 import numpy as np
 import pytest
 
-from fairweather.inference.haze_maps import _guided_gain, add_change, apply_maps, reduce_photo, reduced_size
+from fairweather.inference.haze_maps import (
+    Scratch,
+    _guided_gain,
+    add_change,
+    apply_maps,
+    reduce_photo,
+    run_in_strips,
+)
 from fairweather.model_folder import MapsSpec
 
 SPEC = MapsSpec(size=64, radius=2, eps=1e-3)
@@ -16,19 +27,6 @@ def flat_maps(t: float, airlight: float, offset: float = 0.0, size: tuple[int, i
     maps = np.empty((1, 7, *size), np.float32)
     maps[:, 0], maps[:, 1:4], maps[:, 4:] = t, airlight, offset
     return maps
-
-
-def test_flat_maps_give_the_affine_change(photo: np.ndarray) -> None:
-    picture = photo.astype(np.float32) / 255
-    reduced = reduce_photo(picture, SPEC, 32)
-    restored = apply_maps(picture, reduced, flat_maps(0.5, 0.8, 0.02), SPEC)
-    expected = np.clip(0.8 + 2 * (picture - 0.8) + 0.02, 0, 1)
-    np.testing.assert_allclose(restored, expected, atol=2e-5)
-
-
-def test_transmission_of_one_changes_nothing(photo: np.ndarray) -> None:
-    reduced = reduce_photo(photo, SPEC, 32)
-    assert np.array_equal(apply_maps(photo, reduced, flat_maps(1.0, 0.7), SPEC), photo)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -43,18 +41,6 @@ def test_every_type_gives_the_same_picture(photo: np.ndarray, dtype: type, rng: 
     assert restored.shape == picture.shape
     reference = apply_maps(photo.astype(np.float32) / 255, reduced, maps, SPEC)
     assert np.abs(restored / units[dtype] - reference).max() <= 0.51 / min(255, units[dtype]) + 1e-5
-
-
-def test_strength_is_a_straight_line(photo: np.ndarray, rng: np.random.Generator) -> None:
-    picture = photo.astype(np.float32) / 255 * 0.5 + 0.4
-    reduced = reduce_photo(picture, SPEC, 32)
-    maps = flat_maps(0.8, 0.85, 0.01)
-    maps[:, 0] += rng.uniform(-0.1, 0.1, (16, 16))
-    whole = apply_maps(picture, reduced, maps, SPEC)
-    assert whole.min() > 0
-    assert whole.max() < 1  # nothing is clipped, so the line is visible
-    half = apply_maps(picture, reduced, maps, SPEC, strength=0.5)
-    np.testing.assert_allclose(half, (picture + whole) / 2, atol=1e-5)
 
 
 def test_gain_follows_the_photos_edges() -> None:
@@ -78,11 +64,11 @@ def test_gain_follows_the_photos_edges() -> None:
 
 def test_reduced_sides_are_multiples_and_about_the_size() -> None:
     for height, width in [(3000, 4000), (413, 550), (1, 1), (10, 5000), (64, 64), (640, 3)]:
-        h, w = reduced_size(height, width, SPEC, 32)
+        h, w = reduce_photo(np.zeros((height, width, 3), np.uint8), SPEC, 32).shape[2:]
         assert h % 32 == 0
         assert w % 32 == 0
         assert min(h, w) >= 32
-    assert reduced_size(1000, 1000, MapsSpec(256, 2, 1e-3), 32) == (256, 256)
+    assert reduce_photo(np.zeros((999, 999, 3), np.uint8), MapsSpec(256, 2, 1e-3), 32).shape == (1, 3, 256, 256)
 
 
 def test_halving_first_changes_little(rng: np.random.Generator) -> None:
@@ -96,22 +82,6 @@ def test_halving_first_changes_little(rng: np.random.Generator) -> None:
     assert difference.max() > 0, "nothing was halved"
     assert difference.max() < 3 / 255
     assert difference.mean() < 0.7 / 255
-
-
-def test_strips_leave_no_seam(rng: np.random.Generator) -> None:
-    """A picture of many strips equals the same rows of a transposed one, whose strips lie across."""
-    picture = rng.random((700, 900, 3), dtype=np.float32)
-    reduced = reduce_photo(picture, SPEC, 32)
-    maps = flat_maps(0.6, 0.8, size=(reduced.shape[2] // 2, reduced.shape[3] // 2))
-    maps[:, 0] += rng.uniform(-0.3, 0.3, maps.shape[-2:])
-    upright = apply_maps(picture, reduced, maps, SPEC)
-    turned = apply_maps(
-        np.ascontiguousarray(picture.transpose(1, 0, 2)),
-        reduced.transpose(0, 1, 3, 2),
-        maps.transpose(0, 1, 3, 2),
-        SPEC,
-    )
-    np.testing.assert_allclose(turned.transpose(1, 0, 2), upright, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (97, 131), (512, 384), (33, 17), (390, 514)])
@@ -170,3 +140,52 @@ def enlarged(small: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return (1 - np.abs(at[:, None] - np.arange(few))).clip(0)
 
     return weights(size[0], small.shape[0]) @ small.astype(float) @ weights(size[1], small.shape[1]).T
+
+
+@pytest.mark.parametrize(("height", "width", "pixels"), [(1, 1, 1), (7, 5, 10), (64, 3, 1000), (100, 2000, 50)])
+def test_every_row_is_worked_once(height: int, width: int, pixels: int) -> None:
+    seen = np.zeros(height, int)
+
+    def work(top: int, bottom: int) -> None:
+        assert (bottom - top) * width <= max(pixels, width)
+        seen[top:bottom] += 1
+
+    run_in_strips(height, width, work, pixels)
+    assert (seen == 1).all()
+
+
+def test_what_a_strip_raises_comes_out() -> None:
+    def work(top: int, bottom: int) -> None:
+        if top == 3:
+            raise ZeroDivisionError("in the fourth row")
+
+    with pytest.raises(ZeroDivisionError, match="fourth"):
+        run_in_strips(9, 10, work, 10)
+
+
+def test_scratch_is_the_threads_own_and_is_used_again() -> None:
+    scratch = Scratch()
+    first = scratch("a", (4, 6))
+    assert first.shape == (4, 6)
+    assert first.dtype == np.float32
+    assert np.shares_memory(first, scratch("a", (3, 2))), "smaller: the same memory"
+    assert not np.shares_memory(first, scratch("b", (4, 6)))
+    assert not np.shares_memory(first, scratch("a", (4, 6), np.uint8)), "of another type"
+    mine = scratch("a", (2, 2))
+    theirs: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: theirs.append(scratch("a", (2, 2))))
+    thread.start()
+    thread.join()
+    assert not np.shares_memory(mine, theirs[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_has_threads_of_its_own() -> None:
+    run_in_strips(4, 4, lambda top, bottom: None, 4)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # a pool without threads would never answer
+        run_in_strips(4, 4, lambda top, bottom: None, 4)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
