@@ -37,14 +37,14 @@ def test_warnings_are_code_0_and_errors_code_1(pairs: Path, capsys: pytest.Captu
     write_photo(pairs / "clear" / "framed.png", np.pad(texture(5), ((9, 9), (0, 0), (0, 0))))
     write_photo(pairs / "hazy" / "framed.png", hazed(np.pad(texture(5), ((9, 9), (0, 0), (0, 0)))))
     assert check(pairs) == 0
-    assert "warning: a frame of one colour (2)\n    clear/framed.png: top 9, bottom 9 px\n" in capsys.readouterr().out
+    assert "warning: a border of one colour (2)\n    clear/framed.png: top 9, bottom 9 px\n" in capsys.readouterr().out
     write_photo(pairs / "hazy" / "1.png", hazed(texture(1))[:-8])
     for flags in ([], ["--fast"]):
         assert check(pairs, *flags) == 1
         said = capsys.readouterr().out
-        assert "error: pairs whose two sides differ in size (1)" in said
+        assert "error: pairs of two sizes (1)" in said
         assert "    hazy/1.png, clear/1.png: 192 x 136 and 192 x 144" in said
-        assert "    -> crop or resize one side, or take the pair out" in said
+        assert "    -> crop or resize one side, or remove the pair" in said
     assert "1 error, 0 warnings" in said
 
 
@@ -57,7 +57,7 @@ def test_damaged_files_do_not_stop_it(pairs: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert "error: cannot be read (2)" in said
     assert "0.png: the file is empty (0 bytes) (get it again from where it came)" in said
-    assert f"{culprit.name}, train/set/clear/{culprit.name}: the degraded one lies 3.0 px left, 2.0 px up" in said
+    assert f"{culprit.name}, train/set/clear/{culprit.name}: the degraded one is shifted 3.0 px left, 2.0 px up" in said
 
 
 def test_json_holds_all_of_it(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_json_holds_all_of_it(pairs: Path, tmp_path: Path, capsys: pytest.Captur
     assert "... and 11 more (--all, --json)" in said
     told = json.loads((tmp_path / "found.json").read_text())
     assert told["counts"] == {"errors": 0, "warnings": 16, "notes": 0}
-    assert told["kinds"] == {"tiny": 16}
+    assert told["kinds"] == {"small": 16}
     assert told["sets"] == {"set": 10}
     assert set(told["findings"][0]) == {"kind", "severity", "files", "what", "remedy"}
     assert check(pairs, "--fast", "--all") == 0
@@ -108,4 +108,4 @@ def test_real_pairs_that_are_shifted_are(name: str, shared_data: Path) -> None:
         found = relation(degraded[:, 1:], clear[:, :-1])
         assert found.shifted
         assert (found.right, found.down) == pytest.approx((-1, 0), abs=0.3)
-        assert relation(degraded[:, ::-1], clear).turn == "mirrored"
+        assert relation(degraded[:, ::-1], clear).flip == "mirrored"

@@ -176,8 +176,9 @@ def ignored(data: Path) -> Path:
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
-    **{maker.__name__: maker for maker in (unreadable, partner, size, wrong, mirrored, leak, unlike, shifted, view)},
-    **{maker.__name__: maker for maker in (copy, same, border, blank, grey, inks, tiny, lonely, alpha, palette, deep)},
+    **{maker.__name__: maker for maker in (unreadable, size, mirrored, leak, shifted, view)},
+    **{maker.__name__: maker for maker in (copy, same, border, blank, grey, alpha, palette)},
     **{maker.__name__: maker for maker in (pages, misnamed, trimmed, ignored)},
-    "see-through": see_through,
+    **{"unpaired": partner, "different": wrong, "dissimilar": unlike, "cmyk": inks, "transparent": see_through},
+    **{"small": tiny, "one-sided": lonely, "16-bit": deep},
 }

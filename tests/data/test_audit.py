@@ -33,7 +33,7 @@ from tests.data.faults import (
     wrong,
 )
 
-FAST = {"unreadable", "partner", "size", "grey", "inks", "tiny", "lonely", "alpha", "palette", "deep", "pages"}
+FAST = {"unreadable", "unpaired", "size", "grey", "cmyk", "small", "one-sided", "alpha", "palette", "16-bit", "pages"}
 FAST |= {"misnamed", "trimmed", "ignored"}
 """What --fast must find; it may name the others where a header tells as much."""
 
@@ -58,7 +58,7 @@ def test_there_is_a_fault_of_every_kind() -> None:
 def test_a_clean_folder_is_clean(clean: Path) -> None:
     done = audit(clean, crop=CROP)
     assert done.findings == []
-    assert (done.sets, done.photos, done.alone) == ({"test/set": 2, "train/set": 4}, 14, 2)
+    assert (done.sets, done.photos, done.unpaired) == ({"test/set": 2, "train/set": 4}, 14, 2)
     assert audit(clean, crop=CROP, fast=True).findings == []
 
 
@@ -143,8 +143,8 @@ def test_the_right_partner_is_named(clean: Path) -> None:
     ("change", "words"),
     [
         (lambda photo: cv2.resize(photo, (WIDTH // 2, HEIGHT // 2)), "scaled by 2"),
-        (lambda photo: photo[10:-30, 20:-4], r"cut out at \(20, 10\)"),
-        (lambda photo: np.rot90(photo), "turned by 90"),
+        (lambda photo: photo[10:-30, 20:-4], r"crop of the other, at \(20, 10\)"),
+        (lambda photo: np.rot90(photo), "rotated by 90"),
         (lambda photo: cv2.resize(photo, (WIDTH, HEIGHT - 20)), "another shape"),
     ],
 )
@@ -228,7 +228,7 @@ def test_training_is_told_before_it_decodes(clean: Path) -> None:
     tiny(clean)
     assert check().startswith("photos: 1 without colour, 1 smaller than the crop of 64; `fairweather check-data ")
     size(clean)
-    with pytest.raises(BadFolder, match=r"1 of the .*1\.png.*96 x 72 .*fairweather check-data"):
+    with pytest.raises(BadFolder, match=r"cannot train on 1 of the .*1\.png.*96 x 72 .*fairweather check-data"):
         check()
 
 

@@ -15,8 +15,8 @@ from tests.data.conftest import scene
 QUIET = Augment(crop=32, tone=0, noise_share=0, jpeg_share=0)
 
 
-def boxes(augment: Augment, height: int = 300, width: int = 400, n: int = 300) -> list[aug.Cut]:
-    return [aug.draw_cut(augment, height, width, item_rng(0, 0, i)) for i in range(n)]
+def boxes(augment: Augment, height: int = 300, width: int = 400, n: int = 300) -> list[aug.CropBox]:
+    return [aug.draw_crop(augment, height, width, item_rng(0, 0, i)) for i in range(n)]
 
 
 def test_crops_lie_inside_the_photo_and_vary() -> None:
@@ -37,7 +37,7 @@ def test_photos_of_any_size_give_samples(height: int, width: int) -> None:
     picture = np.zeros((height, width, 3), np.uint8)
     for augment in (QUIET, Augment.paper(32), Augment.plain(32)):
         for box in boxes(augment, height, width, 20):
-            assert aug.cut(picture, box, 32).shape == (32, 32, 3)
+            assert aug.crop(picture, box, 32).shape == (32, 32, 3)
 
 
 def test_crops_are_not_enlarged_beyond_the_setting() -> None:
@@ -49,11 +49,11 @@ def test_the_papers_way_is_resize_then_crop_then_mirror() -> None:
     augment = Augment.paper()
     assert (augment.load_size, augment.crop) == (286, 256)
     found = boxes(augment)
-    assert {(b.height, b.width, b.first) for b in found} == {(256, 256, 286)}
+    assert {(b.height, b.width, b.load_size) for b in found} == {(256, 256, 286)}
     assert {b.top for b in found} == set(range(31)) == {b.left for b in found}
     # left edge of the crop in a photo whose green is the column: 286 columns for 400
     box = replace(found[0], left=30, top=0, mirrored=False)
-    green = aug.cut(scene(0, 300, 400), box, 256)[0, 0, 1]
+    green = aug.crop(scene(0, 300, 400), box, 256)[0, 0, 1]
     assert int(green) == pytest.approx(30 / 286 * 255, abs=1.5)
     assert aug.draw_tone(augment, item_rng(0))[:, 0, 0] == pytest.approx(np.arange(256) / 255)
 
@@ -62,14 +62,14 @@ def test_one_box_cuts_both_sides_alike_and_maps_too() -> None:
     clear = scene(100, 300, 400)
     depth = (clear[..., 1].astype(np.uint16)) * 257
     for box in boxes(QUIET, n=20):
-        first, second = aug.cut(clear, box, 32), aug.cut(clear // 2, box, 32)
+        first, second = aug.crop(clear, box, 32), aug.crop(clear // 2, box, 32)
         assert np.abs(first.astype(int) - 2 * second.astype(int)).max() <= 3
-        assert np.abs(aug.cut(depth, box, 32) / 257 - first[..., 1]).max() <= 1.5
+        assert np.abs(aug.crop(depth, box, 32) / 257 - first[..., 1]).max() <= 1.5
 
 
 def test_mirroring_mirrors() -> None:
-    box = aug.Cut(0, 0, 300, 400, False)
-    plain, mirrored = (aug.cut(scene(1, 300, 400), replace(box, mirrored=m), 32) for m in (False, True))
+    box = aug.CropBox(0, 0, 300, 400, False)
+    plain, mirrored = (aug.crop(scene(1, 300, 400), replace(box, mirrored=m), 32) for m in (False, True))
     assert (plain[:, ::-1] == mirrored).all()
     assert plain[0, 0, 1] < plain[0, -1, 1]
 
@@ -91,7 +91,7 @@ def test_tone_is_a_rising_curve_within_the_range() -> None:
 def test_toned_looks_values_up() -> None:
     table = np.linspace(0, 1, 256, dtype=np.float32)[:, None, None].repeat(3, axis=2)
     picture = scene(51)
-    assert np.allclose(aug.toned(picture[:, ::-1], table), picture[:, ::-1] / 255.0, atol=1e-6)
+    assert np.allclose(aug.apply_tone(picture[:, ::-1], table), picture[:, ::-1] / 255.0, atol=1e-6)
 
 
 def test_noise_and_jpeg_spoil_within_the_range() -> None:

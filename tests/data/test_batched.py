@@ -72,10 +72,10 @@ def both(data: Mixture, count: int = 24) -> tuple[dict[str, Tensor], dict[str, T
 def test_crops_are_the_loaders_but_for_rounding(photo: np.ndarray, augment: Augment) -> None:
     photos = [photo, photo[:40], photo.transpose(1, 0, 2), photo[:, 7:80]]
     for number in range(12):
-        boxes = [aug.draw_cut(augment, *one.shape[:2], item_rng(number, at)) for at, one in enumerate(photos)]
+        boxes = [aug.draw_crop(augment, *one.shape[:2], item_rng(number, at)) for at, one in enumerate(photos)]
         found = batch_crops([held(one) for one in photos], boxes, augment.crop)
         for one, box, made in zip(photos, boxes, found, strict=True):
-            wanted = aug.cut(one, box, augment.crop).transpose(2, 0, 1)
+            wanted = aug.crop(one, box, augment.crop).transpose(2, 0, 1)
             # OpenCV's weights for 8-bit pixels have 11 bits
             assert np.abs(made.clamp(0, 255).numpy() - wanted.astype(np.float32)).max() < 1.1
 
@@ -83,12 +83,12 @@ def test_crops_are_the_loaders_but_for_rounding(photo: np.ndarray, augment: Augm
 def test_maps_are_cut_like_photos_and_do_not_overshoot(rng: np.random.Generator) -> None:
     step = np.where(np.arange(60)[None] < 30, 0, 65535).repeat(50, 0).astype(np.uint16)
     augment = Augment(crop=40, scale=(0.2, 1.0), enlarge=5)
-    boxes = [aug.draw_cut(augment, 50, 60, item_rng(at)) for at in range(20)]
+    boxes = [aug.draw_crop(augment, 50, 60, item_rng(at)) for at in range(20)]
     found = batch_crops([held(step.astype(np.float32) / 65535)] * 20, boxes, 40, smooth=False)
     assert found.min() >= -1e-4
     assert found.max() <= 1 + 1e-4
     for box, made in zip(boxes, found, strict=True):
-        wanted = aug.cut(step, box, 40).astype(np.float32) / 65535
+        wanted = aug.crop(step, box, 40).astype(np.float32) / 65535
         assert made[0].numpy() == pytest.approx(wanted, abs=2e-3)
 
 
@@ -196,7 +196,7 @@ def test_true_depth_and_recorded_streaks_reach_their_own_pictures(root: Path) ->
     plain = replace(Augment.plain(96), flip=0.0)
     data = mixture(root, SourceSettings("synthetic", "photos", haze=thick), augment=plain, samples=40)
     device = batched(data)
-    assert list(device.held[0].maps) == [0]
+    assert list(device.photos[0].maps) == [0]
     keys = [(0, at) for at in range(40)]
     rows = [at for at, key in enumerate(keys) if device._draw(5, *key).item == 0]
     assert rows
@@ -208,7 +208,7 @@ def test_true_depth_and_recorded_streaks_reach_their_own_pictures(root: Path) ->
     alone = RainSettings(recorded=1.0, veil=0, drops=0, clear=0, screen=0, tint=0)
     rainy = SourceSettings("synthetic", "photos", weather="rain", streaks="rain", rain=alone)
     device = batched(mixture(root, rainy, samples=40))
-    assert sorted(bank.shape[-2:] for bank in device.held[0].banks) == [(96, 128), (128, 96)]
+    assert sorted(bank.shape[-2:] for bank in device.photos[0].banks) == [(96, 128), (128, 96)]
     made = device.batch(5, keys)
     assert ((made["degraded"] - made["clear"]).mean((1, 2, 3)) > 0.005).sum() > 35
 

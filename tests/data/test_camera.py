@@ -46,8 +46,8 @@ def test_a_mirrored_one_shows_the_mirror_image() -> None:
     one, other = (
         draw_camera((100, 120), (50, 60), np.random.default_rng(5), mirrored=mirrored) for mirrored in (False, True)
     )
-    assert np.abs(one.look(picture, 7)[:, ::-1] - other.look(picture, 7)).max() < 1e-3
-    assert np.abs(one.look(picture, 7) - other.look(picture, 7)).mean() > 0.05
+    assert np.abs(one.render(picture, 7)[:, ::-1] - other.render(picture, 7)).max() < 1e-3
+    assert np.abs(one.render(picture, 7) - other.render(picture, 7)).mean() > 0.05
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -59,7 +59,7 @@ def test_its_moves_lead_from_each_frame_to_the_one_before(mirrored: bool) -> Non
     moves = camera.moves(12)
     assert moves.shape == (12, 2, 3)
     assert np.abs(moves[0] - np.eye(3)[:2]).max() < 1e-6, "nothing was before the first frame"
-    frames = [torch.from_numpy(camera.look(picture, t).transpose(2, 0, 1))[None] for t in range(12)]
+    frames = [torch.from_numpy(camera.render(picture, t).transpose(2, 0, 1))[None] for t in range(12)]
     for t in range(1, 12):
         grid = F.affine_grid(torch.from_numpy(moves[t])[None], [1, 3, 60, 90], align_corners=False)
         moved = F.grid_sample(frames[t - 1], grid, align_corners=False)
@@ -83,5 +83,5 @@ def test_a_drift_keeps_within_its_reach() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(BadSettings, match="speed"):
         draw_camera((9, 9), (3, 3), np.random.default_rng(0), speed=-1)
-    with pytest.raises(BadSettings, match="this camera looks at"):
-        draw_camera((9, 9), (3, 3), np.random.default_rng(0)).look(np.zeros((8, 9, 3), np.float32), 0)
+    with pytest.raises(BadSettings, match="the camera is made for"):
+        draw_camera((9, 9), (3, 3), np.random.default_rng(0)).render(np.zeros((8, 9, 3), np.float32), 0)

@@ -47,7 +47,7 @@ def test_the_truth_is_the_photo_as_the_camera_sees_it() -> None:
     camera = draw_camera((160, 220), (120, 165), np.random.default_rng(1), speed=2.0)
     clip = made(1)
     for t, (_, clear) in enumerate(clip):
-        seen = camera.look(scene().astype(np.float32), t)
+        seen = camera.render(scene().astype(np.float32), t)
         assert np.abs(seen.clip(0, 255) - clear).max() <= 1
     assert np.abs(clip[0][1].astype(int) - clip[5][1]).mean() > 2, "it moves"
 
@@ -58,7 +58,7 @@ def test_haze_is_the_scattering_model_along_the_depth_that_moves_with_the_scene(
     camera = draw_camera((160, 220), (120, 165), rng, speed=2.0)
     clip = list(hazy_clip(scene(), 5, np.random.default_rng(9), settings=PLAIN, depth=depth))
     for t, (degraded, clear) in enumerate(clip):
-        seen = camera.look(depth, t).clip(0, 1)
+        seen = camera.render(depth, t).clip(0, 1)
         near = seen < 1e-4
         assert np.abs(degraded[near].astype(int) - clear[near]).max(initial=0) <= 1, (
             "no haze where there is no distance"

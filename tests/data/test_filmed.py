@@ -100,13 +100,13 @@ def test_frames_of_films_follow_each_other(tmp_path: Path) -> None:
 def test_held_back_pairs_stay_out(root: Path) -> None:
     sources = (SourceSettings("pairs", "pairs"),)
     data = Mixture(MixtureSettings(sources=sources, augment=QUIET, frames=3, hold_back=0.25), root)
-    (held,) = data.held_back().values()
+    (held,) = data.holdout().values()
     assert len(held) == 4
     assert not {pair.clear for pair in held} & {pair.clear for pair in data.sources[0].source.pairs}
 
 
 def test_batches_on_a_device_are_refused(root: Path) -> None:
-    with pytest.raises(BadSettings, match="clips are made on the CPU"):
+    with pytest.raises(BadSettings, match="does not support clips"):
         GPUBatches(mixture(root, "pairs"), "cpu", 2**30)
 
 

@@ -82,15 +82,15 @@ def test_an_epoch_visits_every_pair_once(pairs_folder: Path) -> None:
 
 def test_whole_scenes_are_held_back_always_the_same(pairs_folder: Path) -> None:
     data = paired_dataset(pairs_folder, augment=QUIET, hold_back=0.25)
-    held = data.held_back()["pairs"]
+    held = data.holdout()["pairs"]
     scenes = {pair.clear.stem for pair in held}
     assert len(scenes) == 2
     assert len(held) == 4  # both hazes of both scenes
     assert {number_of(data.sample(0, e, i)["clear"]) for e in range(3) for i in range(len(data))} == {
         20 * n for n in range(8) if str(1400 + n) not in scenes
     }
-    assert paired_dataset(pairs_folder, augment=QUIET, hold_back=0.25).held_back() == data.held_back()
-    assert paired_dataset(pairs_folder, augment=QUIET).held_back() == {}
+    assert paired_dataset(pairs_folder, augment=QUIET, hold_back=0.25).holdout() == data.holdout()
+    assert paired_dataset(pairs_folder, augment=QUIET).holdout() == {}
 
 
 def test_holding_back_is_nested_and_bounded() -> None:
@@ -185,5 +185,5 @@ def test_the_shorter_side_is_not_forced_into_step(two_sides: tuple[Path, Path]) 
 
 def test_an_empty_side_is_named(two_sides: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(BadFolder, match="nothing holds no photos"):
+    with pytest.raises(BadFolder, match="nothing has no photos"):
         unpaired_dataset(two_sides[0], tmp_path / "nothing")

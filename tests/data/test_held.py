@@ -45,23 +45,23 @@ def test_it_is_what_training_holds_back(root: Path) -> None:
     share = 0.34
     division = divide_holdout(SOURCES, root, share)
     table = {"sources": SOURCES, "hold_back": share, "augment": {"crop": 16}}
-    theirs = Mixture(MixtureSettings.from_table(table), root).held_back()
-    assert {name: len(pairs) for name, pairs in division.held.items()} == {
+    theirs = Mixture(MixtureSettings.from_table(table), root).holdout()
+    assert {name: len(pairs) for name, pairs in division.holdout.items()} == {
         **{"town": 4, "wet/heavy": 2, "wet/light": 2},
         "sun (clear)": 2,
     }
-    ours = {pair.degraded for pairs in division.held.values() for pair in pairs}
+    ours = {pair.degraded for pairs in division.holdout.values() for pair in pairs}
     assert ours == {pair.degraded for pairs in theirs.values() for pair in pairs}
-    assert len({pair.clear for pair in division.held["town"]}) == 2, "whole scenes"
-    assert division.held["sun (clear)"][0].degraded == division.held["sun (clear)"][0].clear
+    assert len({pair.clear for pair in division.holdout["town"]}) == 2, "whole scenes"
+    assert division.holdout["sun (clear)"][0].degraded == division.holdout["sun (clear)"][0].clear
     everything = {path for path in root.rglob("*.png")}
-    clear_of_held = {pair.clear for pairs in division.held.values() for pair in pairs}
+    clear_of_held = {pair.clear for pairs in division.holdout.values() for pair in pairs}
     assert division.trained == everything - ours - clear_of_held
 
 
 def test_depth_maps_are_no_scenes(root: Path) -> None:
     write(root / "sun" / "s0_disparity.png", np.zeros((40, 40), np.uint8)[..., None].repeat(3, 2))
-    held = divide_holdout([{"kind": "synthetic", "path": "sun"}], root, 0.99 - 1 / 6).held["sun (clear)"]
+    held = divide_holdout([{"kind": "synthetic", "path": "sun"}], root, 0.99 - 1 / 6).holdout["sun (clear)"]
     assert len(held) == 5
     assert not any("disparity" in pair.name for pair in held)
 
@@ -76,7 +76,7 @@ def test_weather_that_is_lent_was_seen(lent: str, folder: str, root: Path) -> No
 
 
 def test_a_plain_folder_of_pairs_and_one_that_is_gone(root: Path) -> None:
-    assert {name: len(pairs) for name, pairs in divide_holdout((), root / "town", 0.2).held.items()} == {"town": 2}
-    assert divide_holdout((), root / "town", 0.0).held == {}
+    assert {name: len(pairs) for name, pairs in divide_holdout((), root / "town", 0.2).holdout.items()} == {"town": 2}
+    assert divide_holdout((), root / "town", 0.0).holdout == {}
     with pytest.raises(BadFolder, match=r"nowhere.*--data"):
         divide_holdout([{"kind": "pairs", "path": "nowhere"}], root, 0.1)

@@ -75,7 +75,7 @@ def test_folders_that_sources_share_are_kept_once(root: Path) -> None:
 
 def test_a_held_back_scene_is_held_back_from_every_source(root: Path) -> None:
     data = Mixture(settings(hold_back=0.3), root)
-    held = data.held_back()
+    held = data.holdout()
     assert sorted(held) == ["clear:photos", "pairs:pairs"]
     assert all(pair.degraded == pair.clear for pair in held["clear:photos"])
     scenes = {pair.clear for pairs in held.values() for pair in pairs}
@@ -121,10 +121,10 @@ def test_a_table_becomes_settings() -> None:
         ({"sources": [{"kind": "pairs"}]}, r"sources\[0\].*path"),
         ({"sources": [{"kind": "pears", "path": "a"}]}, "'pears'; did you mean 'pairs'"),
         ({"sources": [{"kind": "synthetic", "path": "a", "weather": "snow"}]}, "'snow'"),
-        ({"sources": [{"kind": "pairs", "path": "a", "weight": 0}]}, "weight 0"),
+        ({"sources": [{"kind": "pairs", "path": "a", "weight": 0}]}, "weight of the source a is 0"),
         ({"sources": "a"}, "sources must be a list"),
         ({"augment": {"crop": "big"}}, r"augment\.crop must be of type int"),
-        ({"augment": {"scale": [0.5]}}, r"augment\.scale needs 2 values"),
+        ({"augment": {"scale": [0.5]}}, r"augment\.scale must have 2 values"),
         ({"augment": 3}, "augment must be a table"),
     ],
 )

@@ -16,7 +16,7 @@ from fairweather.data import Augment, Mixture, MixtureSettings, SourceSettings
 from fairweather.data.datasets import to_tensor
 from fairweather.data.gpu_batches import GPUBatches
 from fairweather.data.mixture import CLEAR_SUFFIX, divide_holdout
-from fairweather.data.synthetic import BLOCK, MARGIN, RESIDE_INDOOR, RGBD, HazedPair, Hazy, block_of_photo
+from fairweather.data.synthetic import BLOCK, MARGIN, RESIDE_INDOOR, HazedPair, RGBDHaze, SyntheticHaze, block_of_photo
 from fairweather.errors import BadFolder, BadImage, BadSettings
 from fairweather.weather.haze import HazeSettings, haze
 from tests.data.conftest import write_photo
@@ -47,7 +47,7 @@ def mixture(root: Path, *sources: SourceSettings, **more: Any) -> Mixture:
 def test_rooms_get_resides_haze_along_their_depth(root: Path) -> None:
     data = mixture(root, SourceSettings("rgbd", "rooms"))
     source = data.sources[0]
-    assert isinstance(source, RGBD)
+    assert isinstance(source, RGBDHaze)
     assert source.settings == RESIDE_INDOOR
     assert source.items == 120
     depth = source.depth(source.paths[0])
@@ -84,8 +84,8 @@ def test_the_recipe_is_exact(root: Path) -> None:
 def test_neighbouring_rooms_are_held_back_together(root: Path) -> None:
     data = mixture(root, SourceSettings("rgbd", "rooms"), hold_back=0.3)
     source = data.sources[0]
-    assert isinstance(source, RGBD)
-    held = {int(pair.clear.stem) for pair in source.held}
+    assert isinstance(source, RGBDHaze)
+    held = {int(pair.clear.stem) for pair in source.holdout}
     trained = {int(path.stem) for path in source.paths}
     assert held
     assert min(abs(a - b) for a in held for b in trained) > MARGIN
@@ -96,12 +96,12 @@ def test_neighbouring_rooms_are_held_back_together(root: Path) -> None:
     assert block_of_photo(Path("room.png")) == "room"
     division = divide_holdout([{"kind": "rgbd", "path": "rooms"}], root, 0.3)
     assert {int(path.stem) for path in division.trained} == trained
-    assert held < {int(pair.clear.stem) for pair in division.held["rooms/clear" + CLEAR_SUFFIX]}
+    assert held < {int(pair.clear.stem) for pair in division.holdout["rooms/clear" + CLEAR_SUFFIX]}
 
 
 def test_validation_pairs_stay_the_same(root: Path) -> None:
     sources = (SourceSettings("rgbd", "rooms"), SourceSettings("rgbd", "rooms", validate="rooms, thick", haze=THICK))
-    first, again = (mixture(root, *sources, hold_back=0.3).held_back() for _ in range(2))
+    first, again = (mixture(root, *sources, hold_back=0.3).holdout() for _ in range(2))
     assert sorted(first) == ["rgbd:rooms", "rooms, thick"]
     for one, two in zip(first["rgbd:rooms"], again["rgbd:rooms"], strict=True):
         assert isinstance(one, HazedPair)
@@ -116,7 +116,7 @@ def test_validation_pairs_stay_the_same(root: Path) -> None:
 def test_haze_follows_estimated_depth_where_there_is_a_map(root: Path) -> None:
     data = mixture(root, SourceSettings("synthetic", "clear", haze=THICK), depths="depths")
     source = data.sources[0]
-    assert isinstance(source, Hazy)
+    assert isinstance(source, SyntheticHaze)
     known = [path for path in source.paths if source.depth(path) is not None]
     assert [path.stem for path in known] == ["sharp_1", "sharp_3", "soft_2"]
     depth = source.depth(known[0])
@@ -155,7 +155,7 @@ def test_a_source_may_use_some_photos_of_a_folder(root: Path) -> None:
     sharp = mixture(root, SourceSettings("synthetic", "clear", match=("sharp_*",), validate="fog"), hold_back=0.5)
     used, every = ({path.stem for path in data.sources[0].paths} for data in (sharp, whole))  # type: ignore[attr-defined]
     assert used == {name for name in every if name.startswith("sharp")}
-    held = {pair.name for pairs in sharp.held_back().values() for pair in pairs}
+    held = {pair.name for pairs in sharp.holdout().values() for pair in pairs}
     assert held == {"sharp_1", "sharp_3"} - used
     with pytest.raises(BadFolder, match=r"no file name matches blunt_\*"):
         mixture(root, SourceSettings("clear", "clear", match=("blunt_*",)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairweather.data.datasets import check_index, item_rng, order, torch_generator
+from fairweather.data.datasets import check_index, epoch_order, item_rng, torch_generator
 
 
 def test_a_stream_is_its_key() -> None:
@@ -32,11 +32,11 @@ def test_torch_generators_follow_the_stream() -> None:
 
 
 def test_an_epoch_visits_everything_once_in_an_order_of_its_own() -> None:
-    orders = [order(0, epoch, 0, 50) for epoch in range(3)]
+    orders = [epoch_order(0, epoch, 0, 50) for epoch in range(3)]
     assert all(sorted(one) == list(range(50)) for one in orders)
     assert not (orders[0] == orders[1]).all()
     assert not (orders[0] == np.arange(50)).all()
-    assert not (order(0, 0, 1, 50) == order(0, 0, 2, 50)).all()
+    assert not (epoch_order(0, 0, 1, 50) == epoch_order(0, 0, 2, 50)).all()
 
 
 def test_an_index_beyond_the_epoch_is_refused() -> None:

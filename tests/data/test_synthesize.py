@@ -90,6 +90,6 @@ def test_what_cannot_be_done_is_refused_before_work(clear_folder: Path, tmp_path
     with pytest.raises(BadFolder, match="nowhere"):
         synthesize("haze", tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadFolder, match="holds no photos"):
+    with pytest.raises(BadFolder, match="has no photos"):
         synthesize("haze", tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -10,9 +10,9 @@ from fairweather.data import Augment, Mixture, MixtureSettings, SourceSettings
 from fairweather.data.datasets import PhotoCache, item_rng, photos_in
 from fairweather.data.synthetic import (
     ClearPhotos,
-    Hazy,
-    Rainy,
-    Rehazed,
+    RehazedPairs,
+    SyntheticHaze,
+    SyntheticRain,
     depth_of_disparity,
     measured_transmission,
     streak_layer,
@@ -40,14 +40,14 @@ def test_clear_photos_stay_clear_but_for_noise_and_jpeg(clear_folder: Path) -> N
 
 
 def test_haze_goes_over_the_clear_side_and_leaves_it_alone(clear_folder: Path) -> None:
-    hazed = Hazy(photos_in(clear_folder), PhotoCache(), QUIET, settings=THICK)
+    hazed = SyntheticHaze(photos_in(clear_folder), PhotoCache(), QUIET, settings=THICK)
     clear = ClearPhotos(photos_in(clear_folder), PhotoCache(), QUIET)
     for item in range(6):
         sample = hazed.make(item, item_rng(item))
         assert torch.equal(sample["clear"], clear.make(item, item_rng(item))["clear"])
         assert sample["degraded"].std() < 0.9 * sample["clear"].std()
         assert (sample["degraded"] - 0.9).abs().mean() < (sample["clear"] - 0.9).abs().mean()
-    assert hazed.held == []
+    assert hazed.holdout == []
 
 
 def test_true_depth_is_used_where_a_disparity_map_lies_beside(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_true_depth_is_used_where_a_disparity_map_lies_beside(tmp_path: Path) ->
     disparity[:, 32:] = 40000  # the right half is ten times as near
     write_photo(tmp_path / "street_disparity.png", disparity)
     augment = Augment.plain(64)
-    source = Hazy(photos_in(tmp_path), PhotoCache(), augment, settings=THICK)
+    source = SyntheticHaze(photos_in(tmp_path), PhotoCache(), augment, settings=THICK)
     assert source.items == 1
     hazy = source.make(0, item_rng(0))["degraded"]
     left, right = hazy[:, :, :28].mean(), hazy[:, :, 36:].mean()
@@ -104,7 +104,7 @@ def test_a_pair_tells_its_transmission_even_where_it_says_nothing(photo: np.ndar
 def test_rehazed_pairs_keep_their_clear_side_and_get_other_hazes(tmp_path: Path, photo: np.ndarray) -> None:
     hazy, clear, _ = foggy_pair(photo)
     pair = Pair(write_photo(tmp_path / "hazy.png", hazy), write_photo(tmp_path / "clear.png", clear), "hazy")
-    source = Rehazed([pair], PhotoCache(), Augment.plain(96), settings=THICK)
+    source = RehazedPairs([pair], PhotoCache(), Augment.plain(96), settings=THICK)
     samples = [source.make(0, item_rng(number)) for number in range(8)]
     brightness = [float(sample["degraded"].mean()) for sample in samples]
     assert max(brightness) - min(brightness) > 0.05
@@ -126,7 +126,7 @@ def test_rain_is_computed_or_recorded(clear_folder: Path, tmp_path: Path, photo:
     settings = RainSettings(recorded=1.0, veil=0, drops=0, tint=0)
     pairs = find_pairs(tmp_path / "set")
     for bank in ((), pairs):
-        source = Rainy(photos_in(clear_folder), PhotoCache(), QUIET, settings=settings, streaks=bank)
+        source = SyntheticRain(photos_in(clear_folder), PhotoCache(), QUIET, settings=settings, streaks=bank)
         lifts = [s["degraded"] - s["clear"] for s in (source.make(n % 6, item_rng(n)) for n in range(6))]
         assert all(lift.min() > -1e-5 for lift in lifts)
         assert np.mean([lift.mean() for lift in lifts]) > 0.005
@@ -147,7 +147,7 @@ def test_depth_and_transmission_of_real_photos(shared_data: Path, tmp_path: Path
         assert torch.isfinite(sample["degraded"]).all()
     # the two hazes of a scene differ in density and airlight; what they tell of its depth is one thing
     rehazed = data.sources[1]
-    assert isinstance(rehazed, Rehazed)
+    assert isinstance(rehazed, RehazedPairs)
     light, dense = (-np.log(rehazed.transmission(item) / 65535 + 1e-3).ravel() for item in (0, 1))
     assert np.corrcoef(light, dense)[0, 1] > 0.8
 
@@ -173,7 +173,8 @@ def test_real_fog_of_one_scene_is_laid_over_another(tmp_path: Path, clear_folder
     write_photo(tmp_path / "hazy" / "1.png", np.asarray(foggy[0].permute(1, 2, 0) * 255).round().astype(np.uint8))
     write_photo(tmp_path / "clear" / "1.png", clear)
     air = HazeSettings(airlight=(0.9, 0.9), tint=0.0, patchy=0.0, linear=0.0, noise=0.0)
-    source = Hazy(photos_in(clear_folder), PhotoCache(), Augment.plain(48), settings=air, fog=find_pairs(tmp_path))
+    fog = find_pairs(tmp_path)
+    source = SyntheticHaze(photos_in(clear_folder), PhotoCache(), Augment.plain(48), settings=air, fog=fog)
     for item in range(4):
         sample = source.make(item, item_rng(item))
         changed = (sample["degraded"] - sample["clear"]).abs().mean(0)

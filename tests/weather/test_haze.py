@@ -112,9 +112,9 @@ def test_patchy_and_linear_are_shares_of_pictures_not_of_batches() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"density": (0.0, 2.0)}, "haze.density starts at 0"),
+        ({"density": (0.0, 2.0)}, "haze.density is 0.0"),
         ({"density": (2.0, 1.0)}, "haze.density is 2.0 to 1.0"),
-        ({"airlight": (0.8, 1.2)}, "haze.airlight ends at 1"),
+        ({"airlight": (0.8, 1.2)}, "haze.airlight is 0.8 to 1.2"),
         ({"noise": -0.1}, "haze.noise"),
         ({"patchy": 1.5}, "haze.patchy is 1.5"),
     ],
@@ -317,8 +317,8 @@ def test_a_night_without_haze_is_its_own_truth(clear: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"near": (0.2, 1.2)}, "haze.near ends at 1.2"),
-        ({"bend": (0.0, 1.0)}, "haze.bend starts at 0"),
+        ({"near": (0.2, 1.2)}, "haze.near is 0.2 to 1.2"),
+        ({"bend": (0.0, 1.0)}, "haze.bend is 0.0"),
         ({"warm": (0.5, 0.1)}, "haze.warm is 0.5 to 0.1"),
         ({"gamma": (3.0, 1.5)}, "haze.gamma is 3.0 to 1.5"),
         ({"patches": (-0.1, 1.5)}, "haze.patches is -0.1"),
