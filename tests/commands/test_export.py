@@ -84,10 +84,10 @@ def test_what_does_not_go_together(
         assert not (clear.parent / "out").exists()
         return capsys.readouterr().err
 
-    assert "adds haze: give a model that adds rain" in refused("synthesize", "rain", "clear", "-o", "out", "--model", degrader)
-    assert "removes haze" in refused("synthesize", "haze", "clear", "-o", "out", "--model", tiny_model)
-    assert "--model excludes --seed" in refused("synthesize", "haze", "clear", "-o", "out", "--model", degrader, "--seed", 3)
-    assert "--model excludes" in refused("synthesize", "haze", "clear", "-o", "out", "--model", degrader, "--haze.noise", "0")
+    assert "rain is to be put in" in refused("synthesize", "rain", "clear", "-o", "out", "--model", degrader)
+    assert "takes out haze" in refused("synthesize", "haze", "clear", "-o", "out", "--model", tiny_model)
+    assert "leave out --seed" in refused("synthesize", "haze", "clear", "-o", "out", "--model", degrader, "--seed", 3)
+    assert "leave out" in refused("synthesize", "haze", "clear", "-o", "out", "--model", degrader, "--haze.noise", "0")
     assert "degrades photos" in refused("evaluate", "--data", "clear", "--themselves", "--model", degrader, "-o", "out")
     assert "give the run folder" in refused("export", tiny_model, "-o", "out", "--direction", "degrade")
     assert "goes one way (degrade)" in refused("export", degrader, "-o", "out", "--direction", "restore")
