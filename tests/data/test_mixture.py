@@ -1,4 +1,4 @@
-"""Mixtures: seeding, weights, settings from a table, and the holdout, also as told from settings alone."""
+"""Mixtures: seeding, weights, settings from a table, and the holdout, also derived from settings alone."""
 
 from __future__ import annotations
 

@@ -57,12 +57,12 @@ def test_disparity_maps_of_either_folder_give_the_depth(tmp_path: Path) -> None:
     photo = np.full((64, 64, 3), 40, np.uint8)
     disparity = np.full((64, 64), 4000, np.uint16)
     disparity[:, 32:] = 40000
-    write_photo(tmp_path / "beside" / "street.png", photo)
-    write_photo(tmp_path / "beside" / "street_disparity.png", disparity)
+    write_photo(tmp_path / "next" / "street.png", photo)
+    write_photo(tmp_path / "next" / "street_disparity.png", disparity)
     write_photo(tmp_path / "alone" / "street.png", photo)
-    first = synthesize("haze", tmp_path / "beside", tmp_path / "a", haze=FOGGY)
+    first = synthesize("haze", tmp_path / "next", tmp_path / "a", haze=FOGGY)
     assert [path.name for path in first.written] == ["street.png"]
-    synthesize("haze", tmp_path / "alone", tmp_path / "b", haze=FOGGY, depth=tmp_path / "beside")
+    synthesize("haze", tmp_path / "alone", tmp_path / "b", haze=FOGGY, depth=tmp_path / "next")
     made = load(tmp_path / "a" / "street.png")
     assert (made == load(tmp_path / "b" / "street.png")).all()
     assert made[:, :28].mean() > made[:, 36:].mean() + 50

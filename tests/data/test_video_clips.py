@@ -213,9 +213,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def mixture(root: Path, name: str, frames: int = 5, hold_back: float = 0.0, **changes: Any) -> Mixture:
     sources = (SourceSettings(**{**KINDS[name], **changes}),)
-    return Mixture(
-        MixtureSettings(sources=sources, augment=QUIET, frames=frames, samples=8, hold_back=hold_back), root
-    )
+    return Mixture(MixtureSettings(sources=sources, augment=QUIET, frames=frames, samples=8, hold_back=hold_back), root)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ FINDING_KINDS: Mapping[str, FindingKind] = MappingProxyType(
             "error", "the same picture on both sides of a split", "keep it on one: its score means nothing"
         ),
         "dissimilar": FindingKind(
-            "warning", "pairs without common detail", "check them: another scene, one side rotated, or no detail left"
+            "warning", "pairs without common detail", "check them: another scene, one side rotated, or blank"
         ),
         "shifted": FindingKind("warning", "pairs with one side shifted", "align them, or remove them: they cause blur"),
         "view": FindingKind(
@@ -82,13 +82,13 @@ FINDING_KINDS: Mapping[str, FindingKind] = MappingProxyType(
             "warning", "CMYK, converted to RGB without its profile", "save it as RGB, and check its colours"
         ),
         "transparent": FindingKind(
-            "warning", "transparent pixels, whose hidden colours are used", "flatten it on a background of your choice"
+            "warning", "transparent pixels, whose hidden colours are used", "flatten it on a background"
         ),
         "small": FindingKind(
             "warning", "smaller than a training crop, enlarged to it", "lower --crop, or remove these"
         ),
         "one-sided": FindingKind(
-            "warning", "a degraded side without a clear side next to it", "add it, or rename a folder to clear or gt"
+            "warning", "a degraded side without a clear side", "add it, or rename a folder to clear or gt"
         ),
         "alpha": FindingKind("note", "an alpha channel, which is ignored", "nothing to do if nothing is transparent"),
         "palette": FindingKind("note", "a palette, converted to RGB", "nothing to do; few colours make steps in skies"),

@@ -159,8 +159,8 @@ def render_clip(
         else:
             frame_degraded = weather(frame, clear[-1], np.asarray(second, np.float32).clip(0))
         if noise > 0:
-            sigma = grain.normal(0, noise, frame_degraded.shape).astype(np.float32)
-            frame_degraded = (frame_degraded + sigma).clip(0, 1)
+            added_noise = grain.normal(0, noise, frame_degraded.shape).astype(np.float32)
+            frame_degraded = (frame_degraded + added_noise).clip(0, 1)
         degraded.append(frame_degraded if quality is None else aug.jpeg(frame_degraded, quality))
     return degraded, clear
 

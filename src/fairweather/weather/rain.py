@@ -183,11 +183,7 @@ def streak_layers(
     Each layer is sparse noise, blurred along the fall and across the width. From the nearest to the farthest layer,
     streaks become shorter, thinner and fainter.
     """
-    angle = uniform(count, (-settings.angle, settings.angle), generator, like)
-    length = log_uniform(count, settings.length, generator, like) * settings.scale
-    thickness = uniform(count, settings.width, generator, like) * settings.scale
-    coverage = log_uniform(count, settings.coverage, generator, like)
-    strength = uniform(count, settings.strength, generator, like)
+    angle, length, thickness, coverage, strength = _draw_streaks(count, settings, generator, like)
     drawn = uniform(count, (settings.layers[0], settings.layers[1] + 1), generator, like).floor()
     through = torch.ones(count, 1, height, width, dtype=like.dtype, device=like.device)
     for layer in range(settings.layers[1]):
@@ -214,11 +210,7 @@ def falling_streaks(
     that leave at the bottom do not return at the top.
     """
     like = torch.zeros(()) if like is None else like
-    angle = uniform(1, (-settings.angle, settings.angle), generator, like)
-    length = log_uniform(1, settings.length, generator, like) * settings.scale
-    thickness = uniform(1, settings.width, generator, like) * settings.scale
-    coverage = log_uniform(1, settings.coverage, generator, like)
-    strength = uniform(1, settings.strength, generator, like)
+    angle, length, thickness, coverage, strength = _draw_streaks(1, settings, generator, like)
     shutter = uniform(1, (0.3, 1.0), generator, like)
     drawn = int(uniform(1, (settings.layers[0], settings.layers[1] + 1), generator, like))
     through = torch.ones(frames, 1, height, width, dtype=like.dtype, device=like.device)
@@ -293,6 +285,15 @@ def drops_on_lens(picture: Tensor, generator: Generator, settings: RainSettings)
     seen = functional.grid_sample(defocused, grid, padding_mode="reflection", align_corners=False)
     covered, rim = covered[:, None], rim[:, None]
     return picture + covered * (seen * (1 - 0.35 * rim) - picture), covered
+
+
+def _draw_streaks(count: int, settings: RainSettings, generator: Generator, like: Tensor) -> tuple[Tensor, ...]:
+    """Angle, length, width, coverage and strength of the nearest layer, N x 1 x 1 x 1 each."""
+    angle = uniform(count, (-settings.angle, settings.angle), generator, like)
+    length = log_uniform(count, settings.length, generator, like) * settings.scale
+    width = uniform(count, settings.width, generator, like) * settings.scale
+    coverage = log_uniform(count, settings.coverage, generator, like)
+    return angle, length, width, coverage, uniform(count, settings.strength, generator, like)
 
 
 def _blurred(seeds: Tensor, angle: Tensor, length: Tensor, width: Tensor, coverage: Tensor) -> Tensor:
