@@ -140,7 +140,7 @@ def held_back(tables: Tables, data: Path) -> dict[str, list[Any]]:
     if not share:
         raise BadSettings("data.hold_back of the run file is 0: set it above 0 to have scenes for validation")
     sources = [one for one in tables["data"].get("sources", []) if one["kind"] != "synthetic"]
-    return divide_holdout(sources, data, share).held
+    return divide_holdout(sources, data, share).holdout
 
 
 def scored(name: str, restore: Any, key: str, sets: Sets, path: Path) -> Scores:

@@ -86,7 +86,7 @@ def scenes(models: Sequence[str], root: Path | None, hold_back: float | None) ->
     seen = frozenset().union(*(one.trained for one in phases))
     left: dict[str, dict[Path, Pair]] = {}
     for one in phases:
-        for name, pairs in one.held.items():
+        for name, pairs in one.holdout.items():
             fresh = {pair.degraded: pair for pair in pairs if not {pair.degraded, pair.clear} & seen}
             left.setdefault(name, {}).update(fresh)
     found = {name: sorted(pairs.values(), key=lambda pair: pair.name) for name, pairs in left.items() if pairs}

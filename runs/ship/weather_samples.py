@@ -148,7 +148,7 @@ class Samples:
             name = str(rng.choice(["clear", *HAZY, "rain100", "depth"], p=[0.52, 0.2, 0.06, 0.06, 0.08, 0.06, 0.02]))
             path, rain = one_of(self.found.clear[name], rng), 0.0
         region, share = _region(self.photos.get(path), rng)
-        region = aug.toned(region, aug.draw_tone(TONE, rng))
+        region = aug.apply_tone(region, aug.draw_tone(TONE, rng))
         # A part of a hazy photo may show what lies near and is clear.
         hazy = (1.0 if share > 0.4 else math.nan) if kind.startswith("hazy") else 0.0
         if kind == "clear" and rng.random() < 0.15:
@@ -160,7 +160,7 @@ class Samples:
         hazy, clear = (images.to_float(photo) for photo in self.photos.pair(pair.degraded, pair.clear))
         both, _ = _region(np.concatenate([behind(hazy, clear, rng), clear], axis=2), rng)
         parted, clear = both[..., :3], both[..., 3:]
-        toned = aug.toned(images.from_float(parted, np.uint8), aug.draw_tone(TONE, rng))
+        toned = aug.apply_tone(images.from_float(parted, np.uint8), aug.draw_tone(TONE, rng))
         return to_tensor(toned), 1.0 if visible(parted, clear) else math.nan, 0.0
 
     def _rained(self, picture: Tensor, generator: torch.Generator, rng: np.random.Generator) -> tuple[Tensor, float]:

@@ -52,7 +52,7 @@ def of(share: float, **more: Any) -> dict[str, Any]:
 
 
 def held(data: Path, share: float) -> set[str]:
-    return {pair.name for pair in divide_holdout(SOURCES, data, share).held["town"]}
+    return {pair.name for pair in divide_holdout(SOURCES, data, share).holdout["town"]}
 
 
 def test_nobody_has_seen_them(data: Path, model: Callable[..., Path]) -> None:

@@ -1,26 +1,28 @@
-"""Small folders of photos that the data tests share; photos are written with OpenCV, not with the code under test."""
+"""Small folders of photos for the data tests, written with OpenCV instead of the code under test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-Write = Callable[[Path, np.ndarray], Path]
+from fairweather.data import Augment
+
+QUIET = Augment(crop=32, tone=0, noise_share=0, jpeg_share=0)
+"""Crops and flips only."""
 
 
 def write_photo(path: Path, pixels: np.ndarray) -> Path:
-    """H x W [x 3] RGB to a file of whatever kind its suffix says."""
+    """Write H x W [x 3] RGB in the format of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), pixels if pixels.ndim == 2 else pixels[..., ::-1])
     return path
 
 
 def scene(number: int, height: int = 72, width: int = 96) -> np.ndarray:
-    """A photo whose red is the number of its scene, and whose green and blue say where a pixel lies."""
+    """A photo whose red is the number of its scene, and whose green and blue are the pixel's position."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([np.full_like(x, number), x * 255 // (width - 1), y * 255 // (height - 1)], axis=-1).astype(
         np.uint8

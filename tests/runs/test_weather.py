@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def samples(script: ModuleType, data: Path) -> Any:
     train, _ = script.sources(data)
-    return script.Samples(train, script.Photos(), seed=3, computed=8)
+    return script.Samples(train, script.PhotoCache(), seed=3, computed=8)
 
 
 def test_scenes_are_held_back_whole(script: ModuleType, data: Path) -> None:
@@ -116,7 +116,7 @@ def test_costly_photos_are_those_that_a_model_changes(
     script: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, _ = script.sources(data)
-    photos = script.Photos()
+    photos = script.PhotoCache()
     every = [path for paths in train.clear.values() for path in paths]
     pale = photos.get(every[0]).tobytes()  # a scene of the fixture's is in every folder
 

@@ -44,7 +44,7 @@ class Strips:
         degraded = [(clear * t + 0.8 * (1 - t)) for t in (0.6 + 0.3 * torch.rand(FRAMES, generator=generator)).unbind()]
         return {"degraded": torch.cat(degraded, 1), "clear": clear.repeat(1, FRAMES, 1)}
 
-    def held_back(self) -> dict[str, list[Pair]]:
+    def holdout(self) -> dict[str, list[Pair]]:
         return {}
 
 

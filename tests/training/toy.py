@@ -70,7 +70,7 @@ class Toy:
         t = 0.4 + 0.5 * torch.rand((), generator=generator)
         return {"degraded": clear * t + 0.8 * (1 - t), "clear": clear}
 
-    def held_back(self) -> dict[str, list[Pair]]:
+    def holdout(self) -> dict[str, list[Pair]]:
         return {}
 
 

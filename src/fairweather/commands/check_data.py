@@ -1,4 +1,4 @@
-"""`fairweather check-data`: what is wrong with a folder of training data."""
+"""`fairweather check-data`: find what is wrong with a folder of training data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from fairweather.data.audit import Audit, Finding
+    from fairweather.data.audit import Audit
 
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 EXAMPLES = 5
@@ -28,17 +28,17 @@ def check_data(
     all: bool = False,
     json: File = None,
 ) -> int:
-    """Look for what spoils training: broken files, pairs that do not fit or are shifted, copies, frames, odd kinds.
+    """Find faults in training data: broken files, pairs that do not match, copies, borders, unusual formats.
 
-    The exit code is 1 where there are errors: what training refuses, or what makes a score worthless.
+    The exit code is 1 if there are errors: data that training rejects, or that makes a score meaningless.
 
     Args:
-        folder: pairs, a folder of sets of pairs, or photos. With train and test in it, these are compared.
-        against: test data that should share no picture with DIR.
-        fast: names, sizes and kinds alone; no photo is decoded.
-        crop: side of the training crops in pixels; smaller photos are named.
-        all: name every file, not the first five of each kind.
-        json: a file to write all findings to.
+        folder: pairs, a folder of sets of pairs, or photos. If it has train and test folders, they are compared.
+        against: test data that must not share pictures with DIR.
+        fast: check names, sizes and formats only, without decoding photos.
+        crop: side of the training crops in pixels; smaller photos are reported.
+        all: list every file instead of the first five of each kind.
+        json: write all findings to this file.
     """
     from fairweather.data.audit import audit
     from fairweather.files import atomic, check_place, refuse_inputs
@@ -52,57 +52,51 @@ def check_data(
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("photos", total=None)
-        found = audit(
+        result = audit(
             folder,
             against=against,
             fast=fast,
             crop=crop,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    for line in report(found, None if all else EXAMPLES):
+    for line in report(result, None if all else EXAMPLES):
         print(line)
     if json is not None:
         with atomic(json) as path:
-            path.write_text(json_format.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
-    return 1 if found.count("error") else 0
+            path.write_text(json_format.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
+    return 1 if result.count("error") else 0
 
 
-def report(found: Audit, examples: int | None) -> list[str]:
-    """The lines to print: a block a kind, the worst first, and the count at the end."""
-    from fairweather.data.audit import FINDING_KINDS
+def report(result: Audit, examples: int | None) -> list[str]:
+    """Format an audit: a summary, a block of at most `examples` lines for each kind of finding, and the counts."""
+    from fairweather.data.audit import FINDING_KINDS, SEVERITIES
 
-    lines = [_looked_at(found), ""]
+    summary = [_count(result.photos, "photo")]
+    if result.sets:
+        pairs, sets = _count(sum(result.sets.values()), "pair"), _count(len(result.sets), "set")
+        summary += [f"{pairs} in {sets}", f"{result.unpaired} in no pair"]
+    lines = [f"{result.folder}: {', '.join(summary)}", ""]
     for name, kind in FINDING_KINDS.items():
-        same = [finding for finding in found.findings if finding.kind == name]
-        if not same:
+        findings = [finding for finding in result.findings if finding.kind == name]
+        if not findings:
             continue
-        lines.append(f"{kind.severity}: {kind.title} ({len(same)})")
-        lines += [f"    {_line(finding, found.folder, examples)}" for finding in same[:examples]]
-        if len(same) > len(same[:examples]):
-            lines.append(f"    ... and {len(same) - len(same[:examples])} more (--all, --json)")
+        lines.append(f"{kind.severity}: {kind.title} ({len(findings)})")
+        for finding in findings[:examples]:
+            files = _files(finding.files, result.folder, examples)
+            remedy = f" ({finding.remedy})" if finding.remedy else ""
+            lines.append(f"    {files}: {finding.what}{remedy}" if finding.what else f"    {files}")
+        if len(findings) > len(findings[:examples]):
+            lines.append(f"    ... and {len(findings) - len(findings[:examples])} more (--all, --json)")
         lines += [f"    -> {kind.remedy}", ""]
-    counts = ", ".join(_many(found.count(severity), severity) for severity in ("error", "warning", "note"))
-    return [*lines, counts]
+    return [*lines, ", ".join(_count(result.count(severity), severity) for severity in SEVERITIES)]
 
 
-def _looked_at(found: Audit) -> str:
-    pairs = sum(found.sets.values())
-    parts = [_many(found.photos, "photo")]
-    if found.sets:
-        parts.append(f"{_many(pairs, 'pair')} in {_many(len(found.sets), 'set')}")
-        parts.append(f"{found.alone} in no pair")
-    return f"{found.folder}: {', '.join(parts)}"
+def _files(files: tuple[Path, ...], folder: Path, examples: int | None) -> str:
+    names = [str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in files]
+    shown = names if examples is None else names[: max(2, examples)]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more
 
 
-def _line(finding: Finding, folder: Path, examples: int | None) -> str:
-    names = [path.relative_to(folder) if path.is_relative_to(folder) else path for path in finding.files]
-    most = None if examples is None else max(2, examples)
-    words = ", ".join(f"{name}" for name in names[:most])
-    if len(names) > len(names[:most]):
-        words += f" and {len(names) - len(names[:most])} more"
-    remedy = f" ({finding.remedy})" if finding.remedy else ""
-    return f"{words}: {finding.what}{remedy}" if finding.what else words
-
-
-def _many(number: int, word: str) -> str:
+def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -1,8 +1,8 @@
-"""Training data: folders of pairs, unpaired folders, weather made over clear photos, and weighted mixtures of these.
+"""Training data: folders of pairs, unpaired folders, synthetic weather over clear photos, and weighted mixtures.
 
-A dataset gives `sample(seed, epoch, index)` -> `{"degraded": ..., "clear": ...}`, each 3 x S x S float32 in [0,1], and
-nothing but the three numbers decides what: neither threads nor the order of the calls. Callers that load in threads of
-their own should set `cv2.setNumThreads(1)` and torch to one thread there: the pictures are too small to share out.
+A dataset's `sample(seed, epoch, index)` returns `{"degraded": ..., "clear": ...}`, each 3 x S x S float32 in [0,1]. The
+three numbers alone decide the sample, in any thread and order. Callers that load in several threads should set
+`cv2.setNumThreads(1)` and use one torch thread each: the pictures are too small to split.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the audit can find: one line a kind, with how bad it is, what it is called and what to do about it."""
+"""The audit of training data behind `fairweather check-data`: broken files, pairs that do not match, copies, borders.
+
+`audit` decodes every photo; `check_before_training` reads headers only, and runs at the start of each training.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,10 +26,9 @@ from fairweather.data.datasets import RESIDE_BORDER, PhotoPixels, to_eight_bits
 from fairweather.data.image_matching import (
     MIN_RESPONSE,
     MIRROR,
-    Detail,
     PixelFacts,
     correlation,
-    part_of,
+    crop_position,
     pixel_facts,
     relation,
     same_view,
@@ -38,89 +40,104 @@ from fairweather.images.formats import FORMATS
 from fairweather.images.io import SUFFIXES
 from fairweather.pairs import SIDES, Pair, Surveyed, pictures, survey
 
-SEVERITIES = ("error", "warning", "note")
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+"""error: training rejects it, or scores on it mean nothing; warning: check it; note: good to know."""
+Headers = Mapping[Path, Header]
 
 
 class FindingKind(NamedTuple):
-    severity: str
-    """error: training refuses it, or a score on it means nothing; warning: look at it; note: good to know."""
+    severity: Severity
     title: str
     remedy: str
 
 
-FINDING_KINDS = MappingProxyType(
+FINDING_KINDS: Mapping[str, FindingKind] = MappingProxyType(
     {
-        "unreadable": FindingKind("error", "cannot be read", "get a whole copy, or take it out"),
-        "partner": FindingKind("error", "no pairs can be made of", "rename, add or take out what is named"),
-        "size": FindingKind(
-            "error", "pairs whose two sides differ in size", "crop or resize one side, or take the pair out"
+        "unreadable": FindingKind("error", "cannot be read", "get a whole copy, or remove it"),
+        "unpaired": FindingKind(
+            "error", "photos without exactly one partner", "rename, add or remove the named photos"
         ),
-        "wrong": FindingKind(
-            "error", "pairs that show two different scenes", "find the right partner, or take the pair out"
+        "size": FindingKind("error", "pairs of two sizes", "crop or resize one side, or remove the pair"),
+        "different": FindingKind(
+            "error", "pairs of two different scenes", "find the right partner, or remove the pair"
         ),
-        "mirrored": FindingKind("error", "pairs with one side mirrored or turned", "turn it back"),
+        "mirrored": FindingKind("error", "pairs with one side mirrored or rotated", "turn it back"),
         "leak": FindingKind(
-            "error", "the same picture on both sides of a split", "keep it on one: its score is worth nothing"
+            "error", "the same picture on both sides of a split", "keep it on one: its score means nothing"
         ),
-        "unlike": FindingKind(
-            "warning",
-            "pairs whose two sides have no detail in common",
-            "look at them: another scene, one side turned, or no detail left",
+        "dissimilar": FindingKind(
+            "warning", "pairs without common detail", "check them: another scene, one side rotated, or blank"
         ),
-        "shifted": FindingKind(
-            "warning", "pairs whose two sides are shifted", "align them, or take them out: losses blur"
-        ),
+        "shifted": FindingKind("warning", "pairs with one side shifted", "align them, or remove them: they cause blur"),
         "view": FindingKind(
-            "warning", "the same view on both sides of a split", "scores on it say little of new places"
+            "warning", "the same view on both sides of a split", "scores on it say little about new places"
         ),
-        "copy": FindingKind("warning", "the same picture more than once", "keep one: it weighs double"),
-        "same": FindingKind(
-            "warning", "pairs whose two sides are the same picture", "nothing can be learned from these"
+        "copy": FindingKind("warning", "the same picture more than once", "keep one: it counts several times"),
+        "same": FindingKind("warning", "pairs of one and the same picture", "remove them: there is nothing to learn"),
+        "border": FindingKind("warning", "a border of one colour", "crop it: a network learns to draw it"),
+        "blank": FindingKind("warning", "a single colour", "remove it"),
+        "grey": FindingKind("warning", "no colour", "remove these if the other photos have colour"),
+        "cmyk": FindingKind(
+            "warning", "CMYK, converted to RGB without its profile", "save it as RGB, and check its colours"
         ),
-        "border": FindingKind("warning", "a frame of one colour", "crop it away: a network learns to draw it"),
-        "blank": FindingKind("warning", "a single colour all over", "take it out"),
-        "grey": FindingKind("warning", "no colour", "take these out where the other photos have colour"),
-        "inks": FindingKind("warning", "CMYK, converted to RGB without its profile", "save it as RGB, and look at it"),
-        "see-through": FindingKind(
-            "warning", "transparent pixels; what lies beneath them is used", "flatten it on a background of your choice"
+        "transparent": FindingKind(
+            "warning", "transparent pixels, whose hidden colours are used", "flatten it on a background"
         ),
-        "tiny": FindingKind(
-            "warning", "smaller than a training crop, and enlarged to it", "lower --crop, or take these out"
+        "small": FindingKind(
+            "warning", "smaller than a training crop, enlarged to it", "lower --crop, or remove these"
         ),
-        "lonely": FindingKind(
-            "warning", "a degraded side without a clear one beside it", "add it, or rename one: clear, gt"
+        "one-sided": FindingKind(
+            "warning", "a degraded side without a clear side", "add it, or rename a folder to clear or gt"
         ),
-        "alpha": FindingKind("note", "an alpha channel, which is ignored", "nothing, if nothing is transparent"),
-        "palette": FindingKind("note", "a palette, converted to RGB", "nothing; its few colours make steps in skies"),
-        "deep": FindingKind("note", "16 bits a channel, rounded to 8 for training", "nothing"),
-        "pages": FindingKind("note", "several pictures in one file; the first is used", "save the others as files"),
-        "misnamed": FindingKind("note", "another format than its suffix says; read all the same", "rename it"),
-        "trimmed": FindingKind("note", "RESIDE's border of 10 px, cut off the clear side", "nothing"),
-        "ignored": FindingKind(
-            "note", "pictures that are left out for their suffix", "save them as JPEG or PNG, or rename"
+        "alpha": FindingKind("note", "an alpha channel, which is ignored", "nothing to do if nothing is transparent"),
+        "palette": FindingKind("note", "a palette, converted to RGB", "nothing to do; few colours make steps in skies"),
+        "16-bit": FindingKind("note", "16 bits per channel, rounded to 8 for training", "nothing to do"),
+        "pages": FindingKind(
+            "note", "several pictures in one file; only the first is used", "save the others as files"
         ),
+        "misnamed": FindingKind("note", "another format than its suffix says, which is read anyway", "rename it"),
+        "trimmed": FindingKind("note", "RESIDE's border of 10 px, cropped from the clear side", "nothing to do"),
+        "ignored": FindingKind("note", "pictures ignored for their suffix", "save them as JPEG or PNG, or rename them"),
     }
 )
+"""Name -> kind of finding, the most serious first."""
+
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation", "dev"), "validation"
+)
+"""Name of a folder -> the part of a split in it."""
+
+COPY_HASH, COPY_CORRELATION = 0.8, 0.88
+"""Least product of hashes, and least correlation of thumbnails' detail, of two copies."""
+VIEW_HASH, VIEW_RESPONSE = 0.5, 0.15
+"""Least product of hashes, and least response of phase correlation, of two photos of one view."""
+VIEW_CANDIDATES = 8
+"""Photos of the other split that a photo is compared with for the same view."""
+SAME_LEVELS = 2
+"""Largest difference of the thumbnails, in levels of 255, of two pictures that look the same."""
+MAX_PARTNERS = 50
+"""Pairs for which the right partner is searched among all photos."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found."""
+    """One finding."""
 
     kind: str
-    """A key of KINDS."""
+    """A key of FINDING_KINDS."""
     files: tuple[Path, ...]
-    what: str
-    """What is so about these files, in a few words; empty where the kind says it all."""
+    what: str = ""
+    """Details in a few words; may be empty."""
     remedy: str = ""
-    """Where it is another than the kind's."""
+    """If it differs from the kind's."""
 
     @property
-    def severity(self) -> str:
+    def severity(self) -> Severity:
         return FINDING_KINDS[self.kind].severity
 
     def as_dict(self) -> dict[str, object]:
-        """For --json."""
+        """Return it for JSON."""
         kind = FINDING_KINDS[self.kind]
         return {
             "kind": self.kind,
@@ -131,456 +148,29 @@ class Finding:
         }
 
 
-# The fast part of the audit: what names and headers tell. No pixel is decoded; `train` does this before it starts.
-
-Headers = Mapping[Path, Header]
-
-
-def read_headers(photos: Iterable[Path], crop: int) -> tuple[dict[Path, Header], list[Finding]]:
-    """The headers of all that can be read, and what they tell. `crop`: side of the training crops in pixels."""
-    headers: dict[Path, Header] = {}
-    findings: list[Finding] = []
-    for path in photos:
-        try:
-            header = headers[path] = images.header(path)
-        except (BadImage, MissingExtra) as error:
-            findings.append(unreadable(path, error))
-            continue
-        if header.frames > 1 and header.format not in ("TIFF", "HEIF"):
-            del headers[path]
-            findings.append(Finding("unreadable", (path,), f"an animation of {header.frames} frames", "save one frame"))
-            continue
-        findings += _describe_header(path, header, crop)
-    return headers, findings
-
-
-def unreadable(path: Path, error: Exception) -> Finding:
-    """A finding of an error that names the file, says what, and after a semicolon the remedy."""
-    what, _, remedy = " ".join(str(error).split()).removeprefix(f"{path}: ").partition("; ")
-    return Finding("unreadable", (path,), what, remedy)
-
-
-def _describe_header(path: Path, header: Header, crop: int) -> list[Finding]:
-    said = {
-        "grey": header.grey,
-        "inks": header.inks,
-        "alpha": header.alpha,
-        "palette": header.palette,
-        "deep": header.deep,
-    }
-    found = [Finding(kind, (path,), "") for kind, so in said.items() if so]
-    if header.frames > 1:
-        found.append(Finding("pages", (path,), f"{header.frames} pictures"))
-    if min(header.width, header.height) < crop:
-        found.append(Finding("tiny", (path,), f"{header.width} x {header.height}, the crop is {crop}"))
-    if FORMATS[path.suffix.lower()] != header.format:
-        found.append(Finding("misnamed", (path,), f"holds {header.format}"))
-    return found
-
-
-def compare_sizes(pairs: Iterable[Pair], headers: Headers) -> list[Finding]:
-    """Pairs that training cannot take, or takes after trimming; those of which a side is unreadable are left out."""
-    findings: dict[tuple[Path, ...], Finding] = {}
-    for pair in pairs:
-        if pair.degraded not in headers or pair.clear not in headers:
-            continue
-        degraded, clear = headers[pair.degraded], headers[pair.clear]
-        files = (pair.degraded, pair.clear)
-        if (degraded.width, degraded.height) == (clear.width, clear.height):
-            continue
-        if trimmed(degraded, clear):
-            findings[pair.clear,] = Finding("trimmed", (pair.clear,), f"{clear.width} x {clear.height}")
-        else:
-            findings[files] = Finding("size", files, _difference(degraded, clear))
-    return list(findings.values())
-
-
-def trimmed(degraded: Header, clear: Header) -> bool:
-    """Whether the clear side is larger by RESIDE's border, which training cuts off."""
-    more = 2 * RESIDE_BORDER
-    return (clear.width, clear.height) == (degraded.width + more, degraded.height + more)
-
-
-def _difference(degraded: Header, clear: Header) -> str:
-    sizes = f"{degraded.width} x {degraded.height} and {clear.width} x {clear.height}"
-    if (degraded.width, degraded.height) == (clear.height, clear.width):
-        return f"{sizes}: one is turned by 90 degrees"
-    wider, higher = clear.width / degraded.width, clear.height / degraded.height
-    if abs(wider / higher - 1) < 0.01:
-        return f"{sizes}: the same shape, scaled by {wider:.3g}"
-    return f"{sizes}: another shape, so one was cropped or squeezed"
-
-
-def disparity_maps(photos: Iterable[Path]) -> set[Path]:
-    """Disparity maps beside their photos: data, but no photos."""
-    photos = list(photos)
-    stems = {path.with_suffix("") for path in photos}
-    return {
-        path
-        for path in photos
-        if path.stem.endswith(DISPARITY) and path.with_name(path.stem.removesuffix(DISPARITY)) in stems
-    }
-
-
-def check_before_training(folders: Iterable[str], photos: Iterable[Path], pairs: Iterable[Pair], crop: int) -> str:
-    """What headers tell of the photos that a run is to learn from: one line of warnings, "" where there are none.
-
-    `folders`: what to hand to `check-data` for all of it. Raises BadFolder on errors, which names the first few.
-    """
-    told = " and ".join(f"`fairweather check-data {folder}`" for folder in folders)
-    wanted = list(dict.fromkeys(photos))
-    maps = disparity_maps(wanted)
-    headers, findings = read_headers(wanted, crop)
-    findings += compare_sizes(pairs, headers)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        first = "; ".join(f"{' and '.join(map(str, one.files))}: {one.what}" for one in errors[:3])
-        more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        raise BadFolder(f"{len(errors)} of the photos or pairs cannot be trained on: {first}{more}; {told} lists all")
-    kinds = Counter(one.kind for one in findings if one.severity == "warning" and not maps & {*one.files})
-    words = {"grey": "without colour", "inks": "in CMYK", "tiny": f"smaller than the crop of {crop}"}
-    counts = ", ".join(f"{number} {words[kind]}" for kind, number in kinds.items())
-    return f"photos: {counts}; {told} says which" if counts else ""
-
-
-# Pictures that are there twice: recompressed, resized or mirrored copies, and the same view taken at another time.
-#
-# Candidates come from the perceptual hashes (one matrix product for all pairs of photos); each is then checked on the
-# pixels, so that two blue skies over two green meadows are not called copies.
-
-COPY_HASH, SAME_PICTURE = 0.8, 0.88
-"""Products of hashes from which on, and correlations of thumbnails' detail above which, two photos are copies."""
-VIEW_HASH, SAME_VIEW = 0.5, 0.15
-"""The same for views: the second is the response of phase correlation (`alignment.same_view`)."""
-_NEAREST = 8
-"""Photos of the other split that a photo is compared with, to see whether they show the same view."""
-_BLOCK = 1024
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """A photo in the search."""
-
-    path: Path
-    looks: PixelFacts
-    scene: Path
-    """The clear photo that it belongs to, or itself: versions of one scene are no copies."""
-    split: str
-    """train, test, ..., or "" outside of any split."""
-
-    @property
-    def degraded(self) -> bool:
-        return self.scene != self.path
-
-
-class Match(NamedTuple):
-    product: float
-    one: int
-    other: int
-    mirrored: bool
-
-
-def find_copies(photos: Sequence[Fingerprint], read: Callable[[Path], PhotoPixels]) -> list[Finding]:
-    """Copies among the photos, and views on both sides of a split. `read` gives the few that are looked at again."""
-    photos = [photo for photo in photos if not photo.looks.blank]
-    clear = [photo for photo in photos if not photo.degraded]
-    groups = _groups(clear, {})
-    # of two scenes that are copies, the degraded versions are not told again
-    known = {photo.scene: number for number, (group, _) in enumerate(groups) for photo in group}
-    groups += _groups(photos, known)
-    findings = [_describe(group, mirrored) for group, mirrored in groups]
-    copied = {photo.path: number for number, (group, _) in enumerate(groups) for photo in group}
-    for one, other, response in _views(clear, read):
-        if one not in copied or copied[one] != copied.get(other):
-            findings.append(Finding("view", (one, other), f"likeness {response:.2f} of 1"))
-    return findings
-
-
-def thumb_detail(thumb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A thumbnail's detail over its local strength: what two photos of like composition do not share."""
-    grey = thumb.astype(np.float32)
-    fine = grey - cv2.GaussianBlur(grey, (0, 0), 3)
-    return np.asarray(fine / (cv2.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), 6)) + 2), dtype=np.float32)
-
-
-def _groups(photos: Sequence[Fingerprint], known: Mapping[Path, Hashable]) -> list[tuple[list[Fingerprint], bool]]:
-    """Copies of one another, and whether there are mirrored ones. `known`: scenes that are known to be the same."""
-    detail = lru_cache(maxsize=4096)(lambda at: thumb_detail(photos[at].looks.thumb))
-    parent = list(range(len(photos)))
-    mirrored: set[int] = set()
-
-    def root(at: int) -> int:
-        while parent[at] != at:
-            parent[at] = at = parent[parent[at]]
-        return at
-
-    for _, one, other, mirror in _matches(photos, COPY_HASH, mirrors=True):
-        first, second = photos[one].scene, photos[other].scene
-        if known.get(first, first) == known.get(second, second) or root(one) == root(other):
-            continue
-        there = detail(other)[:, ::-1] if mirror else detail(other)
-        if correlation(detail(one), there) >= SAME_PICTURE:
-            parent[root(other)] = root(one)
-            mirrored |= {one, other} if mirror else set()
-    groups = defaultdict[int, list[int]](list)
-    for at in range(len(photos)):
-        groups[root(at)].append(at)
-    return [([photos[at] for at in group], bool(mirrored & {*group})) for group in groups.values() if len(group) > 1]
-
-
-def _describe(group: Sequence[Fingerprint], mirrored: bool) -> Finding:
-    splits = sorted({photo.split for photo in group} - {""})
-    what = ["in " + " and ".join(splits)] if len(splits) > 1 else []
-    what += ["mirrored"] if mirrored else []
-    return Finding("leak" if len(splits) > 1 else "copy", tuple(photo.path for photo in group), ", ".join(what))
-
-
-def _views(photos: Sequence[Fingerprint], read: Callable[[Path], PhotoPixels]) -> Iterator[tuple[Path, Path, float]]:
-    splits = {photo.split for photo in photos} - {""}
-    if len(splits) < 2:
-        return
-    nearest = defaultdict[int, list[Match]](list)
-    for match in _matches(photos, VIEW_HASH, across=True):
-        nearest[match.one].append(match)
-        nearest[match.other].append(match)
-    tried = {match for found in nearest.values() for match in sorted(found, reverse=True)[:_NEAREST]}
-    kept = lru_cache(maxsize=64)(read)
-    for match in sorted(tried, key=lambda match: match[1:]):
-        one, other = photos[match.one].path, photos[match.other].path
-        response = same_view(kept(one), kept(other))
-        if response >= SAME_VIEW:
-            yield one, other, response
-
-
-def _matches(
-    photos: Sequence[Fingerprint], least: float, *, mirrors: bool = False, across: bool = False
-) -> Iterator[Match]:
-    """Photos whose hashes have a product of at least `least`: each two once, and once more where one is mirrored.
-
-    `across`: only where both are in a split, and not in the same one.
-    """
-    if len(photos) < 2:
-        return
-    hashes = np.stack([photo.looks.waves for photo in photos])
-    names, split = np.unique([photo.split for photo in photos], return_inverse=True)
-    named = (names != "")[split]
-    numbers = np.arange(len(photos))
-    for start in range(0, len(photos), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        wanted = numbers[block, None] < numbers
-        if across:
-            wanted &= (split[block, None] != split) & named[block, None] & named
-        for mirrored, others in ((False, hashes), (True, hashes * MIRROR))[: 1 + mirrors]:
-            products = hashes[block] @ others.T
-            for row, other in zip(*np.nonzero(wanted & (products >= least)), strict=True):
-                yield Match(float(products[row, other]), start + int(row), int(other), mirrored)
-
-
-# One scene, decoded: a clear photo with its degraded versions, or a photo on its own.
-
-_ALIKE = 2
-"""Levels of 255, averaged over a hundredth of the side, that two pictures that look the same may differ by."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What is decoded together."""
-
-    clear: Path
-    pairs: tuple[Pair, ...] = ()
-
-
-@dataclass
-class Examined:
-    """What a scene showed."""
-
-    looks: dict[Path, PixelFacts] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    unlike: list[tuple[Pair, bool]] = field(default_factory=list)
-    """Pairs that have no detail in common, and whether one side has none at all."""
-    photos: int = 0
-    """Photos of the scene."""
-
-
-def examine(scene: Scene, headers: Headers) -> Examined:
-    """Decodes the scene's photos and compares them; what cannot be decoded is a finding."""
-    done = Examined(photos=1 + len(scene.pairs))
-    clear = _look_at(scene.clear, headers, done)
-    sizes = compare_sizes(scene.pairs, headers)
-    for pair in scene.pairs:
-        degraded = _look_at(pair.degraded, headers, done)
-        if degraded is None or clear is None:
-            continue
-        here = clear
-        if trimmed(headers[pair.degraded], headers[pair.clear]):
-            here = clear[RESIDE_BORDER:-RESIDE_BORDER, RESIDE_BORDER:-RESIDE_BORDER]
-        if degraded.shape == here.shape:
-            _compare(pair, degraded, here, done)
-        else:
-            sizes = [_explained(one, pair, degraded, clear) for one in sizes]
-    done.findings += sizes
-    done.findings += _frames(scene, done.looks)
-    done.findings += _twins(scene, done.looks)
-    return done
-
-
-def read_pixels(path: Path) -> PhotoPixels:
-    """H x W x 3 uint8, as training sees it."""
-    return to_eight_bits(images.read(path).pixels)
-
-
-def _look_at(path: Path, headers: Headers, done: Examined) -> PhotoPixels | None:
-    try:
-        photo = images.read(path)
-        pixels = to_eight_bits(photo.pixels)
-        looks = done.looks[path] = pixel_facts(pixels)
-    except FairweatherError as error:
-        done.findings.append(unreadable(path, error))
-        return None
-    except Exception as error:  # one photo, however odd, does not end the audit of thousands
-        done.findings.append(Finding("unreadable", (path,), f"{type(error).__name__}: {error}"))
-        return None
-    if photo.alpha is not None and photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
-        done.findings.append(Finding("see-through", (path,), ""))
-    if looks.blank:
-        done.findings.append(Finding("blank", (path,), ""))
-    elif looks.colourless and not (path in headers and headers[path].grey):
-        done.findings.append(Finding("grey", (path,), "red, green and blue are the same"))
-    return pixels
-
-
-def _compare(pair: Pair, degraded: PhotoPixels, clear: PhotoPixels, done: Examined) -> None:
-    files = (pair.degraded, pair.clear)
-    first, second = done.looks[pair.degraded], done.looks[pair.clear]
-    if first.blank or second.blank:
-        return
-    if degraded.shape == clear.shape and np.array_equal(degraded, clear):
-        done.findings.append(Finding("same", files, "pixel for pixel"))
-        return
-    found = relation(degraded, clear)
-    if found.turn:
-        done.findings.append(Finding("mirrored", files, f"the degraded one is {found.turn}"))
-    elif found.response < MIN_RESPONSE:
-        done.unlike.append((pair, found.flat))
-    elif found.shifted:
-        what = f"the degraded one lies {_moved(found.right, 'right', 'left')}, {_moved(found.down, 'down', 'up')}"
-        done.findings.append(Finding("shifted", files, f"{what} (response {found.response:.2f} of 1)"))
-    elif np.abs(first.thumb.astype(np.int16) - second.thumb).max() <= _ALIKE:
-        done.findings.append(Finding("same", files, "no visible difference"))
-
-
-def _moved(pixels: float, positive: str, negative: str) -> str:
-    return f"{abs(pixels):.1f} px {positive if pixels > 0 else negative}"
-
-
-def _explained(finding: Finding, pair: Pair, degraded: PhotoPixels, clear: PhotoPixels) -> Finding:
-    """A finding of two sizes, with what the pixels tell of it."""
-    if finding.files != (pair.degraded, pair.clear):
-        return finding
-    sides = (("degraded", degraded, clear), ("clear", clear, degraded))
-    for name, smaller, larger in sides:
-        place = part_of(smaller, larger)
-        if place is not None:
-            size = f"{degraded.shape[1]} x {degraded.shape[0]} and {clear.shape[1]} x {clear.shape[0]}"
-            what = f"{size}: the {name} one is the other, cut out at ({place[0]}, {place[1]})"
-            return replace(finding, what=what, remedy="cut the larger one alike")
-    return finding
-
-
-def _frames(scene: Scene, looks: Mapping[Path, PixelFacts]) -> list[Finding]:
-    findings = []
-    clear = looks.get(scene.clear)
-    for path in (scene.clear, *(pair.degraded for pair in scene.pairs)):
-        found = looks[path].frame if path in looks else None
-        if found is None:
-            continue
-        alone = path != scene.clear and clear is not None and clear.frame is None
-        if alone and sum(depth > 0 for depth in found) == 1:
-            continue  # a dark wall at the edge, made flat by haze
-        edges = ", ".join(f"{name} {depth}" for name, depth in found._asdict().items() if depth)
-        findings.append(Finding("border", (path,), f"{edges} px"))
-    return findings
-
-
-def _twins(scene: Scene, looks: Mapping[Path, PixelFacts]) -> list[Finding]:
-    """Degraded versions of the scene that are one and the same picture."""
-    seen: dict[bytes, list[Path]] = {}
-    for pair in scene.pairs:
-        if pair.degraded in looks:
-            seen.setdefault(looks[pair.degraded].digest, []).append(pair.degraded)
-    return [Finding("copy", tuple(files), "pixel for pixel") for files in seen.values() if len(files) > 1]
-
-
-MAX_PARTNERS = 50
-"""Pairs for whose partner all others are searched."""
-
-
-def find_partners(
-    unlike: Sequence[tuple[Pair, bool]], clear: Iterable[Path], looks: Mapping[Path, PixelFacts]
-) -> list[Finding]:
-    """Of pairs that have no detail in common: what they are, and which clear photo would fit, if one does."""
-    if not unlike:
-        return []
-    details = {path: thumb_detail(looks[path].thumb) for path in clear if path in looks}
-    findings = []
-    for number, (pair, flat) in enumerate(unlike):
-        files = (pair.degraded, pair.clear)
-        partner = None if flat or number >= MAX_PARTNERS else _partner(pair, details, looks)
-        if partner is not None:
-            findings.append(Finding("wrong", files, f"the degraded one fits {partner}", "rename it to match that one"))
-        elif flat:
-            findings.append(Finding("unlike", files, "one of them has hardly any detail"))
-        else:
-            findings.append(Finding("unlike", files, ""))
-    return findings
-
-
-def _partner(pair: Pair, details: Mapping[Path, Detail], looks: Mapping[Path, PixelFacts]) -> Path | None:
-    own = thumb_detail(looks[pair.degraded].thumb)
-    scores = {path: correlation(own, there) for path, there in details.items() if path != pair.clear}
-    for path in sorted(scores, key=lambda path: -scores[path])[:3]:
-        degraded, clear = read_pixels(pair.degraded), read_pixels(path)
-        if scores[path] > 0.2 and degraded.shape == clear.shape:
-            found = relation(degraded, clear)
-            if found.response >= 2 * MIN_RESPONSE and not found.turn:
-                return path
-    return None
-
-
-# What is wrong with a folder of training data, before a night of training finds out: `fairweather check-data`.
-
-__all__ = ["Audit", "Finding", "FINDING_KINDS", "SEVERITIES", "audit", "check_before_training"]
-
-Progress = Callable[[int, int], None]
-
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
-    ("val", "valid", "validation", "dev"), "validation"
-)
-"""Folder names -> the part of a split that lies there."""
-
-
 @dataclass
 class Audit:
-    """All that was found, and what was looked at."""
+    """The result of an audit."""
 
     folder: Path
     sets: dict[str, int]
-    """Set -> pairs."""
+    """Set -> number of pairs."""
     photos: int
-    alone: int
-    """Photos that are in no pair."""
+    unpaired: int
+    """Photos in no pair."""
     findings: list[Finding] = field(default_factory=list)
 
-    def count(self, severity: str) -> int:
+    def count(self, severity: Severity) -> int:
+        """Return the number of findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def as_dict(self) -> dict[str, object]:
-        """For --json."""
+        """Return it for JSON."""
         return {
             "folder": self.folder.as_posix(),
             "sets": self.sets,
             "photos": self.photos,
-            "alone": self.alone,
+            "unpaired": self.unpaired,
             "counts": {f"{severity}s": self.count(severity) for severity in SEVERITIES},
             "kinds": dict(Counter(finding.kind for finding in self.findings)),
             "findings": [finding.as_dict() for finding in self.findings],
@@ -593,13 +183,22 @@ def audit(
     against: str | Path | None = None,
     fast: bool = False,
     crop: int = 256,
-    progress: Progress = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
-    """Look for all kinds of faults (`findings.KINDS`) in pairs, sets of pairs or photos below `folder`.
+    """Search a folder of training data for all kinds of faults. A broken photo is a finding, not an error.
 
-    `against`: a second folder, none of whose pictures should be in the first. `fast`: names and headers alone.
-    `crop`: side of the training crops in pixels. `progress` is told how many photos are done, and of how many.
-    One bad photo is one finding. Raises BadFolder where a folder is none.
+    Args:
+        folder: pairs, a folder of sets of pairs, or photos.
+        against: a second folder; its pictures should not be in the first.
+        fast: read names and headers only.
+        crop: side of the training crops in pixels.
+        progress: called with the number of photos done and of all photos.
+
+    Returns:
+        The findings, the most serious kinds first.
+
+    Raises:
+        BadFolder: `folder` or `against` is not a folder.
     """
     folder = Path(folder)
     everything, surveyed = pictures(folder), survey(folder)
@@ -607,103 +206,155 @@ def audit(
     photos = [path for path in everything if path not in maps]
     pairs = [pair for one in surveyed for pair in one.pairs]
     paired = {path for pair in pairs for path in (pair.degraded, pair.clear)}
-    done = Audit(folder, {one.name: len(one.pairs) for one in surveyed}, len(photos), len(set(photos) - paired))
     headers, findings = read_headers(photos, crop)
-    findings += [*_partners(surveyed), *_lonely(folder, photos, paired), *_left_out(folder)]
+    findings += [*_unpaired(surveyed), *_one_sided(folder, photos, paired), *_ignored(folder)]
     findings += [finding for finding in read_headers(maps, 0)[1] if finding.kind == "unreadable"]
     if fast:
         findings += compare_sizes(pairs, headers)
     else:
-        others = [] if against is None else pictures(against)
-        scenes = _scenes(photos, pairs, headers)
-        counted = _Counted(progress, len(headers) + len(others))
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool, _one_thread():
-            examined = list(pool.map(lambda scene: counted(examine(scene, headers)), scenes))
-            seconds = list(pool.map(lambda path: counted(examine(Scene(path), {})), others))
-        looks = {path: one for each in examined for path, one in each.looks.items()}
-        unlike = [pair for each in examined for pair in each.unlike]
-        findings += [finding for each in examined for finding in each.findings]
-        findings += [finding for each in seconds for finding in each.findings if finding.kind == "unreadable"]
-        findings += find_partners(unlike, {pair.clear for pair in pairs}, looks)
-        strange = {pair.degraded for pair, _ in unlike}  # of another scene than their names say: told already
-        looks = {path: one for path, one in looks.items() if path not in strange}
-        seen = _fingerprints(looks, pairs, _split_below(folder, "" if against is None else folder.resolve().name))
-        if against is not None:
-            there = {path: one for each in seconds for path, one in each.looks.items()}
-            name = Path(against).resolve().name
-            seen |= _fingerprints(
-                there, [p for one in survey(against) for p in one.pairs], lambda path: f"{name} (--against)"
-            )
-        findings += find_copies(list(seen.values()), read_pixels)
-    transparent = {finding.files for finding in findings if finding.kind == "see-through"}
+        findings += _pixel_findings(folder, against, photos, pairs, headers, progress)
+    transparent = {finding.files for finding in findings if finding.kind == "transparent"}
+    findings = [one for one in findings if one.kind != "alpha" or one.files not in transparent]
     order = list(FINDING_KINDS)
-    done.findings += [one for one in findings if one.kind != "alpha" or one.files not in transparent]
-    done.findings.sort(key=lambda one: (order.index(one.kind), one.files))
-    return done
+    findings.sort(key=lambda one: (order.index(one.kind), one.files))
+    sets = {one.name: len(one.pairs) for one in surveyed}
+    return Audit(folder, sets, len(photos), len(set(photos) - paired), findings)
 
 
-def _fingerprints(
-    looks: Mapping[Path, PixelFacts], pairs: Iterable[Pair], split: Callable[[Path], str]
-) -> dict[Path, Fingerprint]:
-    scene = {pair.degraded: pair.clear for pair in pairs}
-    return {path: Fingerprint(path, one, scene.get(path, path), split(path)) for path, one in looks.items()}
+def check_before_training(folders: Iterable[str], photos: Iterable[Path], pairs: Iterable[Pair], crop: int) -> str:
+    """Check the headers of the photos of a run.
+
+    Args:
+        folders: folders to name in the advice to run `check-data`.
+        photos: all photos of the run.
+        pairs: its pairs.
+        crop: side of the training crops in pixels.
+
+    Returns:
+        One line of warnings, or "".
+
+    Raises:
+        BadFolder: photos or pairs cannot be used; the message names the first three.
+    """
+    commands = " and ".join(f"`fairweather check-data {folder}`" for folder in folders)
+    wanted = list(dict.fromkeys(photos))
+    maps = disparity_maps(wanted)
+    headers, findings = read_headers(wanted, crop)
+    findings += compare_sizes(pairs, headers)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        first = "; ".join(f"{' and '.join(map(str, one.files))}: {one.what}" for one in errors[:3])
+        more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+        raise BadFolder(f"cannot train on {len(errors)} of the photos or pairs: {first}{more}; {commands} lists all")
+    kinds = Counter(one.kind for one in findings if one.severity == "warning" and not maps & {*one.files})
+    words = {"grey": "without colour", "cmyk": "in CMYK", "small": f"smaller than the crop of {crop}"}
+    counts = ", ".join(f"{number} {words[kind]}" for kind, number in kinds.items())
+    return f"photos: {counts}; {commands} lists them" if counts else ""
 
 
-def _scenes(photos: Iterable[Path], pairs: Iterable[Pair], readable: Container[Path]) -> list[Scene]:
-    """All readable photos, each clear one with the degraded ones that belong to it."""
-    versions = defaultdict[Path, list[Pair]](list)
+def read_headers(photos: Iterable[Path], crop: int) -> tuple[dict[Path, Header], list[Finding]]:
+    """Read the headers of all readable photos, and return what they show."""
+    headers: dict[Path, Header] = {}
+    findings: list[Finding] = []
+    for path in photos:
+        try:
+            header = images.header(path)
+        except (BadImage, MissingExtra) as error:
+            findings.append(_unreadable(path, error))
+            continue
+        if header.frames > 1 and header.format not in ("TIFF", "HEIF"):
+            findings.append(Finding("unreadable", (path,), f"an animation of {header.frames} frames", "save one frame"))
+            continue
+        headers[path] = header
+        facts = {
+            "grey": header.grey,
+            "cmyk": header.inks,
+            "alpha": header.alpha,
+            "palette": header.palette,
+            "16-bit": header.deep,
+        }
+        findings += [Finding(kind, (path,)) for kind, present in facts.items() if present]
+        if header.frames > 1:
+            findings.append(Finding("pages", (path,), f"{header.frames} pictures"))
+        if min(header.width, header.height) < crop:
+            findings.append(Finding("small", (path,), f"{header.width} x {header.height}, the crop is {crop}"))
+        if FORMATS[path.suffix.lower()] != header.format:
+            findings.append(Finding("misnamed", (path,), f"contains {header.format}"))
+    return headers, findings
+
+
+def compare_sizes(pairs: Iterable[Pair], headers: Headers) -> list[Finding]:
+    """Find pairs of readable photos whose sizes differ, or are trimmed by training to be the same."""
+    findings: dict[tuple[Path, ...], Finding] = {}
     for pair in pairs:
-        if pair.degraded in readable and pair.clear in readable:
-            versions[pair.clear].append(pair)
-    inside = {pair.degraded for found in versions.values() for pair in found}
-    return [Scene(path, tuple(versions[path])) for path in photos if path in readable and path not in inside]
+        files = (pair.degraded, pair.clear)
+        if not all(path in headers for path in files):
+            continue
+        degraded, clear = (headers[path] for path in files)
+        if (degraded.width, degraded.height) == (clear.width, clear.height):
+            continue
+        if _has_reside_border(degraded, clear):
+            findings[pair.clear,] = Finding("trimmed", (pair.clear,), f"{clear.width} x {clear.height}")
+            continue
+        sizes = f"{degraded.width} x {degraded.height} and {clear.width} x {clear.height}"
+        wider, higher = clear.width / degraded.width, clear.height / degraded.height
+        if (degraded.width, degraded.height) == (clear.height, clear.width):
+            reason = "one is rotated by 90 degrees"
+        elif abs(wider / higher - 1) < 0.01:
+            reason = f"the same shape, scaled by {wider:.3g}"
+        else:
+            reason = "another shape, so one was cropped or stretched"
+        findings[files] = Finding("size", files, f"{sizes}: {reason}")
+    return list(findings.values())
 
 
-class _Counted:
-    """Tells of progress as scenes come out of the threads."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done, self.lock = progress, total, 0, Lock()
-
-    def __call__(self, examined: Examined) -> Examined:
-        with self.lock:
-            self.done += examined.photos
-            self.progress(self.done, self.total)
-        return examined
+def disparity_maps(photos: Iterable[Path]) -> set[Path]:
+    """The disparity maps next to their photos, which are not photos themselves."""
+    photos = list(photos)
+    stems = {path.with_suffix("") for path in photos}
+    return {
+        path
+        for path in photos
+        if path.stem.endswith(DISPARITY) and path.with_name(path.stem.removesuffix(DISPARITY)) in stems
+    }
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """OpenCV without threads of its own: there are as many of ours as processors."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
+def read_pixels(path: Path) -> PhotoPixels:
+    """Read a photo as training does, H x W x 3 uint8."""
+    return to_eight_bits(images.read(path).pixels)
 
 
-def _partners(surveyed: Iterable[Surveyed]) -> Iterator[Finding]:
-    """What `pairs` refuses, in its own words."""
+def _has_reside_border(degraded: Header, clear: Header) -> bool:
+    more = 2 * RESIDE_BORDER
+    return (clear.width, clear.height) == (degraded.width + more, degraded.height + more)
+
+
+def _unreadable(path: Path, error: Exception) -> Finding:
+    """The finding of an error that names the file, the problem, and after a semicolon the remedy."""
+    what, _, remedy = " ".join(str(error).split()).removeprefix(f"{path}: ").partition("; ")
+    return Finding("unreadable", (path,), what, remedy)
+
+
+def _unpaired(surveyed: Iterable[Surveyed]) -> Iterator[Finding]:
     faults = {fault.message: (fault, one) for one in surveyed for fault in one.faults}
     for message, (fault, one) in faults.items():
         what, _, remedy = message.removeprefix(f"{one.folder}: ").rpartition("; ")
-        yield Finding("partner", fault.files, what.partition(": ")[0], remedy)
+        yield Finding("unpaired", fault.files, what.partition(": ")[0], remedy)
 
 
-def _lonely(folder: Path, photos: Iterable[Path], paired: Container[Path]) -> Iterator[Finding]:
-    """Folders called hazy or rainy whose photos are in no pair; a and b say too little by themselves."""
+def _one_sided(folder: Path, photos: Iterable[Path], paired: Container[Path]) -> Iterator[Finding]:
+    """Folders called hazy or rainy whose photos are in no pair; names such as a and b prove nothing alone."""
     names = {name for degraded, _ in SIDES for name in degraded if len(name) > 1} - {"input", "light", "heavy"}
     counts = Counter(path.parent for path in photos if path not in paired and path.parent != folder)
     for place, count in sorted(counts.items()):
-        beside = {name.name.lower() for name in place.parent.iterdir()}
+        neighbours = {path.name.lower() for path in place.parent.iterdir()}
         clear = {name for degraded, clear in SIDES for name in clear if place.name.lower() in degraded}
-        if place.name.lower() in names and not beside & clear:
-            yield Finding("lonely", (place,), f"{count} photos")
+        if place.name.lower() in names and not neighbours & clear:
+            yield Finding("one-sided", (place,), f"{count} photos")
 
 
-def _left_out(folder: Path) -> Iterator[Finding]:
-    """Files that are pictures by their first bytes, and are not looked at for their suffix."""
+def _ignored(folder: Path) -> Iterator[Finding]:
+    """Files that are pictures by their first bytes, but not by their suffix."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or path.suffix.lower() in SUFFIXES or not path.is_file():
@@ -713,8 +364,92 @@ def _left_out(folder: Path) -> Iterator[Finding]:
                 format = sniff(file.read(64))
         except OSError:
             continue
-        if format not in ("", "BMP", "PPM"):  # two bytes that begin a text, too
+        if format not in ("", "BMP", "PPM"):  # their two bytes can begin a text as well
             yield Finding("ignored", (path,), format)
+
+
+# Pixels: each scene (a clear photo with its degraded versions, or a single photo) is decoded and compared.
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Photos that are compared with each other."""
+
+    clear: Path
+    pairs: tuple[Pair, ...] = ()
+
+
+@dataclass
+class SceneFacts:
+    """What a scene's pixels show."""
+
+    facts: dict[Path, PixelFacts] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    dissimilar: list[tuple[Pair, bool]] = field(default_factory=list)
+    """Pairs without common detail, and whether one side has no detail at all."""
+
+
+@dataclass(frozen=True)
+class IndexedPhoto:
+    """A photo in the search for copies."""
+
+    path: Path
+    facts: PixelFacts
+    scene: Path
+    """Its clear photo, or itself. Versions of one scene are not copies."""
+    split: str
+    """train, test, ..., or ""."""
+
+
+def _pixel_findings(
+    folder: Path,
+    against: str | Path | None,
+    photos: Sequence[Path],
+    pairs: Sequence[Pair],
+    headers: Headers,
+    progress: Callable[[int, int], None],
+) -> list[Finding]:
+    versions = defaultdict[Path, list[Pair]](list)
+    for pair in pairs:
+        if pair.degraded in headers and pair.clear in headers:
+            versions[pair.clear].append(pair)
+    degraded = {pair.degraded for found in versions.values() for pair in found}
+    scenes = [Scene(path, tuple(versions[path])) for path in photos if path in headers and path not in degraded]
+    others = [] if against is None else pictures(against)
+    total, done, lock = len(headers) + len(others), 0, Lock()
+
+    def examined(scene: Scene) -> SceneFacts:
+        nonlocal done
+        result = examine(scene, headers)
+        with lock:
+            done += 1 + len(scene.pairs)
+            progress(done, total)
+        return result
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, _single_threaded_opencv():
+        ours = list(pool.map(examined, scenes))
+        theirs = list(pool.map(lambda path: examined(Scene(path)), others))
+    findings = [finding for one in ours for finding in one.findings]
+    findings += [finding for one in theirs for finding in one.findings if finding.kind == "unreadable"]
+    facts = {path: facts for one in ours for path, facts in one.facts.items()}
+    dissimilar = [pair for one in ours for pair in one.dissimilar]
+    findings += find_partners(dissimilar, {pair.clear for pair in pairs}, facts)
+    excluded = {pair.degraded for pair, _ in dissimilar}  # of another scene than their names say
+    split = _split_below(folder, "" if against is None else folder.resolve().name)
+    indexed = _indexed({path: one for path, one in facts.items() if path not in excluded}, pairs, split)
+    if against is not None:
+        their_facts = {path: facts for one in theirs for path, facts in one.facts.items()}
+        their_pairs = [pair for one in survey(against) for pair in one.pairs]
+        name = f"{Path(against).resolve().name} (--against)"
+        indexed |= _indexed(their_facts, their_pairs, lambda path: name)
+    return findings + find_copies(list(indexed.values()), read_pixels)
+
+
+def _indexed(
+    facts: Mapping[Path, PixelFacts], pairs: Iterable[Pair], split: Callable[[Path], str]
+) -> dict[Path, IndexedPhoto]:
+    scene = {pair.degraded: pair.clear for pair in pairs}
+    return {path: IndexedPhoto(path, one, scene.get(path, path), split(path)) for path, one in facts.items()}
 
 
 def _split_below(folder: Path, otherwise: str) -> Callable[[Path], str]:
@@ -723,3 +458,251 @@ def _split_below(folder: Path, otherwise: str) -> Callable[[Path], str]:
         return next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), otherwise)
 
     return split
+
+
+@contextmanager
+def _single_threaded_opencv() -> Iterator[None]:
+    """Our own threads use all processors."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def examine(scene: Scene, headers: Headers) -> SceneFacts:
+    """Decode the photos of a scene and compare them."""
+    result = SceneFacts()
+    clear = _decode(scene.clear, headers, result)
+    sizes = compare_sizes(scene.pairs, headers)
+    for pair in scene.pairs:
+        degraded = _decode(pair.degraded, headers, result)
+        if degraded is None or clear is None:
+            continue
+        target = clear
+        if _has_reside_border(headers[pair.degraded], headers[pair.clear]):
+            target = clear[RESIDE_BORDER:-RESIDE_BORDER, RESIDE_BORDER:-RESIDE_BORDER]
+        if degraded.shape == target.shape:
+            _compare(pair, degraded, target, result)
+        else:
+            files = (pair.degraded, pair.clear)
+            sizes = [_find_crop(one, degraded, clear) if one.files == files else one for one in sizes]
+    result.findings += [*sizes, *_borders(scene, result.facts)]
+    equal: dict[bytes, list[Path]] = {}
+    for pair in scene.pairs:
+        if pair.degraded in result.facts:
+            equal.setdefault(result.facts[pair.degraded].digest, []).append(pair.degraded)
+    result.findings += [Finding("copy", tuple(files), "pixel for pixel") for files in equal.values() if len(files) > 1]
+    return result
+
+
+def _decode(path: Path, headers: Headers, result: SceneFacts) -> PhotoPixels | None:
+    try:
+        photo = images.read(path)
+        pixels = to_eight_bits(photo.pixels)
+        facts = result.facts[path] = pixel_facts(pixels)
+    except FairweatherError as error:
+        result.findings.append(_unreadable(path, error))
+        return None
+    except Exception as error:  # one odd photo does not end the audit of thousands
+        result.findings.append(Finding("unreadable", (path,), f"{type(error).__name__}: {error}"))
+        return None
+    if photo.alpha is not None and photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
+        result.findings.append(Finding("transparent", (path,)))
+    if facts.blank:
+        result.findings.append(Finding("blank", (path,)))
+    elif facts.colourless and not (path in headers and headers[path].grey):
+        result.findings.append(Finding("grey", (path,), "red, green and blue are the same"))
+    return pixels
+
+
+def _compare(pair: Pair, degraded: PhotoPixels, clear: PhotoPixels, result: SceneFacts) -> None:
+    files = (pair.degraded, pair.clear)
+    first, second = result.facts[pair.degraded], result.facts[pair.clear]
+    if first.blank or second.blank:
+        return
+    if np.array_equal(degraded, clear):
+        result.findings.append(Finding("same", files, "pixel for pixel"))
+        return
+    found = relation(degraded, clear)
+    if found.flip:
+        result.findings.append(Finding("mirrored", files, f"the degraded one is {found.flip}"))
+    elif found.response < MIN_RESPONSE:
+        result.dissimilar.append((pair, found.flat))
+    elif found.shifted:
+        across = f"{abs(found.right):.1f} px {'right' if found.right > 0 else 'left'}"
+        along = f"{abs(found.down):.1f} px {'down' if found.down > 0 else 'up'}"
+        what = f"the degraded one is shifted {across}, {along} (response {found.response:.2f} of 1)"
+        result.findings.append(Finding("shifted", files, what))
+    elif np.abs(first.thumb.astype(np.int16) - second.thumb).max() <= SAME_LEVELS:
+        result.findings.append(Finding("same", files, "no visible difference"))
+
+
+def _find_crop(finding: Finding, degraded: PhotoPixels, clear: PhotoPixels) -> Finding:
+    """Complete a finding of two sizes if one side is a crop of the other."""
+    for name, smaller, larger in (("degraded", degraded, clear), ("clear", clear, degraded)):
+        place = crop_position(smaller, larger)
+        if place is not None:
+            sizes = finding.what.partition(":")[0]
+            what = f"{sizes}: the {name} one is a crop of the other, at ({place[0]}, {place[1]})"
+            return replace(finding, what=what, remedy="crop the larger one in the same way")
+    return finding
+
+
+def _borders(scene: Scene, facts: Mapping[Path, PixelFacts]) -> Iterator[Finding]:
+    clear = facts.get(scene.clear)
+    for path in (scene.clear, *(pair.degraded for pair in scene.pairs)):
+        border = facts[path].border if path in facts else None
+        if border is None:
+            continue
+        degraded_only = path != scene.clear and clear is not None and clear.border is None
+        if degraded_only and sum(depth > 0 for depth in border) == 1:
+            continue  # a dark wall at the edge, made uniform by haze
+        edges = ", ".join(f"{name} {depth}" for name, depth in border._asdict().items() if depth)
+        yield Finding("border", (path,), f"{edges} px")
+
+
+def find_partners(
+    dissimilar: Sequence[tuple[Pair, bool]], clear: Iterable[Path], facts: Mapping[Path, PixelFacts]
+) -> list[Finding]:
+    """Search the clear photos that fit the degraded side of pairs without common detail."""
+    if not dissimilar:
+        return []
+    details = {path: thumb_detail(facts[path].thumb) for path in clear if path in facts}
+    findings = []
+    for number, (pair, flat) in enumerate(dissimilar):
+        files = (pair.degraded, pair.clear)
+        partner = None if flat or number >= MAX_PARTNERS else _partner(pair, details, facts)
+        if partner is not None:
+            what = f"the degraded one fits {partner}"
+            findings.append(Finding("different", files, what, "rename it to match that one"))
+        else:
+            findings.append(Finding("dissimilar", files, "one of them has hardly any detail" if flat else ""))
+    return findings
+
+
+def _partner(pair: Pair, details: Mapping[Path, NDArray[np.float32]], facts: Mapping[Path, PixelFacts]) -> Path | None:
+    own = thumb_detail(facts[pair.degraded].thumb)
+    scores = {path: correlation(own, other) for path, other in details.items() if path != pair.clear}
+    for path in sorted(scores, key=lambda path: -scores[path])[:3]:
+        degraded, clear = read_pixels(pair.degraded), read_pixels(path)
+        if scores[path] > 0.2 and degraded.shape == clear.shape:
+            found = relation(degraded, clear)
+            if found.response >= 2 * MIN_RESPONSE and not found.flip:
+                return path
+    return None
+
+
+# Copies: candidates come from the perceptual hashes, by one matrix product; each is then verified on pixels, since two
+# blue skies over green meadows have similar hashes.
+
+
+class Match(NamedTuple):
+    product: float
+    one: int
+    other: int
+    mirrored: bool
+
+
+def find_copies(photos: Sequence[IndexedPhoto], read: Callable[[Path], PhotoPixels]) -> list[Finding]:
+    """Find copies among photos, and the same view on both sides of a split.
+
+    Args:
+        photos: all photos.
+        read: decodes a photo again, H x W x 3 uint8.
+    """
+    photos = [photo for photo in photos if not photo.facts.blank]
+    clear = [photo for photo in photos if photo.scene == photo.path]
+    groups = _copy_groups(clear, {})
+    # the degraded versions of two scenes that are copies need no finding of their own
+    known = {photo.scene: number for number, (group, _) in enumerate(groups) for photo in group}
+    groups += _copy_groups(photos, known)
+    findings = []
+    for group, mirrored in groups:
+        splits = sorted({photo.split for photo in group} - {""})
+        what = ["in " + " and ".join(splits)] if len(splits) > 1 else []
+        what += ["mirrored"] if mirrored else []
+        kind = "leak" if len(splits) > 1 else "copy"
+        findings.append(Finding(kind, tuple(photo.path for photo in group), ", ".join(what)))
+    copied = {photo.path: number for number, (group, _) in enumerate(groups) for photo in group}
+    for one, other, response in _same_views(clear, read):
+        if one not in copied or copied[one] != copied.get(other):
+            findings.append(Finding("view", (one, other), f"similarity {response:.2f} of 1"))
+    return findings
+
+
+def thumb_detail(thumb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A thumbnail's detail over its local strength, which photos of similar composition do not share."""
+    grey = thumb.astype(np.float32)
+    fine = grey - cv2.GaussianBlur(grey, (0, 0), 3)
+    return np.asarray(fine / (cv2.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), 6)) + 2), dtype=np.float32)
+
+
+def _copy_groups(
+    photos: Sequence[IndexedPhoto], known: Mapping[Path, Hashable]
+) -> list[tuple[list[IndexedPhoto], bool]]:
+    """Groups of copies, and whether some are mirrored. `known`: scene -> the group it is known to be in."""
+    detail = lru_cache(maxsize=4096)(lambda at: thumb_detail(photos[at].facts.thumb))
+    parent = list(range(len(photos)))
+    mirrored: set[int] = set()
+
+    def root(at: int) -> int:
+        while parent[at] != at:
+            parent[at] = at = parent[parent[at]]
+        return at
+
+    for _, one, other, mirror in _matches(photos, COPY_HASH, mirrors=True):
+        first, second = photos[one].scene, photos[other].scene
+        if known.get(first, first) == known.get(second, second) or root(one) == root(other):
+            continue
+        other_detail = detail(other)[:, ::-1] if mirror else detail(other)
+        if correlation(detail(one), other_detail) >= COPY_CORRELATION:
+            parent[root(other)] = root(one)
+            mirrored |= {one, other} if mirror else set()
+    groups = defaultdict[int, list[int]](list)
+    for at in range(len(photos)):
+        groups[root(at)].append(at)
+    return [([photos[at] for at in group], bool(mirrored & {*group})) for group in groups.values() if len(group) > 1]
+
+
+def _same_views(
+    photos: Sequence[IndexedPhoto], read: Callable[[Path], PhotoPixels]
+) -> Iterator[tuple[Path, Path, float]]:
+    if len({photo.split for photo in photos} - {""}) < 2:
+        return
+    nearest = defaultdict[int, list[Match]](list)
+    for match in _matches(photos, VIEW_HASH, across_splits=True):
+        nearest[match.one].append(match)
+        nearest[match.other].append(match)
+    candidates = {match for found in nearest.values() for match in sorted(found, reverse=True)[:VIEW_CANDIDATES]}
+    cached = lru_cache(maxsize=64)(read)
+    for match in sorted(candidates, key=lambda match: match[1:]):
+        one, other = photos[match.one].path, photos[match.other].path
+        response = same_view(cached(one), cached(other))
+        if response >= VIEW_RESPONSE:
+            yield one, other, response
+
+
+def _matches(
+    photos: Sequence[IndexedPhoto], least: float, *, mirrors: bool = False, across_splits: bool = False
+) -> Iterator[Match]:
+    """Pairs of photos whose hashes have a product of at least `least`, and with `mirrors` those of mirrored hashes.
+
+    `across_splits`: only photos of two different splits.
+    """
+    if len(photos) < 2:
+        return
+    hashes = np.stack([photo.facts.fingerprint for photo in photos])
+    names, split = np.unique([photo.split for photo in photos], return_inverse=True)
+    named = (names != "")[split]
+    numbers = np.arange(len(photos))
+    for start in range(0, len(photos), 1024):
+        block = slice(start, start + 1024)
+        wanted = numbers[block, None] < numbers
+        if across_splits:
+            wanted &= (split[block, None] != split) & named[block, None] & named
+        for mirrored, others in ((False, hashes), (True, hashes * MIRROR))[: 1 + mirrors]:
+            products = hashes[block] @ others.T
+            for row, other in zip(*np.nonzero(wanted & (products >= least)), strict=True):
+                yield Match(float(products[row, other]), start + int(row), int(other), mirrored)

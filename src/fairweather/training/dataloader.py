@@ -24,7 +24,7 @@ from fairweather.data.datasets import (
     all_pairs,
     paired_dataset,
     photos_in,
-    stored_short_side,
+    cached_short_side,
     unpaired_dataset,
 )
 from fairweather.data.gpu_batches import GPUBatches
@@ -258,7 +258,7 @@ def open_data(data: DataConfig, recipe: type[Recipe], name: str, crop: int) -> D
     if data.folder is not None:
         pairs = all_pairs(data.folder)
         clear = list(dict.fromkeys(pair.clear for pair in pairs))
-        photos = PhotoCache(stored_short_side(augment), memory)
+        photos = PhotoCache(cached_short_side(augment), memory)
         return UnpairedDataset([pair.degraded for pair in pairs], clear, photos, augment)
     assert data.degraded is not None
     assert data.clear is not None

@@ -69,7 +69,7 @@ def _output(engine: TrainingEngine, degraded: Tensor, through: Callable[[nn.Modu
 def validation_pairs(dataset: Dataset) -> dict[str, list[Pair]]:
     """Up to about PAIRS_PER_SOURCE holdout pairs of each source, evenly spaced."""
     chosen = {}
-    for name, pairs in dataset.held_back().items():
+    for name, pairs in dataset.holdout().items():
         if pairs:
             step = max(1, len(pairs) // PAIRS_PER_SOURCE)
             chosen[name] = pairs[::step][:PAIRS_PER_SOURCE]

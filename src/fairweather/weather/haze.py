@@ -1,8 +1,8 @@
 """Haze by the atmospheric scattering model, I = J t + A (1 - t) with t = exp(-beta d).
 
-Koschmieder (1924); Narasimhan & Nayar, "Vision and the Atmosphere", IJCV 2002, eq. 3. Pure functions on
-batches: pictures are N x 3 x H x W in [0, 1], transmissions and depths N x 1 x H x W, airlights N x 3.
-Every random number comes from the generator that the caller hands in, so a seed is a picture.
+Koschmieder (1924); Narasimhan & Nayar, "Vision and the Atmosphere", IJCV 2002, eq. 3. Pure functions on batches:
+pictures are N x 3 x H x W in [0, 1], transmissions and depths N x 1 x H x W, airlights N x 3. All random numbers come
+from the caller's generator, so results are reproducible.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from fairweather.errors import BadSettings
+from fairweather.weather.draws import Range, check_number, check_range, happens, log_uniform, random_like, uniform
 
 MIN_TRANSMISSION = 0.02
+"""Lower bound of all transmissions."""
 BLUE = (-0.15, -0.024, 0.15)
+"""Offset of the airlight of the bluest fog by day (see `HazeSettings.blue`)."""
 DUST = (1.0, 0.738, 0.405)
 """Hue of the airlight in a dust storm, relative to its red: A = (0.84, 0.62, 0.34)."""
 NOISE_LEVELS = (2 / 255, 25 / 255)
@@ -27,46 +29,45 @@ LAMPS = ((1.0, 0.62, 0.25), (1.0, 0.9, 0.75), (0.86, 0.94, 1.0), (1.0, 0.12, 0.0
 """Colours of lamps in linear light: sodium (about 2000 K), warm white, cold white, tail and signal lamps."""
 LAMP_SHARES = (0.34, 0.34, 0.18, 0.12, 0.02)
 MOST_LAMPS = 10
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class HazeSettings:
-    """The ranges that `haze` and `rehaze` draw from, each uniformly unless said otherwise."""
+    """The ranges that `haze` and `rehaze` draw from, uniformly unless stated otherwise."""
 
-    density: tuple[float, float] = (0.3, 3.5)
+    density: Range = (0.3, 3.5)
     """Optical depth beta d at the far end of the scene, drawn log-uniformly (uniformly with `even`). RIDCP (Wu et al.,
     CVPR 2023, sec. 3.1) has 0.6 to 3: exp(-2 beta d), beta in [0.3, 1.5]; RESIDE (Li et al., TIP 2019) reaches t of
     about 0.03."""
-    airlight: tuple[float, float] = (0.6, 1.0)
+    airlight: Range = (0.6, 1.0)
     """Brightness of the airlight A. RESIDE: [0.7, 1.0] indoors, [0.8, 1.0] outdoors; RIDCP goes darker, for dusk."""
     tint: float = 0.04
     """Largest departure of one channel of A from its brightness (RIDCP: 0.025; real fog machines tint more)."""
     blue: float = 0.0
-    """Share of pictures under the bluish airlight of real fog by day: up to BLUE is added to A, uniformly. Measured as
-    the brightest haze of the pairs of O-HAZE (0.63, 0.71, 0.88) and NH-HAZE (0.61, 0.68, 0.79)."""
+    """Share of pictures with the bluish airlight of real fog by day: up to BLUE is added to A, uniformly. Measured as
+    the brightest haze in the pairs of O-HAZE (0.63, 0.71, 0.88) and NH-HAZE (0.61, 0.68, 0.79)."""
     patchy: float = 0.35
-    """Share of pictures whose haze is not homogeneous: beta is multiplied by fractal noise (NH-HAZE, Ancuti et al.,
-    CVPRW 2020, shows what it looks like)."""
+    """Share of pictures with non-homogeneous haze: beta is multiplied by fractal noise (compare NH-HAZE, Ancuti et
+    al., CVPRW 2020)."""
     linear: float = 0.25
-    """Share of pictures composed in linear light, as light adds up; the rest in sRGB, as RESIDE and most data are."""
+    """Share of pictures composed in linear light, as light adds up; the rest in sRGB, like RESIDE and most data."""
     noise: float = 0.02
-    """Largest standard deviation of the sensor noise added after the haze (in [0, 1] units)."""
+    """Largest standard deviation of the sensor noise after the haze, on the scale [0, 1]."""
     clear: float = 0.0
-    """Share of pictures left clear, so that a network learns to leave clear photos alone (D4, Yang et al., CVPR 2022,
-    argues for densities down to none)."""
+    """Share of pictures left clear, so that a network learns to leave clear photos unchanged (D4, Yang et al., CVPR
+    2022, argues for densities down to 0)."""
     near: Range = (0.0, 0.0)
-    """Distance of the nearest point as a share of the farthest: haze stands before the foreground, too."""
+    """Distance of the nearest point as a share of the farthest: there is haze in front of the foreground, too."""
     bend: Range = (1.0, 1.0)
-    """Depths are raised to a power, drawn log-uniformly: an estimated or invented depth map is known up to a curve, and
-    above 1 the foreground is clearer and the distance denser, as it is along a road."""
+    """Power of the depth, drawn log-uniformly, since an estimated or invented depth map is known up to a curve only.
+    Above 1 the foreground is clearer and the distance denser, as along a road."""
     even: bool = False
     """Draw the density uniformly, as RESIDE does."""
     patches: Range = (0.2, 1.8)
-    """Factors on beta in the thinnest and in the densest part of patchy haze. Smoke: from 0 up."""
+    """Factors on beta in the thinnest and in the densest part of patchy haze; smoke has 0 in the thinnest."""
     dark: float = 0.0
-    """Share of pictures whose scene is darkened before the haze, by powers from `gamma`, while the clear side stays
-    bright. RIDCP: 0.5."""
+    """Share of pictures whose scene is darkened before the haze, by a power from `gamma`; the clear side stays bright.
+    RIDCP: 0.5."""
     gamma: Range = GAMMA
     """Powers that darken a scene. RIDCP: [1.5, 3.0]."""
     grain: float = 0.0
@@ -76,35 +77,35 @@ class HazeSettings:
     haziest 1 % of pixels): 90 % have w in [-0.13, 0.18], smog reaches 0.4, sand and dust 0.6 to 1.3. Below 0 it is
     bluish."""
     cast: Range = (0.0, 0.0)
-    """How much of the airlight's hue the light that falls onto the scene has taken on: the scene is multiplied by
-    (A / max A) ** cast. Dust and smog dye the whole picture; the clear side is the scene under white light."""
+    """Share of the airlight's hue in the light on the scene, which is multiplied by (A / max A) ** cast: dust and smog
+    tint the whole picture. The clear side is the scene under white light."""
     night: float = 0.0
-    """Share of pictures at night, with glowing lamps (see `nightfall` and `glow`). Their clear side is dark, too."""
+    """Share of pictures at night, with glowing lamps (see `nightfall` and `glow`). Their clear side is dark as well."""
 
     def __post_init__(self) -> None:
-        for name in ("density", "airlight", "near", "bend", "patches", "gamma", "cast"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise BadSettings(f"haze.{name} is {low} to {high}: a range goes up from 0 or more")
-        if self.warm[0] > self.warm[1]:
-            raise BadSettings(f"haze.warm is {self.warm[0]} to {self.warm[1]}: a range goes up")
-        if self.near[1] > 1:
-            raise BadSettings(f"haze.near ends at {self.near[1]}: the nearest point is no farther than the farthest, 1")
-        if self.density[0] == 0:  # its logarithm is drawn
-            raise BadSettings("haze.density starts at 0: it must be above; haze.clear leaves pictures clear")
-        if self.bend[0] == 0:
-            raise BadSettings("haze.bend starts at 0: a power is above 0")
-        if self.airlight[1] > 1 or self.noise < 0:
-            raise BadSettings("haze.airlight ends at 1, and haze.noise is at least 0")
+        for name in ("airlight", "near"):
+            check_range(f"haze.{name}", getattr(self, name), 0, 1)
+        for name in ("density", "bend"):  # their logarithms are drawn
+            check_range(f"haze.{name}", getattr(self, name), above=True)
+        for name in ("patches", "gamma", "cast"):
+            check_range(f"haze.{name}", getattr(self, name))
+        check_range("haze.warm", self.warm, -10, 10)
+        check_number("haze.noise", self.noise)
         for name in ("blue", "patchy", "linear", "clear", "tint", "dark", "grain", "night"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadSettings(f"haze.{name} is {getattr(self, name)}: a share lies in [0, 1]")
+            check_number(f"haze.{name}", getattr(self, name), 0, 1)
 
 
 def compose(clear: Tensor, transmission: Tensor, airlight: Tensor, *, linear: bool = False) -> Tensor:
-    """Hazy pictures from clear ones: N x 3 x H x W, N x 1 x H x W and N x 3 give N x 3 x H x W.
+    """Apply the scattering model.
 
-    `linear` composes in linear light (sRGB's transfer function, IEC 61966-2-1, undone and redone).
+    Args:
+        clear: N x 3 x H x W.
+        transmission: N x 1 x H x W.
+        airlight: N x 3.
+        linear: compose in linear light (through sRGB's transfer function, IEC 61966-2-1).
+
+    Returns:
+        Hazy pictures, N x 3 x H x W.
     """
     airlight = airlight[:, :, None, None]
     if not linear:
@@ -126,121 +127,129 @@ def to_srgb(light: Tensor) -> Tensor:
 def haze(
     clear: Tensor, generator: Generator, settings: HazeSettings | None = None, depth: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Haze N clear pictures, each with its own draw of depth (unless given, in [0, 1]), density and airlight.
+    """Add haze to clear pictures, each with its own density and airlight.
 
-    Returns the hazy pictures (N x 3 x H x W in [0, 1]) and what made them: `transmission`, `airlight`, and `clear`, the
-    pictures without the haze (the given ones, but for those at night).
+    Args:
+        clear: N x 3 x H x W in [0, 1].
+        generator: source of all random numbers.
+        settings: ranges to draw from.
+        depth: N x 1 x H x W in [0, 1], 0 near; invented if not given.
+
+    Returns:
+        The hazy pictures, N x 3 x H x W in [0, 1], and a record: `transmission` (N x 1 x H x W), `airlight` (N x 3) and
+        `clear`, the pictures without haze (they differ from the given ones at night only).
     """
     settings = settings or HazeSettings()
     count, _, height, width = clear.shape
     if depth is None:
         depth = invented_depth(count, height, width, generator, guide=clear)
     if settings.bend != (1.0, 1.0):
-        depth = depth ** _log_uniform(count, settings.bend, generator, clear)
+        depth = depth ** log_uniform(count, settings.bend, generator, clear)
     if settings.near[1] > 0:
-        near = _uniform(count, *settings.near, generator, clear)
+        near = uniform(count, settings.near, generator, clear)
         depth = near + (1 - near) * depth
     if settings.even:
-        beta = _uniform(count, *settings.density, generator, clear)
+        beta = uniform(count, settings.density, generator, clear)
     else:
-        beta = _log_uniform(count, settings.density, generator, clear)
+        beta = log_uniform(count, settings.density, generator, clear)
     return _finish(clear, (-beta * depth).exp(), generator, settings)
 
 
 def rehaze(
     clear: Tensor, transmission: Tensor, generator: Generator, settings: HazeSettings | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Haze N clear pictures again along their own measured transmission, with another density and airlight.
+    """Add haze along a measured transmission, at another density and with another airlight.
 
-    A pair's transmission is exp(-beta d), so its power is the same scene at another density; the power is
-    drawn log-uniformly from [0.4, 2]. Returns what `haze` does.
+    A pair's transmission is exp(-beta d), so a power of it is the same scene at another density; the power is drawn
+    log-uniformly from [0.4, 2]. Args and Returns as for `haze`.
     """
     settings = settings or HazeSettings()
-    power = _uniform(len(clear), -0.9163, 0.6931, generator, clear).exp()
+    power = uniform(len(clear), (-0.9163, 0.6931), generator, clear).exp()
     return _finish(clear, transmission.clamp(MIN_TRANSMISSION, 1) ** power, generator, settings)
 
 
 def _finish(
     clear: Tensor, transmission: Tensor, generator: Generator, settings: HazeSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    # settings that are off draw nothing, so that a seed makes the same picture as before they were there
+    # settings that are off draw nothing, so that new settings do not change the pictures of a seed
     count, _, height, width = clear.shape
-    patchy = _happens(count, settings.patchy, generator, clear)
+    patchy = happens(count, settings.patchy, generator, clear)
     if patchy.any():
         field = fractal_noise(count, height, width, generator, octaves=3, like=clear)
         thin, dense = settings.patches
         transmission = torch.where(patchy, transmission ** (thin + (dense - thin) * field), transmission)
-    left_clear = _happens(count, settings.clear, generator, clear)
+    left_clear = happens(count, settings.clear, generator, clear)
     transmission = torch.where(left_clear, torch.ones_like(transmission), transmission.clamp(MIN_TRANSMISSION, 1))
     airlight = _airlight(count, generator, settings, clear)
     scene = _scene(clear, airlight, left_clear, generator, settings)
-    linear = _happens(count, settings.linear, generator, clear)
+    linear = happens(count, settings.linear, generator, clear)
     hazy = compose(scene, transmission, airlight)
     if linear.any():
         hazy = torch.where(linear, compose(scene, transmission, airlight, linear=True), hazy)
     if settings.night > 0:
-        dark = _happens(count, settings.night, generator, clear) & ~left_clear
+        dark = happens(count, settings.night, generator, clear) & ~left_clear
         lit, lamps = nightfall(clear, transmission, generator)
         foggy = night_haze(lit, lamps, transmission, airlight, generator)
         hazy = torch.where(dark, foggy, hazy)
         clear = torch.where(dark, to_srgb((lit + lamps).clamp(0, 1)), clear)
     if settings.noise > 0:
-        sigma = _uniform(count, 0, settings.noise, generator, clear)
-        grain = torch.randn(hazy.shape, generator=generator, device=generator.device).to(clear)
+        sigma = uniform(count, (0, settings.noise), generator, clear)
+        grain = random_like(clear, generator)
         hazy = hazy + grain * torch.where(left_clear, torch.zeros_like(sigma), sigma)
     return hazy.clamp(0, 1), {"transmission": transmission, "airlight": airlight, "clear": clear}
 
 
 def _airlight(count: int, generator: Generator, settings: HazeSettings, like: Tensor) -> Tensor:
-    brightness = _uniform(count, *settings.airlight, generator, like)[:, :, 0, 0]
+    brightness = uniform(count, settings.airlight, generator, like)[:, :, 0, 0]
     tint = (torch.rand(count, 3, generator=generator, device=generator.device) * 2 - 1).to(like) * settings.tint
     if settings.blue > 0:
-        strength = _uniform(count, 0, 1, generator, like) * _happens(count, settings.blue, generator, like)
+        strength = uniform(count, (0, 1), generator, like) * happens(count, settings.blue, generator, like)
         tint = tint + strength[:, :, 0, 0] * like.new_tensor(BLUE)
     if settings.warm != (0.0, 0.0):
-        warmth = _uniform(count, *settings.warm, generator, like)[:, :, 0, 0]
+        warmth = uniform(count, settings.warm, generator, like)[:, :, 0, 0]
         hue = like.new_tensor(DUST) ** warmth
         brightness = brightness * hue / hue.amax(1, keepdim=True)
     return (brightness + tint).clamp(0, 1)
 
 
 def _scene(clear: Tensor, airlight: Tensor, left_clear: Tensor, generator: Generator, settings: HazeSettings) -> Tensor:
-    """What light the scene gives off under the haze: darker, dyed or noisy, where the settings say so."""
+    """The scene under the haze: darker, tinted or noisy, as the settings have it."""
     count, scene = len(clear), clear
     if settings.dark > 0:
-        power = _uniform(count, *settings.gamma, generator, clear)
-        power = torch.where(_happens(count, settings.dark, generator, clear), power, torch.ones_like(power))
+        power = uniform(count, settings.gamma, generator, clear)
+        power = torch.where(happens(count, settings.dark, generator, clear), power, torch.ones_like(power))
         scene = scene.clamp_min(0) ** power
     if settings.cast[1] > 0:
         hue = airlight / airlight.amax(1, keepdim=True).clamp_min(1e-3)
-        scene = scene * hue[:, :, None, None] ** _uniform(count, *settings.cast, generator, clear)
+        scene = scene * hue[:, :, None, None] ** uniform(count, settings.cast, generator, clear)
     if settings.grain > 0:
-        sigma = _uniform(count, *NOISE_LEVELS, generator, clear) * _happens(count, settings.grain, generator, clear)
-        noise = torch.randn(clear.shape, generator=generator, device=generator.device).to(clear)
-        scene = (scene + sigma * noise).clamp(0, 1)
+        sigma = uniform(count, NOISE_LEVELS, generator, clear) * happens(count, settings.grain, generator, clear)
+        scene = (scene + sigma * random_like(clear, generator)).clamp(0, 1)
     return torch.where(left_clear, clear, scene)
 
 
 def nightfall(clear: Tensor, transmission: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Pictures by day -> the same scenes at night: light of the scene, and light of its lamps, N x 3 x H x W each.
+    """Turn pictures by day into the same scenes at night.
 
-    Both are linear light; a lamp is brighter than white, 1. The scene is lit by a bluish sky at 1 to 5 % of daylight
-    and by 2 to MOST_LAMPS lamps, each with a pool of light around it, which falls off with the square of the distance.
-    The sky and whatever is as far, by the transmission, is lit by no lamp.
+    The scene is lit by a bluish sky at 1 to 5 % of daylight and by 2 to MOST_LAMPS lamps, each with a pool of light
+    that falls off with the square of the distance. Lamps do not light the sky or anything as far, by the transmission.
+
+    Returns:
+        Light of the scene and light of its lamps, N x 3 x H x W each, in linear light. Lamps exceed 1, white.
     """
     count, _, height, width = clear.shape
     side = min(height, width)
     y = torch.arange(height, device=clear.device, dtype=clear.dtype).view(1, 1, height, 1)
     x = torch.arange(width, device=clear.device, dtype=clear.dtype).view(1, 1, 1, width)
-    sky = _uniform(count, -4.6, -3.0, generator, clear).exp() * clear.new_tensor((0.8, 0.9, 1.1)).view(1, 3, 1, 1)
+    sky = uniform(count, (-4.6, -3.0), generator, clear).exp() * clear.new_tensor((0.8, 0.9, 1.1)).view(1, 3, 1, 1)
     light, lamps = sky.expand_as(clear).clone(), torch.zeros_like(clear)
-    shown = _uniform(count, 2, MOST_LAMPS + 1, generator, clear).floor()
+    shown = uniform(count, (2, MOST_LAMPS + 1), generator, clear).floor()
     colours, edges = clear.new_tensor(LAMPS), clear.new_tensor(LAMP_SHARES).cumsum(0)
     for lamp in range(MOST_LAMPS):
-        at_x, at_y, size, power, reach, kind = (_uniform(count, 0, 1, generator, clear) for _ in range(6))
+        at_x, at_y, size, power, reach, kind = (uniform(count, (0, 1), generator, clear) for _ in range(6))
         drawn = torch.searchsorted(edges, kind.flatten()).clamp_max(len(LAMPS) - 1)
         colour = colours[drawn][:, :, None, None] * (shown > lamp)
-        # lamps hang about the horizon, in the middle of most photos; far ones are small and faint
+        # lamps are near the horizon, in the middle of most photos; distant ones are small and faint
         away = ((y - (0.15 + 0.6 * at_y) * height).square() + (x - at_x * width).square()).sqrt()
         radius = side * (0.003 + 0.017 * size**3)
         disc = (-(away / radius).square()).exp()
@@ -253,16 +262,16 @@ def nightfall(clear: Tensor, transmission: Tensor, generator: Generator) -> tupl
 
 
 def night_haze(scene: Tensor, lamps: Tensor, transmission: Tensor, airlight: Tensor, generator: Generator) -> Tensor:
-    """Scene and lamps in linear light, seen through haze -> N x 3 x H x W in [0,1], sRGB.
+    """Add haze to a scene and its lamps, both in linear light; returns N x 3 x H x W in [0, 1], sRGB.
 
     The model of Li, Tan & Brown, "Nighttime Haze Removal with Glow and Multiple Light Colors", ICCV 2015, eq. 3: the
-    scattering model, plus the lamps' glow. What the medium takes from a lamp's way, 1 - t, glows around it.
+    scattering model plus the lamps' glow. The light that the medium scatters, 1 - t, glows around the lamp.
     """
     count = len(scene)
-    spread = min(scene.shape[-2:]) * _uniform(count, -4.6, -2.3, generator, scene).exp()
-    shape = _uniform(count, 0.4, 0.8, generator, scene)
+    spread = min(scene.shape[-2:]) * uniform(count, (-4.6, -2.3), generator, scene).exp()
+    shape = uniform(count, (0.4, 0.8), generator, scene)
     around = glow(lamps * (1 - transmission), spread, shape)
-    # the air is lit by the same lamps, those out of the picture included
+    # the same lamps light the air, including those outside the picture
     hue = lamps.mean((2, 3)) + 1e-2
     hue = (hue / hue.mean(1, keepdim=True)) ** 0.3
     ambient = (to_linear(airlight) * hue)[:, :, None, None]
@@ -270,14 +279,21 @@ def night_haze(scene: Tensor, lamps: Tensor, transmission: Tensor, airlight: Ten
 
 
 def glow(light: Tensor, spread: Tensor, shape: Tensor) -> Tensor:
-    """Light spread by the atmospheric point spread function: N x 3 x H x W, the same sum less what leaves the picture.
+    """Convolve light with the atmospheric point spread function.
 
     Narasimhan & Nayar, "Shedding Light on the Weather", CVPR 2003, derive that function from multiple scattering;
-    Metari & Deschenes, ICCV 2007, approximate it by exp(-(r / spread) ^ shape). `spread` in pixels and `shape`, the
-    smaller the denser the medium, are N x 1 x 1 x 1.
+    Metari & Deschenes, ICCV 2007, approximate it by exp(-(r / spread) ^ shape).
+
+    Args:
+        light: N x 3 x H x W, linear.
+        spread: N x 1 x 1 x 1, in pixels.
+        shape: N x 1 x 1 x 1, smaller for a denser medium.
+
+    Returns:
+        N x 3 x H x W, of the same sum except for the light that leaves the picture.
     """
     height, width = light.shape[-2:]
-    rows, columns = 2 * height, 2 * width  # wide enough that no light comes in again on the other side
+    rows, columns = 2 * height, 2 * width  # wide enough that no light wraps around
     y, x = (_wrapped(size, light) for size in (rows, columns))
     away = (y.square().view(1, 1, -1, 1) + x.square().view(1, 1, 1, -1)).sqrt()
     kernel = (-((away / spread) ** shape)).exp()
@@ -288,16 +304,16 @@ def glow(light: Tensor, spread: Tensor, shape: Tensor) -> Tensor:
 
 
 def invented_depth(count: int, height: int, width: int, generator: Generator, guide: Tensor) -> Tensor:
-    """Plausible depths for photos without one: N x 1 x H x W in [0, 1], 0 near and 1 far.
+    """Invent plausible depths for N photos: N x 1 x H x W in [0, 1], 0 near and 1 far.
 
-    A ramp (the ground runs away upwards, more or less tilted), fractal noise, and a random mixture of the
-    photo's own colours so that objects stand at depths of their own, smoothed along the photo's edges by a
-    guided filter (He, Sun & Tang, TPAMI 2013).
+    A mixture of a tilted ramp (the ground recedes upwards), fractal noise, and a random projection of the photo's
+    colours, so that objects have their own depth; smoothed along the photo's edges by a guided filter (He, Sun & Tang,
+    TPAMI 2013). `guide` is the photos, N x 3 x H x W.
     """
     y = torch.linspace(1, 0, height, device=guide.device, dtype=guide.dtype).view(1, 1, height, 1)
     x = torch.linspace(-0.5, 0.5, width, device=guide.device, dtype=guide.dtype).view(1, 1, 1, width)
-    power = _uniform(count, -0.7, 0.9, generator, guide).exp()
-    ramp = (y**power + x * _uniform(count, -0.6, 0.6, generator, guide)).clamp(0, 1)
+    power = uniform(count, (-0.7, 0.9), generator, guide).exp()
+    ramp = (y**power + x * uniform(count, (-0.6, 0.6), generator, guide)).clamp(0, 1)
     noise = fractal_noise(count, height, width, generator, octaves=4, like=guide)
     direction = torch.randn(count, 3, 1, 1, generator=generator, device=generator.device).to(guide)
     colours = (guide * direction).sum(1, keepdim=True)
@@ -311,7 +327,7 @@ def invented_depth(count: int, height: int, width: int, generator: Generator, gu
 
 
 def fractal_noise(count: int, height: int, width: int, generator: Generator, *, octaves: int, like: Tensor) -> Tensor:
-    """Sum of smooth random fields, each twice as fine and half as strong: N x 1 x H x W stretched to [0, 1]."""
+    """Sum smooth random fields, each twice as fine and half as strong: N x 1 x H x W, stretched to [0, 1]."""
     total = torch.zeros(count, 1, height, width, device=like.device, dtype=like.dtype)
     for octave in range(octaves):
         cells = 2 ** (octave + 1) + 1
@@ -324,8 +340,8 @@ def fractal_noise(count: int, height: int, width: int, generator: Generator, *, 
 def guided_filter(guide: Tensor, source: Tensor, radius: int, eps: float) -> Tensor:
     """The guided filter with a one-channel guide (He, Sun & Tang, TPAMI 2013, algorithm 1), windows cut at the border.
 
-    The two linear coefficients are found on pictures reduced by radius / 4 and enlarged ("Fast Guided Filter",
-    He & Sun, arXiv:1505.00996), which changes little and costs a small part.
+    The linear coefficients are computed on pictures reduced by radius / 4 and enlarged ("Fast Guided Filter", He & Sun,
+    arXiv:1505.00996), which is much cheaper at nearly the same result.
     """
     factor = max(1, radius // 4)
     size = [max(1, side // factor) for side in guide.shape[-2:]]
@@ -348,10 +364,17 @@ def guided_filter(guide: Tensor, source: Tensor, radius: int, eps: float) -> Ten
 
 
 def transmission_of_pair(hazy: Tensor, clear: Tensor, airlight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The transmission that turned `clear` into `hazy`, t = (I - A) / (J - A): N x 1 x H x W, and A: N x 3.
+    """Measure the transmission between the two sides of pairs, t = (I - A) / (J - A).
 
-    Where A is not given it is the grey between 0.5 and 1.05 under which the three channels agree best on t.
-    Where clear and airlight are alike t says nothing; there it is averaged from the pixels around.
+    Where the clear picture is close to the airlight, t is averaged from the neighbourhood.
+
+    Args:
+        hazy: N x 3 x H x W.
+        clear: N x 3 x H x W.
+        airlight: N x 3; by default the grey from 0.5 to 1.05 for which the three channels agree best on t.
+
+    Returns:
+        Transmission, N x 1 x H x W, and airlight, N x 3.
     """
     if airlight is None:
         candidates = torch.linspace(0.5, 1.05, 56, device=hazy.device, dtype=hazy.dtype)
@@ -366,30 +389,16 @@ def transmission_of_pair(hazy: Tensor, clear: Tensor, airlight: Tensor | None = 
     light, dimmed = (x - airlight[:, :, None, None] for x in (clear, hazy))
     evidence = (light * light).sum(1, keepdim=True)
     product = (light * dimmed).sum(1, keepdim=True)
-    # A pixel with strong evidence keeps its own value; the pooled terms only fill in for weak ones.
+    # Pixels with strong evidence keep their own value; the pooled terms fill in weak ones.
     pooled_evidence, pooled_product = (F.avg_pool2d(x, 7, 1, 3, count_include_pad=False) for x in (evidence, product))
     t = (product + 0.1 * pooled_product) / (evidence + 0.1 * pooled_evidence).clamp_min(1e-6)
     return t.clamp(MIN_TRANSMISSION, 1), airlight
 
 
 def _wrapped(size: int, like: Tensor) -> Tensor:
-    """0, 1, 2, ... 2, 1: distances from the first pixel of a row whose ends meet."""
+    """0, 1, 2, ... 2, 1: distances from the first pixel of a periodic row."""
     along = torch.arange(size, device=like.device, dtype=like.dtype)
     return torch.minimum(along, size - along)
-
-
-def _uniform(count: int, low: float, high: float, generator: Generator, like: Tensor) -> Tensor:
-    draw = torch.rand(count, 1, 1, 1, generator=generator, device=generator.device).to(like)
-    return low + (high - low) * draw
-
-
-def _log_uniform(count: int, limits: Range, generator: Generator, like: Tensor) -> Tensor:
-    low, high = (torch.tensor(limit).log().item() for limit in limits)
-    return _uniform(count, low, high, generator, like).exp()
-
-
-def _happens(count: int, share: float, generator: Generator, like: Tensor) -> Tensor:
-    return _uniform(count, 0, 1, generator, like) < share
 
 
 def _stretched(x: Tensor) -> Tensor:

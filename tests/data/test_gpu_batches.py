@@ -1,4 +1,4 @@
-"""Batches made on a device: the loader's samples where both draw the same, its statistics where they do not."""
+"""Batches made on a device: the same samples as the loader's where both draw the same, else the same statistics."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from fairweather.data.gpu_batches import GPUBatches, batch_crops, batch_jpeg
 from fairweather.errors import BadSettings
 from fairweather.weather.haze import HazeSettings
 from fairweather.weather.rain import RainSettings
-from tests.data.conftest import write_photo
+from tests.data.conftest import QUIET, write_photo
 
-QUIET = Augment(crop=32, tone=0, noise_share=0, jpeg_share=0)
 LOUD = Augment(crop=32, tone=1, noise_share=0, jpeg_share=0)
 ROUNDING = 0.5 / 255 + 1e-5
 
 
-def held(photo: np.ndarray) -> Tensor:
+def planar(photo: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(photo[..., None] if photo.ndim == 2 else photo).transpose(0, 2, 1).copy())
 
 
 @pytest.fixture
 def root(tmp_path: Path, photo: np.ndarray) -> Path:
-    """Photos of two shapes; pairs whose degraded side is known; rain pairs, some of them upright."""
+    """Photos of two shapes, one of them with a disparity map; pairs; rain pairs of two shapes."""
     for number in range(6):
         one = np.roll(photo, 16 * number, axis=1)
         one = one.transpose(1, 0, 2) if number % 3 == 2 else one
@@ -69,50 +68,45 @@ def both(data: Mixture, count: int = 24) -> tuple[dict[str, Tensor], dict[str, T
     [Augment(crop=32), Augment(crop=48, scale=(0.1, 0.5), enlarge=4), Augment.paper(32), Augment.paper(96)],
     ids=["reduced", "enlarged too", "paper", "paper, enlarged"],
 )
-def test_crops_are_the_loaders_but_for_rounding(photo: np.ndarray, augment: Augment) -> None:
+def test_crops_equal_the_loaders_except_for_rounding(photo: np.ndarray, augment: Augment) -> None:
     photos = [photo, photo[:40], photo.transpose(1, 0, 2), photo[:, 7:80]]
-    for number in range(12):
-        boxes = [aug.draw_cut(augment, *one.shape[:2], item_rng(number, at)) for at, one in enumerate(photos)]
-        found = batch_crops([held(one) for one in photos], boxes, augment.crop)
+    for number in range(6):
+        boxes = [aug.draw_crop(augment, *one.shape[:2], item_rng(number, at)) for at, one in enumerate(photos)]
+        found = batch_crops([planar(one) for one in photos], boxes, augment.crop)
         for one, box, made in zip(photos, boxes, found, strict=True):
-            wanted = aug.cut(one, box, augment.crop).transpose(2, 0, 1)
+            wanted = aug.crop(one, box, augment.crop).transpose(2, 0, 1)
             # OpenCV's weights for 8-bit pixels have 11 bits
             assert np.abs(made.clamp(0, 255).numpy() - wanted.astype(np.float32)).max() < 1.1
 
 
-def test_maps_are_cut_like_photos_and_do_not_overshoot(rng: np.random.Generator) -> None:
+def test_maps_are_cropped_like_photos_and_do_not_overshoot() -> None:
     step = np.where(np.arange(60)[None] < 30, 0, 65535).repeat(50, 0).astype(np.uint16)
     augment = Augment(crop=40, scale=(0.2, 1.0), enlarge=5)
-    boxes = [aug.draw_cut(augment, 50, 60, item_rng(at)) for at in range(20)]
-    found = batch_crops([held(step.astype(np.float32) / 65535)] * 20, boxes, 40, smooth=False)
+    boxes = [aug.draw_crop(augment, 50, 60, item_rng(at)) for at in range(20)]
+    found = batch_crops([planar(step.astype(np.float32) / 65535)] * 20, boxes, 40, smooth=False)
     assert found.min() >= -1e-4
     assert found.max() <= 1 + 1e-4
     for box, made in zip(boxes, found, strict=True):
-        wanted = aug.cut(step, box, 40).astype(np.float32) / 65535
+        wanted = aug.crop(step, box, 40).astype(np.float32) / 65535
         assert made[0].numpy() == pytest.approx(wanted, abs=2e-3)
 
 
-@pytest.mark.parametrize("quality", [10, 50, 75, 95])
-def test_jpeg_is_what_a_file_would_give(photo: np.ndarray, quality: int) -> None:
+def test_jpeg_equals_that_of_a_file(photo: np.ndarray) -> None:
     picture = photo[:90, :100].astype(np.float32) / 255  # not a multiple of 16
-    wanted = aug.jpeg(picture.copy(), quality)
+    qualities = (10, 50, 75, 95)
     clear = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    made = batch_jpeg(clear, torch.tensor([float(quality)]))[0].permute(1, 2, 0).numpy()
-    damage = np.abs(wanted - picture).mean()
-    assert damage > 1 / 255
-    assert np.abs(made - wanted).mean() < 0.35 * damage
-    assert np.abs(made - picture).mean() == pytest.approx(damage, rel=0.1)
+    coded = batch_jpeg(clear.expand(4, -1, -1, -1), torch.tensor(qualities, dtype=torch.float32))
+    for one, quality in zip(coded.permute(0, 2, 3, 1).numpy(), qualities, strict=True):
+        wanted = aug.jpeg(picture.copy(), quality)
+        damage = np.abs(wanted - picture).mean()
+        assert damage > 1 / 255
+        assert np.abs(one - wanted).mean() < 0.35 * damage
+        assert np.abs(one - picture).mean() == pytest.approx(damage, rel=0.1)
+    assert torch.equal(coded[3:], batch_jpeg(clear, torch.tensor([95.0])))
 
 
-def test_each_picture_has_its_own_quality(photo: np.ndarray) -> None:
-    clear = torch.from_numpy(photo.astype(np.float32) / 255).permute(2, 0, 1)[None]
-    made = batch_jpeg(clear.expand(2, -1, -1, -1), torch.tensor([20.0, 90.0]))
-    assert torch.equal(made[1:], batch_jpeg(clear, torch.tensor([90.0])))
-    assert (made[0] - clear[0]).abs().mean() > 1.3 * (made[1] - clear[0]).abs().mean()
-
-
-def test_pairs_and_clear_photos_are_the_loaders(root: Path) -> None:
-    """Photo, box, mirroring and tone of every sample; where they enlarge nothing, only 8 bits lie between them."""
+def test_pairs_and_clear_photos_equal_the_loaders(root: Path) -> None:
+    """Photo, crop, flip and tone of every sample are the same; without enlargement they differ by rounding only."""
     sources = (SourceSettings("pairs", "pairs"), SourceSettings("clear", "photos"))
     for augment in (QUIET, LOUD):
         loaded, made = both(mixture(root, *sources, augment=augment))
@@ -123,7 +117,7 @@ def test_pairs_and_clear_photos_are_the_loaders(root: Path) -> None:
     assert len({one.numpy().tobytes() for one in made["clear"]}) == 24
 
 
-def test_weather_goes_over_the_loaders_clear_side(root: Path) -> None:
+def test_weather_is_added_to_the_loaders_clear_side(root: Path) -> None:
     sources = [
         SourceSettings("rehazed", "pairs"),
         SourceSettings("synthetic", "photos"),
@@ -138,14 +132,14 @@ def test_weather_goes_over_the_loaders_clear_side(root: Path) -> None:
 
 
 def test_noise_and_jpeg_are_as_strong_as_the_loaders(root: Path) -> None:
-    spoilt = replace(QUIET, noise_share=0.5, noise=0.1, jpeg_share=0.5)
-    loaded, made = both(mixture(root, SourceSettings("clear", "photos"), augment=spoilt))
+    corrupted = replace(QUIET, noise_share=0.5, noise=0.1, jpeg_share=0.5)
+    loaded, made = both(mixture(root, SourceSettings("clear", "photos"), augment=corrupted))
     first, second = ((one["degraded"] - one["clear"]).square().mean((1, 2, 3)).sqrt() for one in (loaded, made))
     assert (first < 0.25 / 255).sum() in range(2, 12)
     assert second.numpy() == pytest.approx(first.numpy(), rel=0.25, abs=0.5 / 255)
 
 
-def test_what_is_drawn_behind_the_weather_is_the_loaders_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_after_the_weather_equal_the_loaders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[float, int | None]] = []
     monkeypatch.setattr(
         aug, "corrupt", lambda augment, one, rng: drawn.append(aug.draw_corruption(augment, rng)) or one
@@ -176,9 +170,9 @@ SPREAD = HazeSettings(density=(0.2, 3.0), airlight=(0.6, 1.0), blue=0.3, clear=0
     ids=["rehazed", "haze", "fog", "rain"],
 )
 def test_weather_has_the_loaders_statistics(root: Path, source: SourceSettings) -> None:
-    """Mean colour and spread over pictures, and contrast within them, of 240 samples of both."""
+    """Mean colour and spread over pictures, and contrast within them, of 160 samples each."""
     data = mixture(root, source, samples=1000, augment=replace(QUIET, crop=16), short_side=32)
-    loaded, made = both(data, 240)
+    loaded, made = both(data, 160)
     for of in (
         lambda one: one["degraded"].mean((2, 3)),
         lambda one: (one["degraded"] - one["clear"]).mean((2, 3)),
@@ -191,12 +185,12 @@ def test_weather_has_the_loaders_statistics(root: Path, source: SourceSettings) 
         assert second.std(0).numpy() == pytest.approx(first.std(0).numpy(), rel=0.3)
 
 
-def test_true_depth_and_recorded_streaks_reach_their_own_pictures(root: Path) -> None:
+def test_true_depth_and_recorded_streaks_belong_to_their_pictures(root: Path) -> None:
     thick = HazeSettings(density=(3.0, 3.5), airlight=(0.9, 0.9), tint=0, patchy=0, linear=0, noise=0)
     plain = replace(Augment.plain(96), flip=0.0)
     data = mixture(root, SourceSettings("synthetic", "photos", haze=thick), augment=plain, samples=40)
     device = batched(data)
-    assert list(device.held[0].maps) == [0]
+    assert list(device.photos[0].maps) == [0]
     keys = [(0, at) for at in range(40)]
     rows = [at for at, key in enumerate(keys) if device._draw(5, *key).item == 0]
     assert rows
@@ -208,12 +202,12 @@ def test_true_depth_and_recorded_streaks_reach_their_own_pictures(root: Path) ->
     alone = RainSettings(recorded=1.0, veil=0, drops=0, clear=0, screen=0, tint=0)
     rainy = SourceSettings("synthetic", "photos", weather="rain", streaks="rain", rain=alone)
     device = batched(mixture(root, rainy, samples=40))
-    assert sorted(bank.shape[-2:] for bank in device.held[0].banks) == [(96, 128), (128, 96)]
+    assert sorted(bank.shape[-2:] for bank in device.photos[0].banks) == [(96, 128), (128, 96)]
     made = device.batch(5, keys)
     assert ((made["degraded"] - made["clear"]).mean((1, 2, 3)) > 0.005).sum() > 35
 
 
-def test_a_batch_is_a_function_of_seed_and_keys(root: Path) -> None:
+def test_a_batch_depends_on_seed_and_keys_only(root: Path) -> None:
     sources = [SourceSettings("pairs", "pairs"), SourceSettings("synthetic", "photos")]
     data = mixture(root, *sources, augment=replace(LOUD, noise_share=0.5, jpeg_share=0.3))
     one, two, keys = batched(data), batched(data), [(0, at) for at in range(3, 11)]
@@ -224,7 +218,7 @@ def test_a_batch_is_a_function_of_seed_and_keys(root: Path) -> None:
         assert not any(torch.equal(first[side], others[side]) for side in first)
 
 
-def test_shared_photos_are_held_once_and_too_many_are_refused(root: Path) -> None:
+def test_shared_photos_are_copied_once_and_memory_is_limited(root: Path) -> None:
     pairs, again = SourceSettings("pairs", "pairs"), SourceSettings("rehazed", "pairs")
     one, two = batched(mixture(root, pairs)), batched(mixture(root, pairs, again))
     assert one.used == 6 * 2 * 96 * 128 * 3
@@ -242,9 +236,8 @@ def test_a_source_with_an_augment_of_its_own_keeps_it(root: Path) -> None:
     assert 4 < noisy[0].sum() < 20
 
 
-def test_nothing_is_left_on_the_cpu(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On "meta", a device without numbers: a tensor that stayed behind is an error there, as it is on a GPU. What its
-    draws are, and which pictures they choose, has to be made up."""
+def test_no_tensor_stays_on_the_cpu(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On "meta", a device without values, a tensor on the CPU is an error as on a GPU; draws have to be faked."""
     sources = [SourceSettings("pairs", "pairs"), SourceSettings("rehazed", "pairs"), SourceSettings("clear", "photos")]
     rain = {"weather": "rain", "streaks": "rain"}
     sources += [SourceSettings("synthetic", "photos", **more) for more in ({}, rain, {"fog": "pairs"})]
@@ -255,3 +248,16 @@ def test_nothing_is_left_on_the_cpu(root: Path, monkeypatch: pytest.MonkeyPatch)
     made = GPUBatches(data, "meta", 2**28).batch(5, [(0, at) for at in range(30)])
     assert {side.device.type for side in made.values()} == {"meta"}
     assert {side.shape for side in made.values()} == {(30, 3, 32, 32)}
+
+
+def test_known_depth_is_the_loaders(root: Path) -> None:
+    """On a device, haze follows the depth map of an RGB-D photo, nearest on the right."""
+    for number in range(4):
+        ramp = np.linspace(200, 40, 128).astype(np.uint8)[None].repeat(96, 0)
+        write_photo(root / "rooms" / "clear" / f"{number}.png", np.full((96, 128, 3), 40 * number, np.uint8))
+        write_photo(root / "rooms" / "depth" / f"{number}.png", ramp)
+    data = mixture(root, SourceSettings("rgbd", "rooms"), augment=replace(Augment.plain(64), flip=0.0), samples=8)
+    loaded, made = both(data, 8)
+    assert (made["clear"] - loaded["clear"]).abs().max() < ROUNDING
+    rise = (made["degraded"] - made["clear"]).mean((1, 2))
+    assert (rise[:, :4].mean(1) > 1.4 * rise[:, -4:].mean(1)).all()
