@@ -1,4 +1,4 @@
-"""The queues: too many requests, slow ones, cancelled ones, and videos one after another beside the photos."""
+"""The queues: too many requests, slow ones, cancelled ones, and videos one after another."""
 
 from __future__ import annotations
 
@@ -40,25 +40,6 @@ def test_slots_are_counted_and_returned() -> None:
     with pytest.raises(ZeroDivisionError), requests.slot():
         _ = 1 / 0
     assert requests.active == 0
-
-
-def test_no_more_than_the_workers_run_at_once() -> None:
-    requests, running, most, lock = queue(workers=2), 0, 0, threading.Lock()
-
-    def work() -> None:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.02)
-        with lock:
-            running -= 1
-
-    async def run_all() -> None:
-        await asyncio.gather(*(requests.run(work) for _ in range(8)))
-
-    asyncio.run(run_all())
-    assert most == 2
 
 
 def test_overdue_requests_are_cancelled_and_waiting_ones_not_started() -> None:

@@ -311,7 +311,7 @@ def test_frames_that_change_their_size(client: Any, tmp_path: Path) -> None:
 
 
 def referring_to(other: Path, path: Path) -> Path:
-    """A MOV whose frames are those of another file beside it, by an alias in its data reference."""
+    """A MOV whose frames are those of another file in its folder, by an alias in its data reference."""
     data = other.read_bytes()
     parents = [(b"moov",), (b"moov", b"trak"), *(TABLES[:3], TABLES[:4]), (*TABLES[:4], b"dinf")]
     begin, end = box(data, *TABLES[:4], b"dinf", b"dref")

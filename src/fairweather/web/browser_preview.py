@@ -30,9 +30,20 @@ class BrowserPreview:
         width: pixels of an upright frame.
         height: likewise.
         sound: whether to copy sound that browsers play.
+        result: the writer of the result, which everything is passed on to.
     """
 
-    def __init__(self, path: Path, video: VideoReader, width: int, height: int, *, sound: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        video: VideoReader,
+        width: int,
+        height: int,
+        *,
+        sound: bool = False,
+        result: FrameWriter | None = None,
+    ) -> None:
+        self._result = result
         scale = min(1.0, MAX_SIDE / max(width, height))
         self._size = max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
         encoding = Encoding("libx264", "yuv420p", {"crf": "20", "preset": "veryfast"})
@@ -45,6 +56,8 @@ class BrowserPreview:
         if pixels.shape[1::-1] != self._size:
             pixels = cv2.resize(pixels, self._size, interpolation=cv2.INTER_AREA)
         self._writer.put(replace(frame, pixels=pixels, alpha=None))
+        if self._result is not None:
+            self._result.put(frame)
 
     def copy(self, packet: Packet) -> None:
         import av
@@ -53,30 +66,12 @@ class BrowserPreview:
         twin.pts, twin.dts, twin.duration, twin.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
         twin.is_keyframe, twin.stream = packet.is_keyframe, packet.stream
         self._writer.copy(twin)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class PreviewWriter:
-    """A writer that passes everything to a preview, and to the writer of the result where there is one."""
-
-    def __init__(self, preview: BrowserPreview, result: FrameWriter | None) -> None:
-        self._preview, self._result = preview, result
-
-    def put(self, frame: Frame) -> None:
-        self._preview.put(frame)
-        if self._result is not None:
-            self._result.put(frame)
-
-    def copy(self, packet: Packet) -> None:
-        self._preview.copy(packet)
         if self._result is not None:
             self._result.copy(packet)
 
     def close(self) -> None:
         try:
-            self._preview.close()
+            self._writer.close()
         finally:
             if self._result is not None:
                 self._result.close()

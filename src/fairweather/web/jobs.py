@@ -1,4 +1,4 @@
-"""The work of a server: requests in a bounded queue, each in a thread, and videos one after another beside them."""
+"""The work of a server: requests in a bounded queue, each in a thread, and videos one after another."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fairweather.video.pipeline import VideoProgress, process_video
 from fairweather.video.reader import Frame, VideoReader
 from fairweather.video.writer import FrameWriter, VideoWriter
 from fairweather.web import uploads
-from fairweather.web.browser_preview import BrowserPreview, PreviewWriter
+from fairweather.web.browser_preview import BrowserPreview
 from fairweather.web.limits import Limits, RequestRefused, as_refusal
 from fairweather.web.model_registry import ModelRegistry, RestorePlan, RestoreSettings
 from fairweather.web.storage import ServerFolders, TTLStore, remove_tree, tree_size
@@ -433,16 +433,16 @@ class VideoQueue:
     def _process(self, task: VideoTask, video: VideoReader, restorer: VideoRestorer) -> None:
         limits, info = self.service.limits, task.info
         with ExitStack() as closing:
-            result: FrameWriter | None = None
+            writer: FrameWriter | None = None
             if task.changed:
-                result = VideoWriter(task.result, info.container, video, choose_encoding(video.track, info.container))
+                writer = VideoWriter(task.result, info.container, video, choose_encoding(video.track, info.container))
             before: BrowserPreview | None = None
             if task.on_page and not info.playable:
-                before = BrowserPreview(task.playable("before"), video, info.width, info.height, sound=False)
+                before = BrowserPreview(task.playable("before"), video, info.width, info.height)
                 closing.callback(before.close)
-                after = BrowserPreview(task.playable("after"), video, info.width, info.height, sound=True)
-                result = PreviewWriter(after, result)
-            assert result is not None
+                after, size = task.playable("after"), (info.width, info.height)
+                writer = BrowserPreview(after, video, *size, sound=True, result=writer)
+            assert writer is not None
 
             calls = count()
 
@@ -454,7 +454,7 @@ class VideoQueue:
                         "smaller or shorter"
                     )  # fmt: skip
 
-            done = process_video(_BoundedVideo(video, task.name, limits, before), result, restorer, tell=report)
+            done = process_video(_BoundedVideo(video, task.name, limits, before), writer, restorer, tell=report)
         if not done.frames:
             raise BadImage(f"{task.source}: no frame can be decoded: get a whole copy")
 
