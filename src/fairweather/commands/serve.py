@@ -19,7 +19,7 @@ def serve(
     *,
     host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1",
     port: Annotated[int, tyro.conf.arg(metavar="N")] = 7860,
-    page: bool = True,
+    page: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True,
     models: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...", help_behavior_hint="")] = (),
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = (),
     max_bytes: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "100MB",
@@ -47,7 +47,7 @@ def serve(
     Args:
         host: Address to listen on; 0.0.0.0 for all of this machine's addresses.
         port: Port to listen on; 0 for any free one, which is printed.
-        page: Serve the page; without it (--no-page) the server needs less memory and starts faster.
+        page: Serve the API only, which needs less memory and starts faster.
         models: Model folders to serve in addition to the models that ship.
         allow_host: Further host names that the server answers to, e.g. behind a proxy.
         max_bytes: Largest upload.
@@ -59,8 +59,7 @@ def serve(
         video_timeout: Seconds for restoring one video; photos are processed meanwhile.
         keep: Minutes that videos and the page's photos are stored after their last use.
         disk: Total size of all stored files.
-        memory: Memory limit for the whole process, e.g. 2GB. Photos and videos wait for memory; those that can never
-            fit are rejected.
+        memory: Memory limit for the whole process, e.g. 2GB; what cannot fit is rejected, other uploads wait.
         engine: Engine that runs the networks, as for `fairweather restore`.
         precision: Precision of the networks, as for `fairweather restore`.
     """

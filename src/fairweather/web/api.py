@@ -159,12 +159,22 @@ RESTORED_PHOTO = {
         X_Fairweather_Rain="with weather auto: the probability of rain",
     ),
 }
-VIDEO_FILE: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {name: BINARY for name in media_types}}
-    for status, text, media_types in (
-        (200, "the restored video", sorted({*uploads.VIDEO_MEDIA_TYPES.values()})),
-        (206, "a range of it", [*sorted({*uploads.VIDEO_MEDIA_TYPES.values()}), "multipart/byteranges"]),
-    )
+_VIDEO_TYPES = sorted({*uploads.VIDEO_MEDIA_TYPES.values()})
+_VIDEO_HEADERS = _headers(
+    Content_Disposition="a file name for the result",
+    X_Fairweather_Missing="what a video that is cut short or damaged lacks",
+)
+RESTORED_VIDEO: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the restored video",
+        "content": {media_type: BINARY for media_type in _VIDEO_TYPES},
+        "headers": _VIDEO_HEADERS,
+    },
+    206: {
+        "description": "a range of it",
+        "content": {media_type: BINARY for media_type in (*_VIDEO_TYPES, "multipart/byteranges")},
+        "headers": _VIDEO_HEADERS,
+    },
 }
 
 
@@ -237,7 +247,7 @@ def api_router(service: Service) -> APIRouter:
     @router.get(
         "/videos/{id}/result",
         response_class=Response,
-        responses={**VIDEO_FILE, **errors(404, 409, 413, 416, 422, 503, 504, 507)},
+        responses={**RESTORED_VIDEO, **errors(404, 409, 413, 416, 422, 503, 504, 507)},
     )
     async def get_video_result(id: VideoId, request: Request) -> Response:
         """Return the restored video, or a range of it."""

@@ -244,8 +244,8 @@ class RequestQueue:
                 return await asyncio.get_running_loop().run_in_executor(self._pool, cancellable)
         except (TimeoutError, Cancelled):
             raise RequestRefused(
-                504, "timeout", f"the photo took longer than {self.limits.timeout:g} s, the limit of this server: make "
-                "it smaller, choose another model, or try again later", RETRY_SECONDS
+                504, "timeout", f"the request took longer than {self.limits.timeout:g} s, the limit of this server: "
+                "make the photo smaller, choose another model, or try again later", RETRY_SECONDS
             ) from None  # fmt: skip
         finally:
             cancel.set()

@@ -303,7 +303,6 @@ class PagePhotos:
             "height": header.height,
             "weather": estimate and estimate.model_dump(),
             "models": [part._asdict() for part in plan.parts],
-            "unsupported": plan.lacking,
             "instant_strength": not plan.parts or self._maps_model(plan) is not None,
             "download": photo_result_name(photo.name, header.format),
             "video": info and {"frames": info.frames, "seconds": info.seconds, "missing": info.missing},
