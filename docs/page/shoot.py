@@ -1,6 +1,6 @@
-"""Screenshots of the page, with the photos that come with it, and a film: python docs/page/shoot.py
+"""Take the screenshots of the page, with example photos and a video panned over one: python docs/page/shoot.py
 
-Starts a server of its own and looks at it with Debian's Chromium (tests/web/chromium.sh installs it) by Playwright.
+Needs the extras `web` and `video`, Playwright, and Debian's Chromium (tests/web/chromium.sh installs it).
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ import sys
 import tempfile
 from pathlib import Path
 
+import av
+import cv2
+import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parent.parent / "examples"
+DESKTOP = {"viewport": {"width": 1360, "height": 850}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 SHOTS = {
-    "start": {"viewport": {"width": 1360, "height": 850}},
-    "desktop": {"viewport": {"width": 1360, "height": 850}},
-    "map": {"viewport": {"width": 1360, "height": 850}},
-    "clip": {"viewport": {"width": 1360, "height": 850}},
-    "dark": {"viewport": {"width": 1360, "height": 850}, "color_scheme": "dark"},
-    "phone": {
-        "viewport": {"width": 390, "height": 844},
-        "device_scale_factor": 2,
-        "is_mobile": True,
-        "has_touch": True,
-    },
-    "phone-dark": {
-        **{"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True},
-        "color_scheme": "dark",
-    },
+    "start": DESKTOP,
+    "desktop": DESKTOP,
+    "map": DESKTOP,
+    "video": DESKTOP,
+    "dark": {**DESKTOP, "color_scheme": "dark"},
+    "phone": PHONE,
+    "phone-dark": {**PHONE, "color_scheme": "dark"},
 }
-"""File name -> how the browser is set up for it."""
+"""File name -> options of the browser."""
 
 
 def main() -> None:
@@ -40,8 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--only", nargs="*", choices=SHOTS, default=list(SHOTS))
-    parser.add_argument("--film", type=Path, default=Path("../shared/data/real/video/fog_city.mp4"))
-    given = parser.parse_args()
+    args = parser.parse_args()
     command = [sys.executable, "-m", "fairweather", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -49,56 +46,65 @@ def main() -> None:
             address = re.search(r"http://\S+", server.stdout.readline())
             assert address is not None
             with sync_playwright() as play:
-                browser = play.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
-                for name in given.only:
+                browser = play.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
+                for name in args.only:
                     page = browser.new_context(**SHOTS[name]).new_page()
+                    page.set_default_timeout(300_000)
                     page.goto(address[0])
-                    page.wait_for_selector(".fw-begun .fw-drop")
-                    if name == "clip":
-                        roll(page, given.film)
-                    else:
-                        pose(page, name)
+                    page.wait_for_selector(".fw-started .fw-drop")
+                    prepare(page, name)
                     page.wait_for_timeout(600)
-                    page.screenshot(path=given.out / f"{name}.jpg", type="jpeg", quality=82)
+                    page.screenshot(path=args.out / f"{name}.jpg", type="jpeg", quality=82)
                     page.close()
         finally:
             server.terminate()
 
 
-def pose(page: Page, name: str) -> None:
-    """What is to be seen."""
+def prepare(page: Page, name: str) -> None:
+    """Bring the page into the state to be shown."""
     if name == "start":
-        page.wait_for_function("[...document.querySelectorAll('.fw-example img')].every(one => one.complete)")
-        return
-    photos = (
-        ["lighthouse.jpg"]
-        if name.startswith("phone")
-        else ["fog_city_128.jpg", "mountain_river.jpg", "shutters.jpg", "lighthouse.jpg"]
-    )
-    examples = HERE.parent.parent / "examples"
-    page.set_input_files("#fw-input", [examples / photo for photo in photos])
-    page.wait_for_function(f"document.querySelectorAll('.fw-item.fw-ready').length === {len(photos)}", timeout=120_000)
-    page.click(f".fw-item button >> nth={2 * (len(photos) - 1)}")
-    if name == "map":
-        page.click("[data-do=map]")
-    page.wait_for_function("[...document.querySelectorAll('.fw-canvas img[src]')].every(one => one.complete)")
-
-
-def roll(page: Page, film: Path) -> None:
-    """Three seconds of a film, restored; it stands still in their middle."""
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder) / film.name
-        command = [sys.executable, "-m", "fairweather", "restore", str(film), "-o", str(part), "--weather", "none"]
-        subprocess.run([*command, "--start", "4", "--end", "7"], check=True)
-        page.set_input_files("#fw-input", [part])
-        page.wait_for_function("document.querySelectorAll('.fw-item.fw-ready').length === 1", timeout=120_000)
+        page.wait_for_function("[...document.querySelectorAll('.fw-example img')].every(image => image.complete)")
+    elif name == "video":
+        with tempfile.TemporaryDirectory() as folder:
+            send(page, [pan(Path(folder) / "mountain_river.mp4", EXAMPLES / "mountain_river.jpg")])
         page.click("#fw-weather label:has-text('Haze') >> nth=0")
-        page.wait_for_function("document.querySelector('.fw-done').innerText.startsWith('Taken out: haze')")
-        page.click("[data-do=film]")
-        page.wait_for_selector(".fw-plays.fw-rolling", timeout=300_000)
+        page.wait_for_function("document.querySelector('.fw-applied').innerText.startsWith('Removed: haze')")
+        page.click("[data-do=video]")
+        page.wait_for_selector(".fw-plays.fw-video-loaded")
         page.keyboard.press("Space")
         page.locator(".fw-seek").fill("1.5")
         page.locator(".fw-seek").blur()
+    else:
+        names = [
+            "lighthouse",
+            *([] if name.startswith("phone") else ["barn", "mountain_river", "old_town", "shutters"]),
+        ]
+        send(page, [EXAMPLES / f"{photo}.jpg" for photo in names])
+        page.click("[data-at='0']")
+        if name == "map":
+            page.click("[data-do=map]")
+        page.wait_for_function("[...document.querySelectorAll('.fw-canvas img[src]')].every(image => image.complete)")
+
+
+def send(page: Page, paths: list[Path]) -> None:
+    page.set_input_files("#fw-input", paths)
+    page.wait_for_function(f"document.querySelectorAll('.fw-item.fw-ready').length === {len(paths)}")
+
+
+def pan(path: Path, photo: Path, seconds: int = 3, rate: int = 25) -> Path:
+    """Write a video that pans over a photo."""
+    whole = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
+    height, width = whole.shape[0] // 2 * 2, whole.shape[1] * 4 // 5 // 2 * 2
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=rate, options={"crf": "16"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        count = seconds * rate
+        for number in range(count):
+            left = (whole.shape[1] - width) * number // count
+            frame = np.ascontiguousarray(whole[:height, left : left + width])
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        out.mux(stream.encode(None))
+    return path
 
 
 if __name__ == "__main__":

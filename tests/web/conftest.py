@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,15 +25,14 @@ from tests.conftest import ROOT
 
 EXAMPLES = ROOT / "examples"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PHONE = {"viewport": {"width": 390, "height": 780}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
-SERVED = ("--max-bytes", "60MB", "--max-pixels", "50000000", "--waiting", "6")
-READY = "document.querySelectorAll('.fw-item.fw-ready').length === {}"
-SHOWN = "[...document.querySelectorAll('.fw-canvas img[src]')].every(one => one.complete && one.naturalWidth)"
+RESTORE, VIDEOS = "/api/v1/restore", "/api/v1/videos"
+FAST = {"model": "dehaze-fast"}
+SERVE = ("--max-bytes", "60MB", "--max-pixels", "50000000", "--queue", "6")
 
 
 @pytest.fixture(scope="session")
 def web() -> None:
-    """Skips, loudly, where the extra is not installed."""
+    """Skip where the extra is not installed."""
     for module in ("fastapi", "gradio", "uvicorn"):
         pytest.importorskip(module, reason=f"NO PAGE IS TESTED: {module} is missing; pip install 'fairweather[web]'")
 
@@ -40,11 +40,11 @@ def web() -> None:
 @pytest.fixture(scope="session")
 def service(web: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A service with narrow limits and the models that ship."""
-    from fairweather.web.jobs import PhotoService
+    from fairweather.web.jobs import Service
     from fairweather.web.limits import Limits
 
-    made = PhotoService(
-        Limits(bytes=3_000_000, pixels=2_000_000, at_once=2, waiting=2, seconds=60),
+    made = Service(
+        Limits(max_bytes=3_000_000, max_pixels=2_000_000, workers=2, queue=2, timeout=60),
         parent=tmp_path_factory.mktemp("server"),
     )
     yield made
@@ -53,14 +53,38 @@ def service(web: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
 
 @pytest.fixture(scope="session")
 def client(service: Any) -> Iterator[Any]:
-    """Asks the whole application, without a network."""
+    """A client of the whole application, without a network."""
+    from starlette.testclient import TestClient
+
+    from fairweather.web.app import allowed_hosts, create
+
+    with TestClient(create(service, hosts=allowed_hosts("127.0.0.1")), base_url="http://127.0.0.1") as made:
+        yield made
+
+
+@pytest.fixture
+def small_client(web: None, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Create clients of the API with limits of their own; `.service` is theirs."""
     from starlette.testclient import TestClient
 
     from fairweather.web.app import create
-    from fairweather.web.middleware import allowed_hosts
+    from fairweather.web.jobs import Service
+    from fairweather.web.limits import Limits
 
-    with TestClient(create(service, hosts=allowed_hosts("127.0.0.1")), base_url="http://127.0.0.1") as asked:
-        yield asked
+    made: list[Any] = []
+
+    def create_client(**limits: Any) -> Any:
+        (tmp_path / "server").mkdir()
+        service = Service(Limits(**limits), parent=tmp_path / "server")
+        client = TestClient(create(service, page=False), base_url="http://127.0.0.1")
+        client.service = service  # type: ignore[attr-defined]
+        made.append(service)
+        return client
+
+    yield create_client
+    for service in made:
+        service.close()
+        assert not service.folders.root.exists()
 
 
 @dataclass
@@ -81,31 +105,25 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def served(web: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts servers; all of them are ended in the end."""
+def serve(web: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Start servers, which end with the tests."""
     started: list[Server] = []
 
-    def start(*words: str, temporary: Path | None = None) -> Server:
-        place = tmp_path_factory.mktemp("tmp") if temporary is None else temporary
-        command = [
-            sys.executable,
-            "-m",
-            "fairweather",
-            "serve",
-            *(words if "--port" in words else ("--port", "0", *words)),
-        ]
+    def start(*flags: str, temporary: Path | None = None) -> Server:
+        folder = tmp_path_factory.mktemp("tmp") if temporary is None else temporary
+        port = () if "--port" in flags else ("--port", "0")
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "fairweather", "serve", *port, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "TMPDIR": str(place)},
+            env={**os.environ, "TMPDIR": str(folder)},
         )
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"http://\S+", line)
         assert found is not None, f"the server did not start: {line!r}"
-        started.append(Server(process, found[0], place))
+        started.append(Server(process, found[0], folder))
         return started[-1]
 
     yield start
@@ -115,87 +133,69 @@ def served(web: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
 
 
 @pytest.fixture(scope="session")
-def server(served: Callable[..., Server]) -> Iterator[Server]:
-    """One server for all tests that leave it as it is, or as it was."""
-    made = served(*SERVED)
+def server(serve: Callable[..., Server]) -> Iterator[Server]:
+    """One server with a page, which leaves nothing behind."""
+    made = serve(*SERVE)
     yield made
     assert made.end() == 0
-    assert not list(made.temporary.glob("fairweather-serve-*"))
+    assert not list(made.temporary.iterdir())
 
 
-@pytest.fixture(scope="module")
-def chromium(web: None) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST RUNS: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("NO BROWSER TEST RUNS: there is no Chromium here (sh tests/web/chromium.sh, as root on Debian)")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(chromium: Any, server: Server) -> Iterator[Callable[..., Any]]:
-    """Opens the page; asserts in the end that nothing was asked from elsewhere, and that no script failed."""
-    pages, outside, wrong = [], [], []
-
-    def open_(address: str = server.address, **options: Any) -> Any:
-        page = chromium.new_context(accept_downloads=True, **options).new_page()
-        page.set_default_timeout(30_000)
-        page.on(
-            "request",
-            lambda one: outside.append(one.url) if not one.url.startswith((address, "blob:", "data:")) else None,
-        )
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
-        page.goto(address)
-        page.wait_for_selector(".fw-begun .fw-drop")
-        pages.append(page)
-        return page
-
-    yield open_
-    for page in pages:
-        page.context.close()
-    assert not outside, "something was asked from elsewhere"
-    assert not wrong
-
-
-def send(page: Any, *paths: Path, ready: int | None = None) -> None:
-    page.set_input_files("#fw-input", list(paths))
-    page.wait_for_function(READY.format(len(paths) if ready is None else ready), timeout=90_000)
-    page.wait_for_function(SHOWN)
-
-
-def downloaded(page: Any) -> tuple[str, bytes]:
-    with page.expect_download() as waiting:
-        page.click(".fw-download")
-    return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+def refusal(response: Any, status: int, kind: str) -> str:
+    """The message of an error response, whose form and status are checked."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert (error["status"], error["kind"]) == (status, kind)
+    return str(error["message"])
 
 
 @cache
-def automatic() -> Any:
-    """What `fairweather.load("auto")` gives, opened once."""
-    return fairweather.load("auto")
+def restorer(model: str = "auto") -> Any:
+    return fairweather.load(model)
 
 
-def python(path: Path, out: Path, strength: float = 1.0, model: str = "auto") -> bytes:
-    """The file that the Python call and `images.write` make of a photo."""
+def restored(path: Path, out: Path, strength: float = 1.0, guard: bool = True, model: str = "auto") -> bytes:
+    """The file that the Python call makes of a photo."""
     photo = images.read(path)
-    restorer = automatic() if model == "auto" else fairweather.load(model)
-    images.write(out, photo.replaced(restorer(photo.pixels, strength)))
+    images.write(out, photo.replaced(restorer(model)(photo.pixels, strength, guard)))
     return out.read_bytes()
 
 
 def hazy(height: int, width: int, dtype: Any = np.uint8) -> np.ndarray:
-    """A picture in which haze is seen, of any size: the lighthouse, repeated by reflection."""
+    """A hazy photo of any size: the lighthouse, repeated by reflection."""
     pixels = images.read(EXAMPLES / "lighthouse.jpg").pixels
     down, across = height - pixels.shape[0], width - pixels.shape[1]
     pixels = np.pad(pixels, ((0, max(0, down)), (0, max(0, across)), (0, 0)), mode="symmetric")[:height, :width]
     return pixels.astype(dtype) * 257 if dtype == np.uint16 else pixels
 
 
-def sailing(count: int, height: int = 120, width: int = 160) -> Iterator[np.ndarray]:
-    """The frames of a film with haze in it: the lighthouse, passed by."""
+def hazy_frames(count: int, height: int = 120, width: int = 160) -> Iterator[np.ndarray]:
+    """The frames of a hazy video: a pan over the lighthouse."""
     whole = cv2.resize(images.read(EXAMPLES / "lighthouse.jpg").pixels, (width + 2 * count, height))
     for number in range(count):
         yield whole[:, 2 * number : 2 * number + width]
+
+
+def video(path: Path, count: int = 12, size: tuple[int, int] = (160, 120), **how: Any) -> Path:
+    from tests.video.conftest import make
+
+    return make(path, size=size, count=count, shown=hazy_frames(count, size[1], size[0]), **how)
+
+
+def add_video(client: Any, path: Path, **settings: Any) -> str:
+    """The path of a video that was accepted."""
+    response = client.post(VIDEOS, params={"name": path.name, **settings}, content=path.read_bytes())
+    assert response.status_code == 202, response.text
+    assert response.headers["location"] == f"{VIDEOS}/{response.json()['id']}"
+    return str(response.headers["location"])
+
+
+def wait_for(client: Any, location: str, *states: str, frames: int = 0) -> dict[str, Any]:
+    """Poll a video until it has one of these states (done), and so many frames."""
+    for _ in range(600):
+        status: dict[str, Any] = client.get(location).json()
+        if status["state"] in (states or ("done",)) and status["frames"] >= frames:
+            return status
+        assert status["state"] in ("waiting", "working"), status
+        time.sleep(0.02)
+    raise AssertionError(f"the video never gets {states}")

@@ -22,9 +22,9 @@ from fairweather.data.datasets import (
     PhotoCache,
     UnpairedDataset,
     all_pairs,
+    cached_short_side,
     paired_dataset,
     photos_in,
-    cached_short_side,
     unpaired_dataset,
 )
 from fairweather.data.gpu_batches import GPUBatches

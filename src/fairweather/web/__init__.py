@@ -1,1 +1,1 @@
-"""The page and the HTTP API that `fairweather serve` starts: photos in, clear photos out, within limits."""
+"""The page and the HTTP API of `fairweather serve`: photos and videos in, restored ones out, within limits."""

@@ -1,8 +1,7 @@
-"""What the page plays where a browser cannot play the clip itself: H.264 beside the result, made on the same way."""
+"""Browser previews: H.264 of a video that browsers cannot play, written in the same pass as the result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +17,37 @@ from fairweather.web.uploads import plays_in_browsers
 if TYPE_CHECKING:
     from av import Packet
 
-SIDE = 1280
+MAX_SIDE = 1280
 """Pixels of a preview's longer side."""
 
 
 class BrowserPreview:
-    """A sink: an MP4 that every browser plays, 8 bits, at most 1280 pixels wide or high."""
+    """A writer of an MP4 that every browser plays: H.264, 8 bits, at most 1280 pixels wide or high.
 
-    def __init__(self, path: Path, clip: VideoReader, width: int, height: int, *, sound: bool) -> None:
-        """`width`, `height`: of the frames that come, upright. `sound`: copied where browsers play it."""
-        factor = min(1.0, SIDE / max(width, height))
-        self._size = tuple(max(2, 2 * round(side * factor / 2)) for side in (width, height))
+    Args:
+        path: the file.
+        video: the video that the frames come from.
+        width: pixels of an upright frame.
+        height: likewise.
+        sound: whether to copy sound that browsers play.
+        result: the writer of the result, which everything is passed on to.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        video: VideoReader,
+        width: int,
+        height: int,
+        *,
+        sound: bool = False,
+        result: FrameWriter | None = None,
+    ) -> None:
+        self._result = result
+        scale = min(1.0, MAX_SIDE / max(width, height))
+        self._size = max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
         encoding = Encoding("libx264", "yuv420p", {"crf": "20", "preset": "veryfast"})
-        self._sink = VideoWriter(path, "mp4", _Heard(clip, sound), encoding, size=(self._size[0], self._size[1]))
+        self._writer = VideoWriter(path, "mp4", _PreviewSource(video, sound), encoding, size=self._size)
 
     def put(self, frame: Frame) -> None:
         pixels = frame.pixels
@@ -38,66 +55,37 @@ class BrowserPreview:
             pixels = (pixels >> 8).astype(np.uint8)
         if pixels.shape[1::-1] != self._size:
             pixels = cv2.resize(pixels, self._size, interpolation=cv2.INTER_AREA)
-        self._sink.put(replace(frame, pixels=pixels, alpha=None))
-
-    def copy(self, packet: Packet) -> None:
-        """The packet stays as it is: another sink takes it as well."""
-        import av
-
-        twin = av.Packet(bytes(packet))
-        twin.pts, twin.dts, twin.duration, twin.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
-        twin.is_keyframe, twin.stream = packet.is_keyframe, packet.stream
-        self._sink.copy(twin)
-
-    def close(self) -> None:
-        self._sink.close()
-
-
-class PreviewWriter:
-    """A sink that hands everything on to a preview, and then to the sink of the result."""
-
-    def __init__(self, preview: BrowserPreview, result: FrameWriter | None) -> None:
-        self._preview, self._result = preview, result
-
-    def put(self, frame: Frame) -> None:
-        self._preview.put(frame)
+        self._writer.put(replace(frame, pixels=pixels, alpha=None))
         if self._result is not None:
             self._result.put(frame)
 
     def copy(self, packet: Packet) -> None:
-        self._preview.copy(packet)
+        import av
+
+        twin = av.Packet(bytes(packet))  # the packet itself goes to the result's writer, which changes it
+        twin.pts, twin.dts, twin.duration, twin.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+        twin.is_keyframe, twin.stream = packet.is_keyframe, packet.stream
+        self._writer.copy(twin)
         if self._result is not None:
             self._result.copy(packet)
 
     def close(self) -> None:
         try:
-            self._preview.close()
+            self._writer.close()
         finally:
             if self._result is not None:
                 self._result.close()
 
 
-class _Heard(VideoReader):
-    """A clip with nothing beside its pictures but the first sound that browsers play, if that."""
+class _PreviewSource(VideoReader):
+    """An open video reduced to its frames and, if wanted, the first sound that browsers play."""
 
-    def __init__(self, clip: VideoReader, sound: bool) -> None:
-        self.__dict__.update(clip.__dict__)
+    def __init__(self, video: VideoReader, sound: bool) -> None:
+        self.__dict__.update(video.__dict__)
         self._sound = sound
-        colour = clip.track.colour
-        # A smaller picture would be taken for one of another matrix where the file does not say which it has.
-        self.track = replace(clip.track, colour=(clip.track.yuv, *colour[1:3], 1), metadata={})
+        # The matrix is written down, since players guess it from the size, which differs from the original's.
+        self.track = replace(video.track, colour=(video.track.yuv, *video.track.colour[1:3], 1), metadata={})
 
     @property
     def streams(self) -> list[Any]:
-        return [one for one in super().streams if plays_in_browsers(one)][: int(self._sound)]
-
-
-def copied_stream(items: Iterator[Frame | Packet], preview: BrowserPreview | None) -> Iterator[Frame | Packet]:
-    """The same items, of which the frames go into the preview as well; it is not closed here."""
-    for item in items:
-        if preview is not None and isinstance(item, Frame):
-            preview.put(item)
-        yield item
-
-
-__all__ = ["PreviewWriter", "BrowserPreview", "copied_stream"]
+        return [stream for stream in super().streams if plays_in_browsers(stream)][: int(self._sound)]

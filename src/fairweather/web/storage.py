@@ -1,6 +1,7 @@
-"""The server's own folder: every file that it writes lies below it, and it is gone when the server is.
+"""The server's temporary folder, and the store of photos and videos in it, each with a token and a time to live.
 
-A killed server leaves its folder behind; the next one finds that nobody holds the lock in it any more, and removes it.
+Every file that the server writes is in its folder, which is removed when it ends. A killed server leaves its folder
+behind; the next one finds its lock free and removes it.
 """
 
 from __future__ import annotations
@@ -22,24 +23,31 @@ LOCK = "lock"
 
 
 class ServerFolders:
-    """A folder in the system's place for temporary files (or in `parent`), readable by nobody else."""
+    """A private folder (mode 0700) in the system's temporary folder.
+
+    Args:
+        parent: the folder to create it in; None: the system's.
+
+    Raises:
+        BadFolder: it cannot be created.
+    """
 
     def __init__(self, parent: Path | None = None) -> None:
         try:
-            place = Path(tempfile.gettempdir() if parent is None else parent)
-            self.swept = _sweep(place)
-            self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))  # mode 0700
+            parent = Path(tempfile.gettempdir() if parent is None else parent)
+            self.removed = _remove_abandoned(parent)
+            self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
             self._lock = (self.root / LOCK).open("w")
         except OSError as error:
             raise BadFolder(
-                f"{error.filename or 'the folder for temporary files'}: cannot be written ({error.strerror}); "
-                "name another one with TMPDIR"
+                f"{error.filename or 'the folder for temporary files'}: is not writable ({error.strerror}): "
+                "set TMPDIR to another folder"
             ) from error
-        _locked(self._lock)
+        _try_lock(self._lock)
         self._count, self._guard = 0, threading.Lock()
 
     def new(self) -> Path:
-        """A new folder below, for one request or one photo."""
+        """Create a folder for one request, photo or video."""
         with self._guard:
             self._count += 1
             folder = self.root / f"{self._count:08d}"
@@ -47,56 +55,57 @@ class ServerFolders:
         return folder
 
     @contextmanager
-    def passing(self) -> Iterator[Path]:
-        """A new folder that is removed in the end, with all that was written to it."""
+    def new_or_removed(self) -> Iterator[Path]:
+        """Create a folder that is removed if the block raises."""
         folder = self.new()
         try:
             yield folder
-        finally:
+        except BaseException:
             remove_tree(folder)
+            raise
 
     def close(self) -> None:
-        """Remove everything."""
+        """Remove the folder with all that is in it."""
         self._lock.close()
         remove_tree(self.root)
 
 
 def remove_tree(folder: Path) -> None:
-    """A folder and what is in it, whatever is still written to it."""
+    """Remove a folder, even while something is still written to it."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def tree_size(folder: Path) -> int:
-    """Bytes of the files in a folder; of one that is in several (`os.link`), its share."""
+    """Bytes of the files in a folder; a file with several hard links counts in part for each."""
     total = 0
     with suppress(OSError):
         for path in folder.iterdir():
             with suppress(OSError):
-                told = path.stat()
-                total += told.st_size // max(1, told.st_nlink)
+                stat = path.stat()
+                total += stat.st_size // max(1, stat.st_nlink)
     return total
 
 
-def _sweep(place: Path) -> list[Path]:
-    """Remove what killed servers left in a folder; gives what was removed."""
+def _remove_abandoned(parent: Path) -> list[Path]:
+    """Remove the folders of killed servers, and return them."""
     removed = []
-    for folder in place.glob(f"{PREFIX}*"):
+    for folder in parent.glob(f"{PREFIX}*"):
         try:
             with (folder / LOCK).open("r+") as lock:
-                dead = _locked(lock)
-        except OSError:  # not ours, or gone in the meantime
+                abandoned = _try_lock(lock)
+        except OSError:  # not a server's, or removed meanwhile
             continue
-        if dead:
+        if abandoned:
             remove_tree(folder)
             removed.append(folder)
     return removed
 
 
-def _locked(file: IO[str]) -> bool:
-    """Whether the lock was free, and is held now until the file is closed; False where there are no locks."""
+def _try_lock(file: IO[str]) -> bool:
+    """Lock a file until it is closed; False where another process has it, or where there are no locks (Windows)."""
     try:
         import fcntl
-    except ImportError:  # Windows: nothing is swept, its own cleaning does
+    except ImportError:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,75 +114,72 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-# What is kept for a while: the page's photos, and clips with what became of them; each has a token and a folder.
-
-
 class StoredItem(Protocol):
-    """Something on the shelf."""
+    """A photo or a video in the store."""
 
     token: str
-    """What its owner asks for it with; 128 bits by chance."""
+    """128 random bits; whoever knows it may use the item."""
     folder: Path
-    """Where all its files lie."""
-    used: float
-    """When it was last asked for (`time.monotonic`)."""
+    """The folder of all its files."""
+    last_used: float
+    """Time of the last access (`time.monotonic`)."""
 
     @property
     def busy(self) -> bool:
-        """Whether it is worked on, so that it has to stay."""
+        """Whether it is being processed, so that it must stay."""
         ...
 
-    def end(self) -> None:
-        """Stop what is done with it; its files go next."""
+    def stop(self) -> None:
+        """Stop its processing; its files are removed next."""
         ...
 
 
 class TTLStore:
-    """All that one server keeps."""
+    """The stored photos and videos of a server, by token."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._kept: dict[str, StoredItem] = {}
+        self._items: dict[str, StoredItem] = {}
         self._lock = threading.Lock()
 
     def all(self) -> list[StoredItem]:
-        """What is there."""
+        """All items."""
         with self._lock:
-            return list(self._kept.values())
+            return list(self._items.values())
 
-    def add(self, kept: StoredItem) -> None:
-        """Keep it, and let go of what there is no room for any more."""
+    def add(self, item: StoredItem) -> None:
+        """Add an item, and remove others where that exceeds the disk's limit."""
         with self._lock:
-            self._kept[kept.token] = kept
-        self.tidy()
+            self._items[item.token] = item
+        self.expire()
 
     def get(self, token: str) -> StoredItem | None:
-        """What has this token, which counts as asked for now."""
+        """Return the item of a token, which counts as an access."""
         with self._lock:
-            kept = self._kept.get(token)
-        if kept is not None:
-            kept.used = time.monotonic()
-        return kept
+            item = self._items.get(token)
+        if item is not None:
+            item.last_used = time.monotonic()
+        return item
 
-    def drop(self, token: str) -> None:
-        """Forget it at once, with its files; what is not here is gone already."""
+    def remove(self, token: str) -> None:
+        """Stop and remove an item with its files; unknown tokens are ignored."""
         with self._lock:
-            kept = self._kept.pop(token, None)
-        if kept is not None:
-            kept.end()
-            remove_tree(kept.folder)
+            item = self._items.pop(token, None)
+        if item is not None:
+            item.stop()
+            remove_tree(item.folder)
 
-    def tidy(self) -> None:
-        """Let go of what nobody asked for in time, and of what was used longest ago where the disk's share is full."""
-        now, oldest = time.monotonic(), sorted(self.all(), key=lambda kept: kept.used)
-        room = self.limits.disk - sum(tree_size(kept.folder) for kept in oldest)
-        for kept in oldest:
-            newest = kept is oldest[-1]  # stays, however large it is
-            if not kept.busy and (now - kept.used > 60 * self.limits.keep or (room < 0 and not newest)):
-                room += tree_size(kept.folder)
-                self.drop(kept.token)
+    def expire(self) -> None:
+        """Remove items past their time to live, and those unused for longest where the disk's limit is exceeded."""
+        now, oldest = time.monotonic(), sorted(self.all(), key=lambda item: item.last_used)
+        room = self.limits.disk - sum(tree_size(item.folder) for item in oldest)
+        for item in oldest:
+            newest = item is oldest[-1]  # stays, however large it is
+            if not item.busy and (now - item.last_used > 60 * self.limits.keep or (room < 0 and not newest)):
+                room += tree_size(item.folder)
+                self.remove(item.token)
 
     def close(self) -> None:
-        """Stop all that is done."""
-        for kept in self.all():
-            kept.end()
+        """Stop the processing of all items."""
+        for item in self.all():
+            item.stop()

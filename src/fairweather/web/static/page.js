@@ -1,40 +1,39 @@
-// The page's own part: photos are sent one by one to /page/photos, looked at there, and shown before and after; what
-// is different with clips is in clips.js.
-// Strength is mixed here at once, by the opacity of the result; where maps restore the photo, the server's very answer
-// follows a moment later without another look of the network. Files stay at hand: a server that was started again
-// gets them once more without being asked to.
+// The page's own part: photos are sent one by one to /page/photos, restored there, and shown before and after; what is
+// special about videos is in videos.js.
+// Strength is mixed here at once, by the opacity of the result; where maps restore the photo, the server's exact result
+// follows a moment later without running the network again. Files stay in memory: a restarted server gets them again.
 (() => {
   "use strict";
-  const limits = window.fairweatherLimits, clips = window.fairweatherClips;
-  const AT_ONCE = 2, SOON = 250, AWAY = 2000, MOST_ENLARGED = 2, MOST_LOST = 4;
+  const limits = window.fairweatherLimits, videos = window.fairweatherVideos;
+  const MAX_ACTIVE = 2, EXACT_DELAY = 250, RETRY_DELAY = 2000, MAX_SCALE = 2, MAX_RELOADS = 4;
   const IMAGES = [".fw-before", ".fw-after", ".fw-map"];
-  const state = { photos: [], current: -1, model: "auto", weather: "auto", guard: true, strength: 1,
-                  place: 0.5, map: false, full: false, under: 0 };
+  const state = { photos: [], selected: -1, model: "auto", weather: "auto", guard: true, strength: 1,
+                  divider: 0.5, map: false, full: false, active: 0 };
   let root, timer;
 
-  const one = (selector, base = document) => base.querySelector(selector);
-  const shown = () => state.photos[state.current];
+  const find = (selector, base = document) => base.querySelector(selector);
+  const current = () => state.photos[state.selected];
   const percent = (value) => `${Math.round(100 * value)} %`;
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-  const say = (text) => { one("#fw-said").textContent = text; };
+  const announce = (text) => { find("#fw-status").textContent = text; };
 
   function query(photo, strength) {
-    const { model, weather, guard } = photo.asked;
-    const told = new URLSearchParams({ model, weather: model === "auto" ? weather : "auto", guard });
-    if (strength !== undefined) told.set("strength", strength);
-    return told;
+    const { model, weather, guard } = photo.settings;
+    const params = new URLSearchParams({ model, weather: model === "auto" ? weather : "auto", guard });
+    if (strength !== undefined) params.set("strength", strength);
+    return params;
   }
   const url = (photo, what, strength) => `/page/photos/${photo.token}/${what}?${query(photo, strength)}`;
 
-  // ---- photos come in -------------------------------------------------------------------------------------------
+  // ---- uploads -------------------------------------------------------------------------------------------
 
   function add(files) {
-    const fresh = [...files].map((file) => ({ file, name: file.name || "photo", status: "waiting", said: "waiting" }));
-    if (!fresh.length) return;
-    state.photos.push(...fresh);
-    if (!shown() || shown().status !== "ready") state.current = state.photos.length - fresh.length;
-    one(".fw-empty", root).hidden = true;
-    one(".fw-work", root).hidden = false;
+    const added = [...files].map((file) => ({ file, name: file.name || "photo", status: "waiting", message: "waiting" }));
+    if (!added.length) return;
+    state.photos.push(...added);
+    if (!current() || current().status !== "ready") state.selected = state.photos.length - added.length;
+    find(".fw-empty", root).hidden = true;
+    find(".fw-work", root).hidden = false;
     draw();
     next();
   }
@@ -45,199 +44,201 @@
   }
 
   function next() {
-    while (state.under < AT_ONCE) {
+    while (state.active < MAX_ACTIVE) {
       const photo = state.photos.find((one) => one.status === "waiting");
       if (!photo) return;
-      state.under += 1;
-      restore(photo).catch((error) => wrong(photo, String(error))).finally(() => { state.under -= 1; next(); });
+      state.active += 1;
+      restore(photo).catch((error) => fail(photo, String(error))).finally(() => { state.active -= 1; next(); });
     }
   }
 
   async function restore(photo) {
     photo.status = "working";
     if (photo.file.size > limits.bytes) {
-      return wrong(photo, `${photo.name}: is larger than ${limits.bytes / 1e6} MB, the most that is taken here; make it smaller`);
+      return fail(photo, `${photo.name}: is larger than ${limits.bytes / 1e6} MB, the limit of this server: make it smaller`);
     }
     for (;;) {
-      photo.asked = { model: state.model, weather: state.weather, guard: state.guard };
-      const asked = photo.asked;
+      photo.settings = { model: state.model, weather: state.weather, guard: state.guard };
+      const used = photo.settings;
       if (!photo.token) {
-        const sent = await ask(photo, "POST", `/page/photos?name=${encodeURIComponent(photo.name)}`, photo.file);
+        const sent = await call(photo, "POST", `/page/photos?name=${encodeURIComponent(photo.name)}`, photo.file);
         if (!sent) return;
         photo.token = sent.token;
       }
-      tell(photo, "looking for the weather and taking it out");
-      const found = await ask(photo, "POST", url(photo, "look"));
-      if (found === "gone") { photo.token = null; continue; }
-      if (!found) return;
-      if (asked.model !== state.model || asked.weather !== state.weather || asked.guard !== state.guard) continue;
-      photo.found = found;
+      setMessage(photo, "detecting and removing the weather");
+      const result = await call(photo, "POST", url(photo, "restore"));
+      if (result === "gone") { photo.token = null; continue; }
+      if (!result) return;
+      if (used.model !== state.model || used.weather !== state.weather || used.guard !== state.guard) continue;
+      photo.result = result;
       photo.status = "ready";
-      photo.said = "";
-      say(`${photo.name}: ${verdict(found)}`);
+      photo.message = "";
+      announce(`${photo.name}: ${verdict(result)}`);
       return draw();
     }
   }
 
   // The answer's JSON; "gone" where the photo has to be sent again; nothing where the photo was refused.
-  async function ask(photo, method, where, body) {
+  async function call(photo, method, where, body) {
     for (;;) {
       const answer = await request(photo, method, where, body).catch(() => null);
-      if (!state.photos.includes(photo)) return void clips.unwanted(answer?.told);
+      if (!state.photos.includes(photo)) return void videos.unwanted(answer?.data);
       if (answer === null) {
-        tell(photo, "the server does not answer; waiting for it");
-        await pause(AWAY);
+        setMessage(photo, "the server does not respond; trying again");
+        await pause(RETRY_DELAY);
       } else if (answer.status === 503) {
-        tell(photo, "the server is busy; waiting for a place");
+        setMessage(photo, "the server is busy; trying again");
         await pause(1000 * (answer.retry || 5));
-      } else if (answer.status === 404 && answer.told.error?.kind === "gone") {
+      } else if (answer.status === 404 && answer.data.error?.kind === "gone") {
         return "gone";
       } else if (answer.status >= 400) {
-        wrong(photo, answer.told.error?.message || `the server answered ${answer.status}`);
+        fail(photo, answer.data.error?.message || `the server responded with status ${answer.status}`);
         return null;
       } else {
-        return answer.told;
+        return answer.data;
       }
     }
   }
 
   function request(photo, method, where, body) {
     return new Promise((done, failed) => {
-      const call = new XMLHttpRequest();
-      call.open(method, where);
+      const xhr = new XMLHttpRequest();
+      xhr.open(method, where);
       if (body) {
-        call.setRequestHeader("Content-Type", "application/octet-stream");
-        call.upload.onprogress = (now) => tell(photo, `sending, ${percent(now.loaded / now.total)}`);
+        xhr.setRequestHeader("Content-Type", "application/octet-stream");
+        xhr.upload.onprogress = (now) => setMessage(photo, `sending, ${percent(now.loaded / now.total)}`);
       }
-      call.onload = () => {
-        let told = {};
-        try { told = JSON.parse(call.responseText); } catch { /* not ours: a proxy's page */ }
-        done({ status: call.status, retry: Number(call.getResponseHeader("Retry-After")), told });
+      xhr.onload = () => {
+        let data = {};
+        try { data = JSON.parse(xhr.responseText); } catch { /* not JSON: from a proxy */ }
+        done({ status: xhr.status, retry: Number(xhr.getResponseHeader("Retry-After")), data });
       };
-      call.onerror = call.onabort = call.ontimeout = () => failed(new Error("no answer"));
-      call.send(body || null);
+      xhr.onerror = xhr.onabort = xhr.ontimeout = () => failed(new Error("no answer"));
+      xhr.send(body || null);
     });
   }
 
-  function tell(photo, text) {
-    photo.said = text;
-    if (photo === shown()) status();
+  function setMessage(photo, text) {
+    photo.message = text;
+    if (photo === current()) status();
   }
 
-  function wrong(photo, message) {
-    photo.status = "wrong";
-    photo.said = message;
-    say(message);
+  function fail(photo, message) {
+    photo.status = "error";
+    photo.message = message;
+    announce(message);
     draw();
   }
 
   function remove(photo) {
     const at = state.photos.indexOf(photo);
     state.photos.splice(at, 1);
-    clips.remove(photo);
+    videos.remove(photo);
     if (photo.token) fetch(`/page/photos/${photo.token}`, { method: "DELETE" }).catch(() => null);
-    if (state.current > at || state.current >= state.photos.length) state.current -= 1;
-    if (state.current < 0 && state.photos.length) state.current = 0;
-    one(".fw-empty", root).hidden = state.photos.length > 0;
-    one(".fw-work", root).hidden = !state.photos.length;
+    if (state.selected > at || state.selected >= state.photos.length) state.selected -= 1;
+    if (state.selected < 0 && state.photos.length) state.selected = 0;
+    find(".fw-empty", root).hidden = state.photos.length > 0;
+    find(".fw-work", root).hidden = !state.photos.length;
     draw();
   }
 
-  // ---- what is drawn ----------------------------------------------------------------------------------------------
+  // ---- drawing ----------------------------------------------------------------------------------------------
 
   function draw() {
     strip();
     status();
-    found();
-    const photo = shown(), ready = photo && photo.status === "ready";
-    one(".fw-stage", root).classList.toggle("fw-ready", Boolean(ready));
-    one(".fw-name", root).textContent = photo ? photo.name + (photo.found ? `, ${photo.found.width} × ${photo.found.height}` : "") : "";
+    drawWeather();
+    const photo = current(), ready = photo && photo.status === "ready";
+    find(".fw-stage", root).classList.toggle("fw-ready", Boolean(ready));
+    find(".fw-name", root).textContent = photo ? photo.name + (photo.result ? `, ${photo.result.width} × ${photo.result.height}` : "") : "";
     pressed("clear", !state.map); pressed("map", state.map);
     pressed("fit", !state.full); pressed("full", state.full);
-    one(".fw-legend", root).hidden = !(ready && state.map);
-    one(".fw-tag-after", root).textContent = state.map ? "haze" : "after";
+    find(".fw-legend", root).hidden = !(ready && state.map);
+    find(".fw-tag-after", root).textContent = state.map ? "haze" : "after";
     if (ready) {
       source(".fw-before", `/page/photos/${photo.token}/before`);
-      source(".fw-after", photo.found.parts.length ? url(photo, "after", 1) : `/page/photos/${photo.token}/before`);
-      if (state.map) source(".fw-map", url(photo, "map"));
+      source(".fw-after", photo.result.models.length ? url(photo, "after", 1) : `/page/photos/${photo.token}/before`);
+      if (state.map) source(".fw-map", url(photo, "haze-map"));
     }
     strength(100 * state.strength);
     layout();
   }
 
   function source(selector, where) {
-    const image = one(selector, root);
+    const image = find(selector, root);
     if (image.getAttribute("src") !== where) image.src = where;
   }
 
-  const pressed = (name, yes) => one(`[data-do=${name}]`, root).setAttribute("aria-pressed", yes);
+  const pressed = (name, yes) => find(`[data-do=${name}]`, root).setAttribute("aria-pressed", yes);
 
   function status() {
-    const photo = shown(), busy = one(".fw-busy", root), bad = one(".fw-wrong", root);
-    busy.hidden = !photo || photo.status === "ready" || photo.status === "wrong";
-    one("span", busy).textContent = photo ? photo.said : "";
-    bad.hidden = !photo || photo.status !== "wrong";
-    one("p", bad).textContent = photo ? photo.said : "";
+    const photo = current(), busy = find(".fw-busy", root), bad = find(".fw-error", root);
+    busy.hidden = !photo || photo.status === "ready" || photo.status === "error";
+    find("span", busy).textContent = photo ? photo.message : "";
+    bad.hidden = !photo || photo.status !== "error";
+    find("p", bad).textContent = photo ? photo.message : "";
   }
 
   function strip() {
-    const place = one(".fw-strip", root), focused = document.activeElement?.dataset?.at;
-    place.replaceChildren(...state.photos.map((photo, at) => {
+    const list = find(".fw-strip", root), focused = document.activeElement?.dataset?.at;
+    list.replaceChildren(...state.photos.map((photo, at) => {
       const item = document.createElement("div");
-      item.className = `fw-item fw-${photo.status}${photo.found?.clip ? " fw-moving" : ""}`;
+      item.className = `fw-item fw-${photo.status}${photo.result?.video ? " fw-is-video" : ""}`;
       const pick = document.createElement("button");
       pick.type = "button";
       pick.dataset.at = at;
-      pick.title = photo.status === "wrong" ? photo.said : photo.name;
-      pick.setAttribute("aria-label", `${photo.name}${photo.status === "wrong" ? ", refused" : photo.status === "ready" ? "" : ", in the works"}`);
-      if (at === state.current) pick.setAttribute("aria-current", "true");
+      pick.title = photo.status === "error" ? photo.message : photo.name;
+      pick.setAttribute("aria-label", `${photo.name}${photo.status === "error" ? ", failed" : photo.status === "ready" ? "" : ", in progress"}`);
+      if (at === state.selected) pick.setAttribute("aria-current", "true");
       if (photo.status === "ready") {
         const image = new Image();
         image.alt = "";
-        image.src = `/page/photos/${photo.token}/thumb`;
+        image.src = `/page/photos/${photo.token}/thumbnail`;
         pick.append(image);
       }
-      pick.onclick = () => { state.current = at; draw(); };
-      const away = Object.assign(document.createElement("button"), { type: "button", className: "fw-away", textContent: "×" });
-      away.setAttribute("aria-label", `Remove ${photo.name}`);
-      away.onclick = () => remove(photo);
-      item.append(pick, away);
+      pick.onclick = () => { state.selected = at; draw(); };
+      const removeButton = Object.assign(document.createElement("button"), { type: "button", className: "fw-remove", textContent: "×" });
+      removeButton.setAttribute("aria-label", `Remove ${photo.name}`);
+      removeButton.onclick = () => remove(photo);
+      item.append(pick, removeButton);
       return item;
     }));
     const more = Object.assign(document.createElement("button"), { type: "button", className: "fw-more", textContent: "+" });
     more.dataset.do = "pick";
-    more.setAttribute("aria-label", "Add photos or clips");
-    place.append(more);
-    if (focused !== undefined) one(`[data-at="${focused}"]`, place)?.focus();
+    more.setAttribute("aria-label", "Add photos or videos");
+    list.append(more);
+    if (focused !== undefined) find(`[data-at="${focused}"]`, list)?.focus();
   }
 
-  const WORDS = { haze: "haze", rain: "rain", both: "haze and rain", none: "no weather" };
-  const verdict = (found) => `${WORDS[found.weather.decided]} (${Math.round(100 * found.weather.sure)} % sure)`;
+  const WEATHER = { haze: "haze", rain: "rain", both: "haze and rain", none: "no weather" };
+  const verdict = ({ weather }) => `${WEATHER[weather.decision]} (${Math.round(100 * weather.confidence)} % sure)`;
 
-  function found() {
-    const photo = shown(), told = photo && photo.status === "ready" ? photo.found : null;
-    one(".fw-verdict").textContent = told ? capital(verdict(told)) : photo ? "Looking" : "Waiting for a photo";
-    if (photo && photo.status === "wrong") one(".fw-verdict").textContent = "Not restored";
+  function drawWeather() {
+    const photo = current(), result = photo && photo.status === "ready" ? photo.result : null;
+    find(".fw-verdict").textContent = result ? capital(verdict(result)) : photo ? "Detecting" : "Waiting for a photo";
+    if (photo && photo.status === "error") find(".fw-verdict").textContent = "Not restored";
     for (const kind of ["haze", "rain"]) {
-      one(`#fw-${kind}`).value = told ? told.weather[kind] : 0;
-      one(`#fw-${kind}-said`).textContent = told ? percent(told.weather[kind]) : "";
+      find(`#fw-${kind}`).value = result ? result.weather[kind] : 0;
+      find(`#fw-${kind}-value`).textContent = result ? percent(result.weather[kind]) : "";
     }
-    const parts = told ? told.parts.map((part) => `${part.amount < 0.9 ? `${percent(part.amount)} of the ` : ""}${part.weather} with ${part.model}`) : [];
-    one(".fw-done").textContent = !told ? "" : parts.length ? `Taken out: ${parts.join(", then ")}.` : "Nothing is taken out: the photo stays as it is.";
-    const ready = state.photos.filter((one) => one.status === "ready" && clips.link(one) !== null);
-    one(".fw-all").hidden = ready.length < 2;
-    one(".fw-all").textContent = `Download all ${ready.length}`;
+    const models = result ? result.models.map(({ weather, model, amount }) => `${amount < 0.9 ? `${percent(amount)} of the ` : ""}${weather} with ${model}`) : [];
+    find(".fw-applied").textContent = !result ? "" : models.length ? `Removed: ${models.join(", then ")}.` : "Nothing is removed: the photo is unchanged.";
+    const missing = result && (photo.job?.missing || result.video?.missing);
+    if (missing) find(".fw-applied").textContent += ` The video is cut short or damaged: ${missing}.`;
+    const ready = state.photos.filter((one) => one.status === "ready" && videos.link(one) !== null);
+    find(".fw-all").hidden = ready.length < 2;
+    find(".fw-all").textContent = `Download all ${ready.length}`;
   }
   const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
   function links() {
-    const photo = shown(), link = one(".fw-download"), clip = clips.link(photo);
-    clips.draw(photo);
+    const photo = current(), link = find(".fw-download"), video = videos.link(photo);
+    videos.draw(photo);
     if (!link) return;
-    const ready = photo && photo.status === "ready" && clip !== null;
+    const ready = photo && photo.status === "ready" && video !== null;
     link.setAttribute("aria-disabled", !ready);
     if (!ready) { link.removeAttribute("href"); link.textContent = "Download"; return; }
-    const [href, name] = clip || [url(photo, "file", state.strength), photo.found.download];
+    const [href, name] = video || [url(photo, "file", state.strength), photo.result.download];
     link.href = href;
     link.setAttribute("download", name);
     link.textContent = `Download ${name.split(".").pop().toUpperCase()}`;
@@ -248,37 +249,37 @@
   function strength(value) {
     state.strength = Math.min(1, Math.max(0, Number(value) / 100));
     links();
-    const photo = shown(), exact = one(".fw-exact", root);
-    one(".fw-after", root).style.opacity = state.strength;
-    exact.classList.remove("fw-there");
+    const photo = current(), exact = find(".fw-exact", root);
+    find(".fw-after", root).style.opacity = state.strength;
+    exact.classList.remove("fw-loaded");
     clearTimeout(timer);
-    if (!photo || photo.status !== "ready" || !photo.found.exact || !photo.found.parts.length) return;
+    if (!photo || photo.status !== "ready" || !photo.result.instant_strength || !photo.result.models.length) return;
     if (state.strength === 0 || state.strength === 1) return;
     const where = url(photo, "after", state.strength);
     timer = setTimeout(() => {
-      exact.onload = () => { if (exact.getAttribute("src") === where) exact.classList.add("fw-there"); };
+      exact.onload = () => { if (exact.getAttribute("src") === where) exact.classList.add("fw-loaded"); };
       if (exact.getAttribute("src") === where && exact.complete) exact.onload(); else exact.src = where;
-    }, SOON);
+    }, EXACT_DELAY);
   }
 
   function settings(model, weather, guard) {
     if (model === state.model && weather === state.weather && guard === state.guard) return;
     Object.assign(state, { model, weather, guard });
     for (const photo of state.photos) {
-      if (photo.status !== "working") Object.assign(photo, { status: "waiting", said: "waiting" });
+      if (photo.status !== "working") Object.assign(photo, { status: "waiting", message: "waiting" });
     }
-    one("#fw-weather").classList.toggle("fw-off", model !== "auto");
+    find("#fw-weather").classList.toggle("fw-off", model !== "auto");
     draw();
     next();
   }
 
-  function lost() {  // an image did not come: the photo is gone with a server, or the server is away or busy
-    const photo = shown();
+  function reload() {  // an image failed to load: the server was restarted, or is unreachable or busy
+    const photo = current();
     if (!photo || photo.status !== "ready") return;
-    for (const name of IMAGES) one(name, root).removeAttribute("src");
-    photo.lost = (photo.lost || 0) + 1;
-    if (photo.lost > MOST_LOST) return wrong(photo, `${photo.name}: cannot be shown here; the server may be too busy`);
-    Object.assign(photo, { status: "waiting", said: "fetching it again" });
+    for (const name of IMAGES) find(name, root).removeAttribute("src");
+    photo.reloads = (photo.reloads || 0) + 1;
+    if (photo.reloads > MAX_RELOADS) return fail(photo, `${photo.name}: cannot be shown: the server may be too busy, try again later`);
+    Object.assign(photo, { status: "waiting", message: "loading again" });
     draw();
     next();
   }
@@ -286,10 +287,10 @@
   // ---- before and after ----------------------------------------------------------------------------------------------
 
   function layout() {
-    const photo = shown(), stage = one(".fw-stage", root), canvas = one(".fw-canvas", root), scroll = one(".fw-scroll", root);
-    if (!photo || !photo.found || photo.status !== "ready" || !stage.clientWidth) { canvas.style.width = canvas.style.height = ""; return; }
-    const { width, height } = photo.found, tall = document.fullscreenElement ? innerHeight - 130 - one(".fw-clip", root).offsetHeight : Math.max(260, 0.7 * innerHeight);
-    const fit = Math.min(stage.clientWidth / width, tall / height, MOST_ENLARGED);
+    const photo = current(), stage = find(".fw-stage", root), canvas = find(".fw-canvas", root), scroll = find(".fw-scroll", root);
+    if (!photo || !photo.result || photo.status !== "ready" || !stage.clientWidth) { canvas.style.width = canvas.style.height = ""; return; }
+    const { width, height } = photo.result, tall = document.fullscreenElement ? innerHeight - 130 - find(".fw-video", root).offsetHeight : Math.max(260, 0.7 * innerHeight);
+    const fit = Math.min(stage.clientWidth / width, tall / height, MAX_SCALE);
     const scale = state.full ? 1 / devicePixelRatio : fit;
     canvas.style.width = `${width * scale}px`;
     canvas.style.height = `${height * scale}px`;
@@ -299,30 +300,30 @@
   }
 
   function visible() {
-    const stage = one(".fw-stage", root).getBoundingClientRect(), canvas = one(".fw-canvas", root).getBoundingClientRect();
+    const stage = find(".fw-stage", root).getBoundingClientRect(), canvas = find(".fw-canvas", root).getBoundingClientRect();
     const left = Math.max(stage.left, canvas.left), right = Math.min(stage.right, canvas.right);
     return { left, width: Math.max(1, right - left), stage: stage.left, canvas: canvas.left };
   }
 
   function divide() {
-    const seen = visible(), at = seen.left + state.place * seen.width, cut = `inset(0 0 0 ${at - seen.canvas}px)`;
-    for (const name of [".fw-after", ".fw-exact", ".fw-map", ".fw-film-after"]) one(name, root).style.clipPath = cut;
-    const handle = one(".fw-handle", root);
-    handle.style.left = `${at - seen.stage}px`;
-    handle.setAttribute("aria-valuenow", Math.round(100 * state.place));
-    handle.setAttribute("aria-valuetext", `${Math.round(100 * state.place)} % before`);
-    one(".fw-map", root).style.display = state.map ? "block" : "none";
-    one(".fw-tag-before", root).style.left = `${seen.left - seen.stage + 12}px`;
-    one(".fw-tag-after", root).style.left = `${seen.left - seen.stage + seen.width - 12}px`;
+    const area = visible(), at = area.left + state.divider * area.width, cut = `inset(0 0 0 ${at - area.canvas}px)`;
+    for (const name of [".fw-after", ".fw-exact", ".fw-map", ".fw-video-after"]) find(name, root).style.clipPath = cut;
+    const handle = find(".fw-handle", root);
+    handle.style.left = `${at - area.stage}px`;
+    handle.setAttribute("aria-valuenow", Math.round(100 * state.divider));
+    handle.setAttribute("aria-valuetext", `${Math.round(100 * state.divider)} % before`);
+    find(".fw-map", root).style.display = state.map ? "block" : "none";
+    find(".fw-tag-before", root).style.left = `${area.left - area.stage + 12}px`;
+    find(".fw-tag-after", root).style.left = `${area.left - area.stage + area.width - 12}px`;
   }
 
   function drag(event) {
-    const handle = one(".fw-handle", root), on = event.target.closest(".fw-handle");
-    if (event.button || event.target.closest(".fw-wrong") || (!on && state.full)) return;
-    if (shown()?.status !== "ready") return;
+    const handle = find(".fw-handle", root), on = event.target.closest(".fw-handle");
+    if (event.button || event.target.closest(".fw-error") || (!on && state.full)) return;
+    if (current()?.status !== "ready") return;
     const move = (now) => {
-      const seen = visible();
-      state.place = Math.min(1, Math.max(0, (now.clientX - seen.left) / seen.width));
+      const area = visible();
+      state.divider = Math.min(1, Math.max(0, (now.clientX - area.left) / area.width));
       divide();
     };
     const end = () => { removeEventListener("pointermove", move); removeEventListener("pointerup", end); removeEventListener("pointercancel", end); };
@@ -336,64 +337,64 @@
 
   function keys(event) {
     const step = event.shiftKey ? 0.1 : 0.02;
-    const places = { ArrowLeft: state.place - step, ArrowRight: state.place + step, ArrowDown: state.place - step,
-                     ArrowUp: state.place + step, PageDown: state.place - 0.1, PageUp: state.place + 0.1, Home: 0, End: 1 };
+    const places = { ArrowLeft: state.divider - step, ArrowRight: state.divider + step, ArrowDown: state.divider - step,
+                     ArrowUp: state.divider + step, PageDown: state.divider - 0.1, PageUp: state.divider + 0.1, Home: 0, End: 1 };
     if (!(event.key in places)) return;
     event.preventDefault();
-    state.place = Math.min(1, Math.max(0, places[event.key]));
+    state.divider = Math.min(1, Math.max(0, places[event.key]));
     divide();
   }
 
-  const doings = {
-    pick: () => one("#fw-input").click(),
+  const actions = {
+    pick: () => find("#fw-input").click(),
     clear: () => { state.map = false; draw(); },
     map: () => { state.map = true; draw(); },
     fit: () => { state.full = false; draw(); },
-    full: () => { state.full = true; draw(); const at = one(".fw-scroll", root); at.scrollLeft = (at.scrollWidth - at.clientWidth) / 2; at.scrollTop = (at.scrollHeight - at.clientHeight) / 2; },
-    screen: () => (document.fullscreenElement ? document.exitFullscreen() : one(".fw-work", root).requestFullscreen()),
-    ...clips.doings,
-    again: () => { Object.assign(shown(), { status: "waiting", said: "waiting", lost: 0 }); draw(); next(); },
+    full: () => { state.full = true; draw(); const at = find(".fw-scroll", root); at.scrollLeft = (at.scrollWidth - at.clientWidth) / 2; at.scrollTop = (at.scrollHeight - at.clientHeight) / 2; },
+    screen: () => (document.fullscreenElement ? document.exitFullscreen() : find(".fw-work", root).requestFullscreen()),
+    ...videos.actions,
+    again: () => { Object.assign(current(), { status: "waiting", message: "waiting", reloads: 0 }); draw(); next(); },
   };
 
   async function all() {
-    for (const photo of state.photos.filter((one) => one.status === "ready" && clips.link(one) !== null)) {
-      const [href, download] = clips.link(photo) || [url(photo, "file", state.strength), photo.found.download];
+    for (const photo of state.photos.filter((one) => one.status === "ready" && videos.link(one) !== null)) {
+      const [href, download] = videos.link(photo) || [url(photo, "file", state.strength), photo.result.download];
       const link = Object.assign(document.createElement("a"), { href, download });
       link.click();
       await pause(400);
     }
   }
 
-  function begin(element) {
-    root = one(".fw-viewer", element);
-    root.classList.add("fw-begun");
-    clips.begin(root, { state, shown, query, ask, say, draw, next });
+  function start(element) {
+    root = find(".fw-viewer", element);
+    root.classList.add("fw-started");
+    videos.start(root, { state, current, query, call, announce, draw, next });
     root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-do]"), chosen = event.target.closest("[data-example]");
-      if (button) doings[button.dataset.do]();
+      if (button) actions[button.dataset.do]();
       if (chosen) example(chosen.dataset.example);
     });
-    const input = one("#fw-input");
+    const input = find("#fw-input");
     input.addEventListener("change", () => { add(input.files); input.value = ""; });
-    one(".fw-stage", root).addEventListener("pointerdown", drag);
-    one(".fw-handle", root).addEventListener("keydown", keys);
-    one(".fw-scroll", root).addEventListener("scroll", divide, { passive: true });
-    for (const name of IMAGES) one(name, root).addEventListener("error", lost);
-    one(".fw-after", root).addEventListener("load", () => { if (shown()) shown().lost = 0; });
-    new ResizeObserver(layout).observe(one(".fw-stage", root));
+    find(".fw-stage", root).addEventListener("pointerdown", drag);
+    find(".fw-handle", root).addEventListener("keydown", keys);
+    find(".fw-scroll", root).addEventListener("scroll", divide, { passive: true });
+    for (const name of IMAGES) find(name, root).addEventListener("error", reload);
+    find(".fw-after", root).addEventListener("load", () => { if (current()) current().reloads = 0; });
+    new ResizeObserver(layout).observe(find(".fw-stage", root));
     document.addEventListener("fullscreenchange", layout);
     document.addEventListener("click", (event) => { if (event.target.closest(".fw-all")) all(); });
     document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("fw-over"); });
     document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("fw-over"); });
     document.addEventListener("drop", (event) => { event.preventDefault(); document.body.classList.remove("fw-over"); add(event.dataTransfer.files); });
     document.addEventListener("paste", (event) => { if (event.clipboardData?.files.length) add(event.clipboardData.files); });
-    const kept = localStorage.getItem("fairweather-dark");
-    if (kept !== null) document.body.classList.toggle("dark", kept === "yes");
+    const stored = localStorage.getItem("fairweather-dark");
+    if (stored !== null) document.body.classList.toggle("dark", stored === "yes");
   }
 
   function dark() {
     localStorage.setItem("fairweather-dark", document.body.classList.toggle("dark") ? "yes" : "no");
   }
 
-  window.fairweather = { begin, strength, settings, dark, state };
+  window.fairweather = { start, strength, settings, dark, state };
 })();
