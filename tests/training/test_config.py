@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 import fairweather
-from fairweather.errors import BadFolder, BadSettings, FairweatherError, UnknownName
+from fairweather import model_folder
+from fairweather.errors import BadCard, BadFolder, BadSettings, FairweatherError, UnknownName
 from fairweather.generators import ARGUMENT_BOUNDS, GENERATORS, check_generator_arguments
+from fairweather.inference.engines import load_generator
 from fairweather.recipes import RECIPES
 from fairweather.training.config import (
     OPTIONS,
@@ -178,6 +181,14 @@ def test_bad_generator_arguments_are_named(generator: str, key: str, value: Any)
     tables = {"run": {}, "data": {}, "recipe": {"name": "pix2pix"}, "generator": {"name": generator, key: value}}
     with pytest.raises(BadSettings, match=r"^\[generator\]"):
         complete_config(tables, {})
+
+
+@pytest.mark.parametrize(("key", "value"), [("widths", []), ("widths", [10**6, 1, 1]), ("shuffle", "x"), ("width", 3)])
+def test_bad_arguments_on_a_card_are_named(key: str, value: Any) -> None:
+    folder = model_folder.find("derain-fast")
+    card = model_folder.read_card(folder, verify=False)
+    with pytest.raises(BadCard, match=rf"card\.json: arguments.*{key}"):
+        load_generator(folder, dataclasses.replace(card, arguments={**card.arguments, key: value}))
 
 
 def test_every_generator_argument_has_bounds() -> None:

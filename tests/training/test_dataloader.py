@@ -1,4 +1,4 @@
-"""Batches that are made on the device, and networks that are compiled: how they enter a run, and that it resumes."""
+"""Data loaders, batches made on the device, and compiled networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fairweather.errors import BadSettings
 from fairweather.training import checkpoint, optimization, trainer
 from fairweather.training.dataloader import BatchLoader, DeviceBatchLoader
 from tests.data.conftest import write_photo
-from tests.training.toy import SMALL, assert_same_state, no_export, small_run
+from tests.training.toy import SMALL, Toy, assert_same_state, no_export, small_run
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -90,7 +90,7 @@ def test_a_run_on_the_device_resumes_exactly(tmp_path: Path, photos: Path, confi
     )
 
 
-def test_on_a_cpu_samples_come_from_the_loader_unless_told(tmp_path: Path, photos: Path, config: Path) -> None:
+def test_the_default_on_a_cpu_is_the_data_loader(tmp_path: Path, photos: Path, config: Path) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("the loader was to make these batches")
 
@@ -102,7 +102,7 @@ def test_on_a_cpu_samples_come_from_the_loader_unless_told(tmp_path: Path, photo
         run(tmp_path / "loaded", photos, config, workers=0, resume=True, on_device=True)
 
 
-def test_other_data_cannot_be_held_on_the_device(tmp_path: Path) -> None:
+def test_only_mixtures_can_be_on_the_device(tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match=r"data\.on_device is for mixtures"):
         small_run("supervised", tmp_path / "own", on_device=True)
     with pytest.raises(BadSettings, match=r"data\.on_device is for mixtures: list data\.sources"):
@@ -110,7 +110,7 @@ def test_other_data_cannot_be_held_on_the_device(tmp_path: Path) -> None:
 
 
 def test_photos_that_do_not_fit_are_refused_or_loaded(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Refused where the settings want them there; where nothing is said the loader does it, and that is said."""
+    """An error if on_device is true; by default the data loader is used, with a warning."""
     from fairweather.training.config import DataConfig
     from fairweather.training.dataloader import gpu_batches
 
@@ -123,46 +123,46 @@ def test_photos_that_do_not_fit_are_refused_or_loaded(photos: Path, caplog: pyte
     assert "batches are made on the CPU" in caplog.text
 
 
-def test_feeds_give_the_same_samples_to_every_process(photos: Path) -> None:
+def test_loaders_give_the_same_samples_to_every_process(photos: Path) -> None:
     data = Mixture(MixtureSettings((SourceSettings("clear", "clear"),), augment=Augment(crop=32)), photos)
-    held = GPUBatches(data, "cpu", 2**24)
+    on_gpu = GPUBatches(data, "cpu", 2**24)
     loaded = list(islice(BatchLoader(data, seed=3, batch=4, position=2), 3))
-    made = list(islice(DeviceBatchLoader(held, seed=3, batch=4, position=2), 3))
+    made = list(islice(DeviceBatchLoader(on_gpu, seed=3, batch=4, position=2), 3))
     for one, two in zip(loaded, made, strict=True):
         assert (one.clear - two.clear).abs().max() < 3 / 255  # tone may enlarge what rounding leaves
     halves = [
-        list(islice(DeviceBatchLoader(held, seed=3, batch=2, position=2, rank=rank, size=2), 3)) for rank in (0, 1)
+        list(islice(DeviceBatchLoader(on_gpu, seed=3, batch=2, position=2, rank=rank, size=2), 3)) for rank in (0, 1)
     ]
     for whole, even, odd in zip(made, *halves, strict=True):
         assert torch.allclose(whole.clear, torch.stack([even.clear, odd.clear], 1).flatten(0, 1), atol=1e-5)
 
 
-def test_batches_made_beside_the_work_are_the_same(photos: Path) -> None:
+def test_batches_made_in_a_thread_are_the_same(photos: Path) -> None:
     data = Mixture(MixtureSettings((SourceSettings("synthetic", "clear"),), augment=Augment(crop=32)), photos)
-    held = GPUBatches(data, "cpu", 2**24)
-    feeds = [iter(DeviceBatchLoader(held, seed=3, batch=4, ahead=ahead)) for ahead in (0, 2)]
-    for one, two in islice(zip(*feeds, strict=True), 5):
+    on_gpu = GPUBatches(data, "cpu", 2**24)
+    loaders = [iter(DeviceBatchLoader(on_gpu, seed=3, batch=4, ahead=ahead)) for ahead in (0, 2)]
+    for one, two in islice(zip(*loaders, strict=True), 5):
         assert torch.equal(one.degraded, two.degraded)
         assert torch.equal(one.clear, two.clear)
-    for feed in feeds:
-        feed.close()  # type: ignore[attr-defined]
+    for loader in loaders:
+        loader.close()  # type: ignore[attr-defined]
     assert "batches" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_an_error_beside_the_work_reaches_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_thread_is_raised(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Mixture(MixtureSettings((SourceSettings("clear", "clear"),), augment=Augment(crop=32)), photos)
 
     def broken(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(GPUBatches, "batch", broken)
-    feed = iter(DeviceBatchLoader(GPUBatches(data, "cpu", 2**24), seed=3, batch=4, ahead=2))
+    loader = iter(DeviceBatchLoader(GPUBatches(data, "cpu", 2**24), seed=3, batch=4, ahead=2))
     with pytest.raises(RuntimeError, match="out of memory"):
-        next(feed)
+        next(loader)
 
 
-def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a compiler that changes nothing: weights keep their names, and what is shipped is not compiled."""
+def test_a_compiled_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler that changes nothing: weights keep their names, and the exported network is not compiled."""
     plain = small_run("supervised", tmp_path / "plain", steps=3)
     calls: list[int] = []
 
@@ -184,7 +184,7 @@ def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(calls) == 2  # the sheets' other sizes compiled nothing more
 
 
-def test_a_network_that_cannot_be_compiled_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_error_names_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def backend(*_: Any) -> Any:
         raise OSError("no compiler found")
 
@@ -193,9 +193,31 @@ def test_a_network_that_cannot_be_compiled_says_so(tmp_path: Path, monkeypatch: 
         small_run("supervised", tmp_path / "run", steps=2, compile=True)
 
 
-def test_conduct_says_where_batches_are_made(
+def test_the_log_names_the_device_of_the_batches(
     tmp_path: Path, photos: Path, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger=trainer.log.name)
     run(tmp_path / "run", photos, config, on_device=True, steps=1)
     assert "batches are made on cpu" in caplog.text
+
+
+def drawn(loader: BatchLoader, count: int) -> list[torch.Tensor]:
+    return [batch.degraded for batch in islice(iter(loader), count)]
+
+
+def test_a_loader_starts_at_a_position_and_crosses_epochs() -> None:
+    keys: list[tuple[int, int]] = []
+    toy = Toy(crop=4, length=5, on_sample=lambda epoch, index: keys.append((epoch, index)))
+    whole = drawn(BatchLoader(toy, seed=3, batch=3), 5)
+    assert keys[:7] == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 1)]
+    part = drawn(BatchLoader(toy, seed=3, batch=3, position=9), 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole[3:], part, strict=True))
+    assert not torch.equal(whole[0], drawn(BatchLoader(toy, seed=4, batch=3), 1)[0])
+
+
+def test_workers_give_the_same_batches_and_leave_the_random_state() -> None:
+    here = drawn(BatchLoader(Toy(crop=4), seed=0, batch=3), 4)
+    before = torch.get_rng_state()
+    there = drawn(BatchLoader(Toy(crop=4), seed=0, batch=3, workers=2), 4)
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,4 +1,4 @@
-"""A model folder from a run's checkpoint: which weights, which statistics, and what its card is told."""
+"""Model folders from checkpoints: weights, statistics, facts on the card."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def saved(run: Path) -> dict[str, Any]:
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
-    """What is learned: everything but the statistics."""
+    """Parameters without statistics."""
     return {name: value for name, value in network.state_dict().items() if "running" not in name and "num_" not in name}
 
 
@@ -50,7 +50,7 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_the_checkpoint_ships_what_training_ships(tmp_path: Path, exports: list[SimpleNamespace]) -> None:
+def test_a_checkpoint_exports_what_training_exports(tmp_path: Path, exports: list[SimpleNamespace]) -> None:
     run = small_run("supervised", tmp_path / "run", steps=4)
     state_of_recipe = saved(run.folder)["recipe"]
     export_run(run.folder, tmp_path / "model", dataset=Toy())
@@ -65,7 +65,7 @@ def test_the_checkpoint_ships_what_training_ships(tmp_path: Path, exports: list[
     assert (told["steps"], told["recipe"]) == (4, "supervised")
 
 
-def test_where_the_photos_are_gone_it_is_said(
+def test_missing_photos_are_a_warning_and_on_the_card(
     tmp_path: Path, exports: list[SimpleNamespace], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = small_run("supervised", tmp_path / "run", steps=2)
@@ -112,7 +112,7 @@ def test_the_network_that_degrades(
     assert torch.equal(exports[-1].network.state_dict()[first], degrade[first])
 
 
-def test_recipes_that_learn_no_weather_name_those_that_do(tmp_path: Path, exports: list[SimpleNamespace]) -> None:
+def test_recipes_without_degrade_name_those_with_it(tmp_path: Path, exports: list[SimpleNamespace]) -> None:
     run = small_run("pix2pix", tmp_path / "run", steps=1)
     with pytest.raises(BadSettings, match=r"pix2pix trains restore only; recipes that train degrade: cyclegan"):
         export_run(run.folder, tmp_path / "model", direction="degrade")

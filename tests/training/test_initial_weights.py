@@ -1,4 +1,4 @@
-"""A run that begins with another's weights: a second phase, or a model taught further."""
+"""Initial weights: a second phase of training, or fine-tuning of a model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def engine_of(run: Path) -> dict[str, Any]:
 
 
 def learned(weights: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
-    """What is learned; the statistics of batch norm move whatever the learning rate is."""
+    """Parameters without batch norm statistics, which change at any learning rate."""
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     return {name: value for name, value in own.items() if "running" not in name and "num_" not in name}
 
@@ -58,7 +58,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_it_begins_with_what_the_other_run_ships(first: Path, tmp_path: Path) -> None:
+def test_it_starts_with_what_the_other_run_exports(first: Path, tmp_path: Path) -> None:
     run = small_run("supervised", tmp_path / "second", steps=1, start=first, settings=STILL, generator_arguments=UNET)
     before, after = engine_of(first), engine_of(run.folder)
     assert_same(learned(after["recipe"], "restore."), learned(before["ema"]["weights"]))
@@ -103,14 +103,14 @@ def test_another_generator_is_refused(change: dict[str, Any], words: str, tiny_m
 
 
 def test_what_no_weight_depends_on_may_differ() -> None:
-    """A network that sees photos reduced to `size` can go on at another size, but not with other widths."""
+    """Another `size` is valid, other widths are not."""
     trained = InitialWeights("model", NamedArguments("scattering_maps", {"size": 256, "widths": [8, 8, 8, 8]}), {}, {})
     trained.check(NamedArguments("scattering_maps", {"size": 192, "widths": (8, 8, 8, 8)}))
     with pytest.raises(BadSettings, match=r"widths=\[8, 8, 8, 8\], but generator\.widths"):
         trained.check(NamedArguments("scattering_maps", {"size": 192, "widths": (8, 8, 8, 16)}))
 
 
-def test_what_it_cannot_begin_with(tiny_model: Path, first: Path, tmp_path: Path) -> None:
+def test_invalid_initial_weights_are_named(tiny_model: Path, first: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="dehase"):
         read_initial_weights("dehase")
     (tmp_path / "empty").mkdir()
@@ -150,7 +150,7 @@ def test_a_run_that_was_thinned_out_or_has_ended_gives_its_model(first: Path, ti
 def test_the_second_phase_goes_on_exactly_without_its_start(
     first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Interrupted while the discriminator gains its weight; where the weights came from is gone by then."""
+    """Interrupted during the adversarial ramp; the initial weights have been removed by then."""
     start = shutil.copytree(first, tmp_path / "first")
     phase = {
         "steps": 6,
@@ -192,7 +192,7 @@ def test_the_card_tells_the_whole_story(first: Path, tmp_path: Path, monkeypatch
     assert json.dumps(training).count(str(tmp_path)) == 0, "a card travels"
 
 
-def test_a_deeper_network_begins_with_a_shallower_ones_answer(tmp_path: Path) -> None:
+def test_a_deeper_network_starts_with_a_shallower_ones_output(tmp_path: Path) -> None:
     shallow = {"shuffle": 2, "widths": [4, 8], "encoder": [1, 1], "decoder": [0]}
     first = small_run("supervised", tmp_path / "first", generator="conv_unet", generator_arguments=shallow).folder
     deep = {**shallow, "encoder": [1, 3], "decoder": [2]}

@@ -97,7 +97,7 @@ def test_log_lines_go_where_stderr_is_now(monkeypatch: pytest.MonkeyPatch, capsy
     assert printed.index("fairweather: epoch 1") < printed.rindex("steps")
 
 
-def test_without_tensorboard_it_says_so(
+def test_a_missing_tensorboard_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import sys

@@ -96,7 +96,7 @@ def test_epochs_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(small_run("supervised", tmp_path, steps=None, epochs=2).stats()) == 5  # 2 x 5 samples in twos
 
 
-def test_held_back_pairs_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: np.ndarray) -> None:
+def test_the_holdout_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: np.ndarray) -> None:
     no_export(monkeypatch)
     for side, light in (("hazy", 0.5), ("clear", 1.0)):
         (tmp_path / "pairs" / side).mkdir(parents=True)

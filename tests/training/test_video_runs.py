@@ -1,4 +1,4 @@
-"""A run on clips: it begins as the swift that it grows from, learns, goes on exactly, and ships a memory."""
+"""Training on clips: initial weights of an image model, exact resuming, export of the recurrent network."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Strips:
 
 
 @pytest.fixture(scope="module")
-def swift(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of a tiny swift that has learned a little."""
+def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a tiny scattering_maps network after a few steps."""
     from fairweather.training import trainer
 
     with pytest.MonkeyPatch.context() as patched:
@@ -68,11 +68,11 @@ def clips_run(out: Path, **options: Any) -> Any:
     )
 
 
-def test_it_grows_from_a_swift_and_goes_on_exactly(
-    swift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_it_starts_from_an_image_model_and_resumes_exactly(
+    image_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_export(monkeypatch)
-    words: dict[str, Any] = {"generator": "recurrent_maps", "generator_arguments": {"heads": 2}, "start": str(swift)}
+    words: dict[str, Any] = {"generator": "recurrent_maps", "generator_arguments": {"heads": 2}, "start": image_run}
     whole = clips_run(tmp_path / "whole", **words)
     told = whole.settings()["settings"]["generator"]
     assert {key: told[key] for key in ("name", "size", "widths", "heads")} == {
@@ -98,10 +98,10 @@ def test_it_grows_from_a_swift_and_goes_on_exactly(
     )
 
 
-def test_it_begins_with_the_pictures_of_that_swift(swift: Path) -> None:
+def test_it_starts_with_the_outputs_of_that_model(image_run: Path) -> None:
     from fairweather.generators import GENERATORS
 
-    start = read_initial_weights(str(swift))
+    start = read_initial_weights(str(image_run))
     arguments = start.completed({"name": "recurrent_maps", "heads": 2})
     assert "mirror" not in arguments
     network = GENERATORS[arguments.pop("name")](**arguments)
@@ -118,17 +118,17 @@ def test_it_begins_with_the_pictures_of_that_swift(swift: Path) -> None:
         start.check(NamedArguments("unet", {}))
 
 
-def test_the_memory_alone_learns(swift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_recurrent_part_is_trained(image_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_export(monkeypatch)
     settings = {"whole": False, "lr": 0.03, "ema": 0.0, "warmup": 0.0}
     words: dict[str, Any] = {"generator": "recurrent_maps", "generator_arguments": {"heads": 2}, "settings": settings}
-    run = clips_run(tmp_path / "run", data=Strips(same=True), steps=80, start=str(swift), **words)
+    run = clips_run(tmp_path / "run", data=Strips(same=True), steps=80, start=str(image_run), **words)
     stats = run.stats()
     for term, share in (("charbonnier", 0.9), ("steadiness", 0.99)):
         first, last = (np.mean([line[term] for line in part]) for part in (stats[:4], stats[-4:]))
         assert last < share * first, (term, first, last)
     before, after = (
-        read_initial_weights(str(swift)).weights,
+        read_initial_weights(str(image_run)).weights,
         checkpoint.load_checkpoint(run.folder / "checkpoints")["engine"]["recipe"],
     )
     for name, value in before.items():
@@ -136,7 +136,7 @@ def test_the_memory_alone_learns(swift: Path, tmp_path: Path, monkeypatch: pytes
             assert torch.equal(after[f"restore.{name}"], value), "the rest of the network stays as it was"
 
 
-def test_a_run_from_its_settings_file_ships_a_memory(tmp_path: Path) -> None:
+def test_a_run_from_a_config_exports_a_recurrent_model(tmp_path: Path) -> None:
     """All the way: photos on disk, clips in haze and rain, two steps, export and parity, and a step from the folder."""
     from fairweather.inference.restorer import load
     from fairweather.inference.temporal import recurrent_step
@@ -190,7 +190,7 @@ def test_a_run_from_its_settings_file_ships_a_memory(tmp_path: Path) -> None:
         ("supervised", {"frames": 3}, r"data\.frames: supervised trains on photos: remove it, or use supervised_video"),
     ],
 )
-def test_photos_and_clips_are_told_apart(recipe: str, data: dict[str, Any], words: str) -> None:
+def test_recipes_for_photos_and_clips_refuse_the_other(recipe: str, data: dict[str, Any], words: str) -> None:
     from fairweather.recipes import RECIPES
     from fairweather.training.config import DataConfig
     from fairweather.training.dataloader import check_sources

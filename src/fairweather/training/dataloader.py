@@ -51,8 +51,8 @@ class BatchLoader:
     """Endless batches of a dataset, starting after `position` samples.
 
     A batch may hold the end of one epoch and the start of the next, so a dataset smaller than a batch is no special
-    case. Of `size` processes, the one of rank r gets every `size`-th sample from the r-th on: together they see what one
-    process with batches of `size * batch` sees.
+    case. Of `size` processes, the one of rank r gets every `size`-th sample from the r-th on: together they see what
+    one process with batches of `size * batch` sees.
     """
 
     def __init__(

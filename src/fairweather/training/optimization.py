@@ -248,8 +248,8 @@ class EMA:
     The decay warms up, min(decay, (1 + n) / (10 + n)) after n updates (as TensorFlow's ExponentialMovingAverage with
     num_updates), so that the initial weights are soon forgotten.
 
-    torch.optim.swa_utils.AveragedModel gives the same weights (within 2e-8 after 50 updates) in the same time, but needs
-    another averaging function for the warm-up, and prefixes the names of the weights: it would not be shorter.
+    torch.optim.swa_utils.AveragedModel gives the same weights (within 2e-8 after 50 updates) in the same time, but
+    needs another averaging function for the warm-up and prefixes the names of the weights: it would not be shorter.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
