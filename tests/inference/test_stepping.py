@@ -128,7 +128,7 @@ def test_a_model_without_a_memory_says_so() -> None:
 def test_quantizing_is_refused(model: Path, tmp_path: Path) -> None:
     from fairweather.deploy.quantization import quantize_model
 
-    with pytest.raises(BadSettings, match="has a memory"):
+    with pytest.raises(BadSettings, match="is recurrent"):
         quantize_model(model, tmp_path / "out", method="dynamic")
 
 
