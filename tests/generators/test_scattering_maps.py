@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairweather.generators import ScatteringMaps
+from fairweather.errors import BadSettings
+from fairweather.generators import RecurrentMaps, ScatteringMaps
 from tests.generators.probes import rand
 
 
@@ -41,3 +42,10 @@ def test_mirror_has_no_cost_in_training(monkeypatch: pytest.MonkeyPatch) -> None
     network.train()(rand(2, 64))
     network.eval()(rand(2, 64))
     assert batches == [2, 4]
+
+
+@pytest.mark.parametrize("widths", [(), (8,) * 5, (8, 0)])
+@pytest.mark.parametrize("build", [ScatteringMaps, RecurrentMaps])
+def test_arguments_out_of_range(build: type[nn.Module], widths: tuple[int, ...]) -> None:
+    with pytest.raises(BadSettings, match="1 to 4 widths"):
+        build(widths=widths)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fairweather.errors import BadSettings
 from fairweather.generators.state_space import LEAST, REACH, SelectiveStateSpace, scan
 
 
@@ -156,7 +157,7 @@ def test_steps_keep_no_history() -> None:
 
 @pytest.mark.parametrize("heads", [0, 3])
 def test_heads_divide_channels(heads: int) -> None:
-    with pytest.raises(ValueError, match="heads"):
+    with pytest.raises(BadSettings, match="heads"):
         SelectiveStateSpace(channels=4, heads=heads, states=2)
 
 

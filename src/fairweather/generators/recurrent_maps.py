@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -42,7 +42,7 @@ class RecurrentMaps(nn.Module):
         self,
         *,
         size: int = 192,
-        widths: tuple[int, int, int, int] = (40, 80, 128, 160),
+        widths: Sequence[int] = (40, 80, 128, 160),
         blocks: int = 1,
         radius: int = 2,
         eps: float = 2e-4,
@@ -53,7 +53,7 @@ class RecurrentMaps(nn.Module):
         super().__init__()
         self.size, self.radius, self.eps = size, radius, eps
         self.maps_module = RecurrentMapsNetwork(
-            widths=tuple(widths), blocks=blocks, offset=offset, heads=heads, states=states
+            widths=widths, blocks=blocks, offset=offset, heads=heads, states=states
         )
 
     def forward(self, photo: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class RecurrentMapsNetwork(ScatteringMapsNetwork):
 
     state_stride: ClassVar[int] = 4
 
-    def __init__(self, *, widths: tuple[int, ...], blocks: int, offset: float, heads: int, states: int) -> None:
+    def __init__(self, *, widths: Sequence[int], blocks: int, offset: float, heads: int, states: int) -> None:
         super().__init__(widths=widths, blocks=blocks, offset=offset, mirror=False)
         _fix_statistics(self)
         self.memory = SelectiveStateSpace(channels=widths[0], heads=heads, states=states)

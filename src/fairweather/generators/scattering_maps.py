@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fairweather.errors import BadSettings
 
 MIN_TRANSMISSION = 0.1
 
@@ -29,7 +32,7 @@ class ScatteringMaps(nn.Module):
 
     Args:
         size: the network's input is reduced to about size x size pixels.
-        widths: channels of each scale, from the finest.
+        widths: channels of each scale, from the finest; 1 to 4 scales.
         blocks: residual blocks per scale.
         radius: radius of the guided filter in pixels of the maps.
         eps: regularization of the guided filter.
@@ -47,7 +50,7 @@ class ScatteringMaps(nn.Module):
         self,
         *,
         size: int = 256,
-        widths: tuple[int, int, int, int] = (40, 80, 128, 160),
+        widths: Sequence[int] = (40, 80, 128, 160),
         blocks: int = 1,
         radius: int = 2,
         eps: float = 2e-4,
@@ -56,7 +59,7 @@ class ScatteringMaps(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.radius, self.eps = size, radius, eps
-        self.maps_module = ScatteringMapsNetwork(widths=tuple(widths), blocks=blocks, offset=offset, mirror=mirror)
+        self.maps_module = ScatteringMapsNetwork(widths=widths, blocks=blocks, offset=offset, mirror=mirror)
 
     def forward(self, photo: Tensor) -> Tensor:
         height, width = photo.shape[-2:]
@@ -70,8 +73,10 @@ class ScatteringMapsNetwork(nn.Module):
 
     multiple_of: ClassVar[int] = 32
 
-    def __init__(self, *, widths: tuple[int, ...], blocks: int, offset: float, mirror: bool) -> None:
+    def __init__(self, *, widths: Sequence[int], blocks: int, offset: float, mirror: bool) -> None:
         super().__init__()
+        if not 1 <= len(widths) <= 4 or min(widths) < 1 or blocks < 0:
+            raise BadSettings(f"1 to 4 widths from 1, and blocks from 0, are needed, got {list(widths)} and {blocks}")
         self.offset, self.mirror = offset, mirror
         self.stem = _conv(48 + 5, widths[0])
         self.encoder = nn.ModuleList(_stage(width, blocks) for width in widths)

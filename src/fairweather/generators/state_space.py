@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairweather.errors import BadSettings
+
 REACH = (2.0, 54.0)
 """Shortest and longest initial time constant of a head's state spaces, in frames; those between are evenly spaced on a
 logarithmic scale. Gu & Dao (section 3.6) start with up to 1,000, for longer sequences."""
@@ -58,7 +60,7 @@ class SelectiveStateSpace(nn.Module):
     def __init__(self, *, channels: int, heads: int, states: int) -> None:
         super().__init__()
         if min(channels, heads, states) < 1 or channels % heads:
-            raise ValueError(
+            raise BadSettings(
                 f"channels, heads and states must be at least 1, and heads divide channels: got {channels}, {heads}, "
                 f"{states}"
             )
