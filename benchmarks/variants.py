@@ -87,7 +87,7 @@ ABLATIONS = {
     "goes-on": Variant("a second phase without an adversary", rate=0.2, goes_on=True, share=0.25),
     "adversarial": Variant(
         "a second phase with one",
-        recipe={"adversarial": 0.005, "width": 32, "discriminator_warmup": 50},  # narrow, or its own work would be most of it
+        recipe={"adversarial": 0.005, "width": 32, "discriminator_warmup": 50},  # narrow, to cost little
         rate=0.2,
         goes_on=True,
         share=0.25,

@@ -257,7 +257,8 @@ def ship(network: WeatherClassifier, out: Path, card: Callable[[dict[str, str]],
     save_file({key: value.contiguous() for key, value in network.state_dict().items()}, out / model_folder.WEIGHTS)
     example, many = torch.rand(8, 3, network.side, network.side), torch.export.Dim("views", min=3, max=64)
     torch.onnx.export(
-        network, (example,), out / model_folder.ONNX, dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
+        network, (example,), out / model_folder.ONNX, dynamo=True, opset_version=OPSET, external_data=False,
+        verbose=False,
         dynamic_shapes=({0: many},), input_names=["views"], output_names=["logits"],
     )  # fmt: skip
     (out / model_folder.WEIGHTS).chmod(0o644)  # safetensors keeps what it writes to its owner

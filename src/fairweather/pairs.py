@@ -1,6 +1,6 @@
 """Pairs of degraded and clear photos in folders.
 
-A *set* is a folder with a degraded and a clear subfolder (`SIDES`), or one folder in which every file name says its side
+A *set* is a folder with a degraded and a clear subfolder (`SIDES`), or one folder whose file names state the side
 (`01_hazy.png` and `01_GT.png`, as in NH-HAZE). Two photos are a pair if their names are equal without the suffix; else
 if they are equal without a word for the side at either end (`norain-1` and `rain-1`); else if they are equal without
 numbers after underscores (RESIDE: `1400_1` and `1400`, `0001_0.8_0.2` and `0001`). Several degraded photos may share a

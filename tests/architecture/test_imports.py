@@ -91,7 +91,8 @@ def test_restoring_needs_the_default_install_only() -> None:
         str(imported)
         for path in files()
         for imported in imports_of(path)
-        if room(imported.file) in {"__init__", "__main__", "cli", "errors", "files", "images", "model_folder", "inference"}
+        if room(imported.file)
+        in {"__init__", "__main__", "cli", "errors", "files", "images", "model_folder", "inference"}
         and not imported.late
         and imported.module.split(".")[0] not in {*standard, *DEFAULT_INSTALL, "fairweather", "__future__"}
     ]

@@ -254,7 +254,7 @@ def test_playlists_are_not_followed(script: str, suffix: str, tmp_path: Path) ->
     make(tmp_path / "secret.ts", count=3)
     path = tmp_path / f"video{suffix}"
     path.write_text(PLAYLISTS[script])
-    with pytest.raises(BadImage, match="not a supported container|Invalid data"):
+    with pytest.raises(BadImage, match=r"not a supported container|Invalid data"):
         open_video(path)
 
 

@@ -35,7 +35,9 @@ def restore(
     video: bool = False,
     start: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="")] = None,
     end: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="")] = None,
-    preview: Annotated[Literal["side", "split"] | None, tyro.conf.arg(metavar="side|split", help_behavior_hint="")] = None,
+    preview: Annotated[
+        Literal["side", "split"] | None, tyro.conf.arg(metavar="side|split", help_behavior_hint="")
+    ] = None,
     smooth: bool = True,
     blend: bool = False,
     codec: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the source's)")] = None,

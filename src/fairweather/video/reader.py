@@ -345,7 +345,7 @@ class VideoReader:
         if self._other_bytes is not None:
             self._other_bytes -= packet.size + _PACKET_BYTES
             if self._other_bytes < 0:
-                raise BadImage(f"{self.name}: its audio and data unpack to far more than the file; convert it without them")
+                raise BadImage(f"{self.name}: audio and data unpack to far more than the file; convert it without them")
 
     def _frame(self, decoded: Any, clock: _Clock) -> Frame:
         deep = self.track.deep
