@@ -3,7 +3,7 @@
     0    success
     1    an error: a FairweatherError, printed as one line; nothing, or not everything, was done
     2    a usage error: an unknown command, option or value
-    3    some inputs failed, the others are done (`restore`); problems found (`check-data`)
+    3    some inputs failed, the others are done (`restore`, `synthesize`, `evaluate`); problems found (`check-data`)
     130  interrupted with Ctrl-C
     141  the reader of the output has closed it
 
