@@ -127,7 +127,7 @@ def test_what_cannot_be(sets: Path, tmp_path: Path) -> None:
     assert checked_count("all") is None
     (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out" / "one").touch()
-    with pytest.raises(BadFolder, match="cannot be made"):
+    with pytest.raises(BadFolder, match="cannot be created"):
         evaluate_model(count, sets, out=tmp_path / "out", sheet=1)
 
 

@@ -334,5 +334,5 @@ def test_the_functions_options_are_those_of_the_tree(tmp_path: Path) -> None:
     names = set(inspect.signature(fairweather.train).parameters)
     own = {"recipe", "data", "generator", "generator_arguments", "settings", "config", "out", "resume"}
     assert names == own | set(OPTIONS)
-    with pytest.raises(BadSettings, match=r"'step'; did you mean 'steps'"):
+    with pytest.raises(BadSettings, match=r"'step': did you mean 'steps'"):
         fairweather.train("pix2pix", data=tmp_path, step=3)

@@ -54,7 +54,7 @@ class FindingKind(NamedTuple):
 
 FINDING_KINDS: Mapping[str, FindingKind] = MappingProxyType(
     {
-        "unreadable": FindingKind("error", "cannot be read", "get a whole copy, or remove it"),
+        "unreadable": FindingKind("error", "cannot be read", "get a complete copy, or remove it"),
         "unpaired": FindingKind(
             "error", "photos without exactly one partner", "rename, add or remove the named photos"
         ),
@@ -330,15 +330,16 @@ def _has_reside_border(degraded: Header, clear: Header) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> Finding:
-    """The finding of an error that names the file, the problem, and after a semicolon the remedy."""
-    what, _, remedy = " ".join(str(error).split()).removeprefix(f"{path}: ").partition("; ")
-    return Finding("unreadable", (path,), what, remedy)
+    """The finding for an error whose message is "FILE: problem: remedy" or "FILE is ...: remedy"."""
+    text = " ".join(str(error).split()).removeprefix(str(path)).lstrip(": ")
+    what, _, remedy = text.rpartition(": ")
+    return Finding("unreadable", (path,), what or text, remedy if what else "")
 
 
 def _unpaired(surveyed: Iterable[Surveyed]) -> Iterator[Finding]:
     faults = {fault.message: (fault, one) for one in surveyed for fault in one.faults}
     for message, (fault, one) in faults.items():
-        what, _, remedy = message.removeprefix(f"{one.folder}: ").rpartition("; ")
+        what, _, remedy = message.removeprefix(f"{one.folder}: ").rpartition(": ")
         yield Finding("unpaired", fault.files, what.partition(": ")[0], remedy)
 
 
