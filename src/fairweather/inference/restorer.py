@@ -37,8 +37,8 @@ PreviewLayout = Literal["side", "split"]
 Memory: TypeAlias = int | Callable[[], int]
 """Bytes, or a function that returns them."""
 _ENGINE_LOCK = threading.RLock()
-"""Held while a network runs, and from the first to the last window of a photo: each run uses all cores, and as much
-memory as is allowed."""
+"""Lock: one network runs at a time, from the first to the last window of a photo, since each uses all cores and all
+allowed memory."""
 _ALLOCATION = re.compile(r"alloc|(out of|not enough|insufficient) memory", re.IGNORECASE)
 _log = logging.getLogger("fairweather")
 
@@ -376,7 +376,7 @@ class Restorer:
                 "export the model again"
             )
         if not np.isfinite(output).all():
-            raise BadCard(f"model {name}: the output contains NaN or Inf: train it again, or use another model")
+            raise BadCard(f"model {name}: the output contains NaN or Inf: train the model again, or use another one")
         return output
 
 

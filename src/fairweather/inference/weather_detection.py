@@ -1,8 +1,8 @@
 """Weather detection: which weather a photo shows, and which models restore it.
 
 The detector is a network in models/weather, a folder of its own format (recognizer.json instead of card.json), combined
-with evidence from the models that remove weather: a model trained to remove haze and to leave clear photos alone
-measures how much haze there is. On held-out photos each misses some of what the other finds (docs/models.md).
+with evidence from the models that remove weather: a model that removes haze and leaves clear photos unchanged measures
+how much haze there is. On held-out photos each of the two detects some weather that the other misses (docs/models.md).
 `runs/ship/weather.py` trains the network and fits the decision rules. NumPy, OpenCV and small networks, no PyTorch.
 """
 
