@@ -88,8 +88,8 @@ def ways(model: Any, against: Any) -> dict[str, VideoRestorer]:
 def table(clips: Sequence[dict[str, TemporalScore]], film: dict[str, TemporalScore]) -> str:
     """Means over the synthetic videos, then the real video, and the ways that beat smoothing."""
     lines = [
-        f"| | unrest, {len(clips)} clips | flicker | PSNR dB | steadier than smoothed in | unrest, film "
-        "| flicker, film |",
+        f"| | unrest, {len(clips)} clips | flicker | PSNR dB | steadier than smoothed in | unrest, video "
+        "| flicker, video |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     found = {name: [clip[name] for clip in clips] for name in clips[0]}

@@ -205,7 +205,7 @@ def synthetic(photo: Path, frames: int = 100, seed: int = 0) -> Iterator[Any]:
 
 def memory(model: str, folder: Path, lengths: Sequence[int] = (10, 600)) -> str:
     """The table of peaks for videos of several lengths, relative to the first."""
-    lines = ["| film | frames | peak MiB | |", "|---|--:|--:|---|"]
+    lines = ["| video | frames | peak MiB | |", "|---|--:|--:|---|"]
     peaks = []
     for seconds in lengths:
         source = folder / f"{seconds}.mp4"
@@ -233,7 +233,7 @@ def waves(target: Path, frames: int) -> None:
 
 
 def measured_peak(source: str, target: str, model: str) -> None:
-    """Restore a film in this process, and print its peak memory in bytes."""
+    """Restore a video in this process, and print its peak memory in bytes."""
     batch.run([batch.Job(source, target, video=True)], restorer=load(model), progress=False)
     print(peak())
 
