@@ -220,7 +220,7 @@ def test_a_network_too_large_is_refused_without_memory() -> None:
         (NAME + "[generator]\nname = [1]", ["[1]"]),
         ("[recipe]\nname = 'cyclegam'", ["'cyclegan'"]),
         ("[recipe]\nname = 3", ["recipe", "cyclegan"]),
-        ("[run]\nsteps = 3", ["no recipe is named", "cyclegan"]),
+        ("[run]\nsteps = 3", ["no recipe is given", "cyclegan"]),
         ("[run\nsteps = 3", ["settings.toml"]),
         ("run = 3", ["[run]"]),
         ("a = " + "[" * 10_000 + "]" * 10_000, ["settings.toml", "nested too deeply"]),

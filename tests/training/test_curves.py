@@ -83,7 +83,7 @@ def test_a_folder_without_curves_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BadFolder, match=r"stats\.jsonl.*give a run folder"):
         read_curves(tmp_path)
     (tmp_path / "stats.jsonl").write_text('{"step": 1')
-    with pytest.raises(BadFolder, match=r"holds no step yet: wait"):
+    with pytest.raises(BadFolder, match=r"has no steps yet: wait"):
         read_curves(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Sample sheets and holdout PSNR during training; neither affects it."""
+"""Sample sheets and holdout PSNR during training; neither affects the training."""
 
 from __future__ import annotations
 
