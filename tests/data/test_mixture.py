@@ -112,7 +112,7 @@ def source(**changes: Any) -> dict[str, Any]:
         (source(match="b*"), r"sources\[0\]\.match must be a list"),
         (source(match=[1]), r"sources\[0\]\.match\[0\] must be of type str"),
         (source(augment=[]), r"sources\[0\]\.augment must be of type dict"),
-        (source(augment={"crop": 16}), "crop of its own"),
+        (source(augment={"crop": 16}), "sets its own crop"),
         (source(haze={"density": [1, float("nan")]}), "haze.density is 1.0 to nan"),
         (source(rain={"layers": [1, 10**9]}), "rain.layers"),
         (source(kind="clear", depths="depths"), "a has depths"),
