@@ -121,7 +121,7 @@ def test_what_cannot_be(sets: Path, tmp_path: Path) -> None:
 
     with pytest.raises(BadSettings, match="--out"):
         evaluate_model(count, sets, sheet=1)
-    with pytest.raises(BadSettings, match="1 at least"):
+    with pytest.raises(BadSettings, match="at least 1"):
         evaluate_model(count, sets, out=tmp_path / "out", sheet=0)
     assert not calls
     assert checked_count("all") is None
