@@ -395,7 +395,7 @@ def _replace_folder(made: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step; False where the system or the file system cannot."""
+    """Swap two names in one step; False if the system or the file system does not support it."""
     at, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE on Linux; macOS has RENAME_SWAP, also 2
     names = os.fsencode(first), os.fsencode(second)
     try:

@@ -616,7 +616,7 @@ def find_copies(photos: Sequence[IndexedPhoto], read: Callable[[Path], PhotoPixe
     photos = [photo for photo in photos if not photo.facts.blank]
     clear = [photo for photo in photos if photo.scene == photo.path]
     groups = _copy_groups(clear, {})
-    # the degraded versions of two scenes that are copies need no finding of their own
+    # the degraded versions of two scenes that are copies need no separate finding
     known = {photo.scene: number for number, (group, _) in enumerate(groups) for photo in group}
     groups += _copy_groups(photos, known)
     findings = []

@@ -387,5 +387,5 @@ def epoch_order(seed: int, epoch: int, side: int, n: int) -> NDArray[np.intp]:
 
 
 def to_tensor(picture: NDArray[np.float32]) -> Tensor:
-    """H x W x 3 float32 -> 3 x H x W, in memory of its own."""
+    """H x W x 3 float32 -> 3 x H x W, copied."""
     return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))

@@ -290,7 +290,7 @@ def _run_photos(
             finished, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
             for future in finished:
                 if _ends_the_run(error := future.exception()):
-                    raise error  # at once, whatever is still in progress
+                    raise error  # at once, without waiting for photos in progress
             while in_progress and in_progress[0][1].done():
                 job, future = in_progress.popleft()
                 with failures(report, job.source):
@@ -312,7 +312,7 @@ def _run_photos(
 def _restore_photo(
     job: Job, restorer: PhotoRestorer | None, options: RestoreOptions, budget: MemoryBudget, stop: threading.Event
 ) -> tuple[int | None, str]:
-    """Restore one photo from file to file, in a thread of its own.
+    """Restore one photo from file to file, in its own thread.
 
     Returns:
         The number of restored pixels (None for a copy), and the decision in words.
@@ -419,7 +419,7 @@ def failures(report: Report, source: str) -> Iterator[None]:
             message = "not enough memory: close other programs, or use a smaller photo"
         elif isinstance(error, FairweatherError):
             message = str(error)
-        else:  # engines raise types of their own; one photo must not end a run of hours
+        else:  # engines raise their own types; one photo must not end a run of hours
             _log.debug("%s", source, exc_info=True)
             message = f"{type(error).__name__}: {error}"
         report.failed.append((source, message if source in message else f"{source}: {message}"))

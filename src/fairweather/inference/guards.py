@@ -1,4 +1,4 @@
-"""Guards: prevent common artefacts in a restored photo, whatever the network's output.
+"""Guards: prevent common artefacts in a restored photo, regardless of the network.
 
 Four guards, none of which changes a photo that the network left unchanged:
 

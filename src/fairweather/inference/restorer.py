@@ -1,4 +1,4 @@
-"""Restorers: a photo in, the restored photo of the same size and type out, whatever the network."""
+"""Restorers: a photo in, the restored photo of the same size and type out, for any network."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RestoreOptions:
     """How photos and videos are restored: the options of `fairweather restore`."""
 
     model: str | None = None
-    """Name or path of the model to use, whatever the weather."""
+    """Name or path of the model to use, regardless of the weather."""
     weather: str = "auto"
     """What to remove, a `WeatherChoice`."""
     strength: float = 1.0
@@ -225,7 +225,7 @@ class Restorer:
         return self._guarded(photo, restored, guard)
 
     def plan(self, photo: NDArray[Any] | None = None, weather: str = "auto") -> RestorePlan:
-        """This model alone, whatever the weather: counterpart of `AutoRestorer.plan`."""
+        """A plan with this model only: counterpart of `AutoRestorer.plan`."""
         return weather_detection.plan(_no_detection, model=self.card)
 
     def open(self, model: str) -> Restorer:

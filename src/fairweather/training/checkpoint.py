@@ -35,7 +35,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write `folder/latest.pt`; when it is complete, the old one becomes `previous.pt`, unless that is damaged.
 
     Raises:
-        BadFolder: the checkpoint cannot be written; existing ones stay as they are.
+        BadFolder: the checkpoint cannot be written; existing ones are unchanged.
     """
     make_folder(folder, "--out")
     path = folder / CHECKPOINT_NAME

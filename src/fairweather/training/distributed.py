@@ -90,7 +90,7 @@ def start_processes(count: int) -> None:
         **{"LOCAL_RANK": "0", "WORLD_SIZE": str(count), _MAIN_PID: str(os.getpid())},
     }
     command = [sys.executable, *sys.orig_argv[1:]]
-    # In a process group of its own: Ctrl-C then reaches the main process alone, which stops the others in order.
+    # In a separate process group: Ctrl-C then reaches only the main process, which stops the others in order.
     apart: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
     for rank in range(1, count):
         environment = {**os.environ, "LOCAL_RANK": str(rank)}

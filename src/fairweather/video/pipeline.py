@@ -424,7 +424,7 @@ def _choose(
 
 
 class _Unchanged:
-    """Leaves the frames as they are, for cutting or transcoding a video without weather."""
+    """Returns frames unchanged, for cutting or transcoding a video without weather."""
 
     def begin(self, frame: Array, step: float) -> Callable[[], Array]:
         return lambda: frame

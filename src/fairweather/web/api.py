@@ -82,7 +82,7 @@ class VideoStatus(BaseModel):
     name: str
     state: TaskState
     frames: int = Field(description="frames restored so far")
-    total_frames: int | None = Field(description="null where the file does not declare it")
+    total_frames: int | None = Field(description="null if the file does not declare it")
     frames_per_second: float | None = Field(description="restoration speed")
     seconds_left: float | None
     width: int

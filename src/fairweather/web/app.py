@@ -210,7 +210,7 @@ def allowed_hosts(bound: str, allowed: Iterable[str] = ()) -> set[str] | None:
 
 
 def host_name(header: str) -> str | None:
-    """The name in a Host header, `[::1]:7860` -> `::1`; None where it is not `host` or `host:port`."""
+    """The name in a Host header, `[::1]:7860` -> `::1`; None if it is not `host` or `host:port`."""
     found = _HOST.fullmatch(header)
     if found is None or int(found[2] or 0) > 65535:
         return None

@@ -27,8 +27,8 @@ class BrowserPreview:
     Args:
         path: the file.
         video: the video that the frames come from.
-        width: pixels of an upright frame.
-        height: likewise.
+        width: width of an upright frame in pixels.
+        height: height of an upright frame in pixels.
         sound: whether to copy sound that browsers play.
         result: the writer of the result, to which everything is forwarded.
     """

@@ -370,7 +370,7 @@ class PagePhotos:
 
     def _plan(self, photo: PagePhoto, image: Photo, settings: RestoreSettings) -> RestorePlan:
         self._models.check(settings)
-        if photo.weather is None:  # shown by the page whatever the settings are
+        if photo.weather is None:  # shown by the page for any settings
             detect = self._models.auto.detect
             if photo.video is not None and photo.video_info is not None:  # the whole video is restored by one plan
                 photo.weather = uploads.video_weather(photo.video, photo.video_info, self.service.limits, detect)

@@ -126,7 +126,7 @@ class StoredItem(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether it is being processed, so that it must stay."""
+        """Whether it is being processed, so that it must not be removed."""
         ...
 
     def stop(self) -> None:

@@ -188,7 +188,7 @@ class VideoInfo(NamedTuple):
     """Pixels of an upright frame."""
     frames: int | None
     seconds: float | None
-    """None where the file does not declare them."""
+    """None if the file does not declare them."""
     deep: bool
     """More than 8 bits per channel."""
     playable: bool

@@ -78,7 +78,7 @@
     }
   }
 
-  // The answer's JSON; "gone" where the photo has to be sent again; nothing where the photo was refused.
+  // The JSON of the response; "gone" if the photo has to be sent again; undefined if it was rejected.
   async function call(photo, method, where, body) {
     for (;;) {
       const answer = await request(photo, method, where, body).catch(() => null);
