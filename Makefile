@@ -42,7 +42,7 @@ tests: install
 
 # The site, into site/: strict (a broken link or a docstring that does not match its function fails), without network.
 docs: install
-	NO_MKDOCS_2_WARNING=1 nice .venv/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 nice .venv/bin/mkdocs build --strict
 
 # Tables of quality and speed; the real photos are looked for in ../shared/data.
 bench: install

@@ -1,9 +1,9 @@
 """The command line: finds the command's function, and turns errors into one line and an exit code.
 
     0    success
-    1    an error: a FairweatherError, printed as one line; or errors found by `check-data`
+    1    an error: a FairweatherError, printed as one line; nothing, or only a part, was done
     2    a usage error: an unknown command, option or value
-    3    some inputs failed, the others are done (`restore`)
+    3    some inputs failed, the others are done (`restore`, `synthesize`, `evaluate`); errors found (`check-data`)
     130  interrupted with Ctrl-C
     141  the reader of the output closed the pipe
 

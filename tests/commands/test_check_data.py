@@ -38,7 +38,7 @@ def test_warnings_give_code_0_and_errors_code_1(pairs: Path, capsys: pytest.Capt
     assert "warning: a border of one colour (2)\n    clear/framed.png: top 9, bottom 9 px\n" in capsys.readouterr().out
     write_photo(pairs / "hazy" / "1.png", hazed(texture(1))[:-8])
     for flags in ([], ["--fast"]):
-        assert check(pairs, *flags) == 1
+        assert check(pairs, *flags) == 3
         printed = capsys.readouterr().out
         assert "error: pairs of two sizes (1)" in printed
         assert "    hazy/1.png, clear/1.png: 192 x 136 and 192 x 144" in printed
@@ -51,7 +51,7 @@ def test_broken_files_and_other_findings_are_listed(tmp_path: Path, capsys: pyte
     for name, content in (("0", b""), ("1", b"no picture")):
         (tmp_path / "train" / "set" / "hazy" / f"{name}.png").write_bytes(content)
         write_photo(tmp_path / "train" / "set" / "clear" / f"{name}.png", texture(int(name)))
-    assert check(tmp_path) == 1
+    assert check(tmp_path) == 3
     printed = capsys.readouterr().out
     assert "error: cannot be read (2)" in printed
     assert "0.png: the file is empty (0 bytes)" in printed
@@ -78,7 +78,7 @@ def test_json_has_all_findings(pairs: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_test_photos_among_the_training_photos(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_photo(tmp_path / "test" / "x.jpg", texture(1))
-    assert check(pairs, "--against", tmp_path / "test") == 1
+    assert check(pairs, "--against", tmp_path / "test") == 3
     printed = capsys.readouterr().out
     assert "error: the same picture on both sides of a split (1)" in printed
     assert f"clear/1.png, {tmp_path / 'test' / 'x.jpg'}: in set and test (--against)" in printed

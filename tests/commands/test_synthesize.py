@@ -40,7 +40,7 @@ def test_ranges_are_flags(clear: Path, tmp_path: Path) -> None:
 
 def test_failures(clear: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (clear / "three.jpg").write_text("not a photo")
-    assert cli.main(["synthesize", "haze", str(clear), "-o", str(tmp_path / "out")]) == 1
+    assert cli.main(["synthesize", "haze", str(clear), "-o", str(tmp_path / "out")]) == 3
     assert "three.jpg" in capsys.readouterr().err
     assert (tmp_path / "out" / "two.png").exists()
     assert cli.main(["synthesize", "snow", str(clear), "-o", "x"]) == 2

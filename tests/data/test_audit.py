@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from fairweather.data.audit import FINDING_KINDS, Finding, audit, check_before_training, read_pixels
 from fairweather.data.image_matching import detail, relation
@@ -217,3 +218,15 @@ def test_train_rejects_and_warns(clean: Path, caplog: pytest.LogCaptureFixture) 
     for settings in (paired, mixture):
         with pytest.raises(BadFolder, match=r"1\.png"):
             check_headers(settings, RECIPES["supervised"], CROP)
+
+
+def test_a_rotated_tiff_has_the_size_of_its_upright_picture(clean: Path) -> None:
+    """EXIF orientation 6: stored on its side, rotated by 90 degrees when read."""
+    path = clean / "train" / "set" / "hazy" / "1.png"
+    path.unlink()
+    lying = Image.fromarray(np.ascontiguousarray(np.rot90(hazed(texture(1)))))
+    lying.save(path.with_suffix(".tif"), tiffinfo={274: 6})
+    for fast in (False, True):
+        assert found(clean, fast=fast) == []
+    pairs = find_sets(clean / "train")["set"]
+    assert check_before_training([str(clean)], pictures(clean), pairs, CROP) == ""

@@ -132,8 +132,8 @@ def test_bad_files_are_reported_and_the_others_are_done(here: Path) -> None:
         Path("in", name).write_bytes(data)
     for options in (RestoreOptions(), COPY):
         report = run(plan(["in"], f"out{options.strength}"), options, restorer=NEGATIVE)
-        assert [Path(path).name for path, message in report.failed if path in message] == [*bad][: len(report.failed)]
-    assert report.done == 10, "only what is no picture at all is refused when files are copied"
+        assert [Path(path).name for path, message in report.failed if path in message] == [*bad]
+        assert report.done == 9
     assert sorted(os.listdir("out1.0")) == sorted({f"{i:02}.png" for i in range(12)} - set(bad))
 
 
@@ -233,7 +233,7 @@ def test_a_disk_that_is_really_full(here: Path, rng: np.random.Generator) -> Non
 
 
 def test_copies_are_byte_for_byte_and_load_no_model(here: Path) -> None:
-    Path("a.jpg").write_bytes(b"\xff\xd8\xff any content")
+    Image.fromarray(np.full((8, 8, 3), 77, np.uint8)).save("a.jpg")
     put("b.png", "c.png")
     jobs = plan(["a.jpg", "b.png", "c.png"])
     Path("c.png").unlink()

@@ -64,7 +64,7 @@ def check_data(
     if json is not None:
         with atomic(json) as path:
             path.write_text(json_format.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
-    return 1 if result.count("error") else 0
+    return 3 if result.count("error") else 0
 
 
 def report(result: Audit, examples: int | None) -> list[str]:

@@ -94,7 +94,7 @@ def evaluate(
     if out is not None:
         pages = "" if sheet is None else ", with the pages in its subfolders"
         print(f"scores.json, photos.csv and the contact sheets are in {out}{pages}")
-    return 1 if failed else 0
+    return 3 if failed else 0
 
 
 def _changes(
@@ -113,7 +113,7 @@ def _changes(
         print(f"not measured: {reason}")
     if out is not None:
         print(f"{no_reference.CHANGES_CSV} and the sheets are in {out}")
-    return 1 if result.failed else 0
+    return 3 if result.failed else 0
 
 
 @contextmanager

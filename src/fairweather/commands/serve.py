@@ -13,6 +13,9 @@ from typing import Annotated, Literal
 import tyro
 
 from fairweather.errors import BadSettings
+from fairweather.web.limits import Limits
+
+LIMITS = Limits()  # the defaults
 
 
 def serve(
@@ -22,17 +25,17 @@ def serve(
     page: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True,
     models: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...", help_behavior_hint="")] = (),
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = (),
-    max_bytes: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "100MB",
-    max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 100_000_000,
-    max_video_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 60.0,
+    max_bytes: Annotated[str, tyro.conf.arg(metavar="SIZE")] = f"{LIMITS.max_bytes // 10**6}MB",
+    max_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = LIMITS.max_pixels,
+    max_video_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = LIMITS.max_video_seconds,
     workers: Annotated[
         int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each core, at most 8)")
     ] = None,
-    queue: Annotated[int, tyro.conf.arg(metavar="N")] = 16,
-    timeout: Annotated[float, tyro.conf.arg(metavar="S")] = 120.0,
-    video_timeout: Annotated[float, tyro.conf.arg(metavar="S")] = 1800.0,
-    keep: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 30.0,
-    disk: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "2GB",
+    queue: Annotated[int, tyro.conf.arg(metavar="N")] = LIMITS.queue,
+    timeout: Annotated[float, tyro.conf.arg(metavar="S")] = LIMITS.timeout,
+    video_timeout: Annotated[float, tyro.conf.arg(metavar="S")] = LIMITS.video_timeout,
+    keep: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = LIMITS.keep,
+    disk: Annotated[str, tyro.conf.arg(metavar="SIZE")] = f"{LIMITS.disk // 10**9}GB",
     memory: Annotated[
         str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: three quarters of what is free)")
     ] = None,
@@ -74,7 +77,6 @@ def serve(
         from fairweather.web.app import allowed_hosts, create
         from fairweather.web.connections import HEADER_TIMEOUT, MAX_CONNECTIONS, TimedConnection
         from fairweather.web.jobs import Service
-        from fairweather.web.limits import Limits
         from fairweather.web.model_registry import ModelRegistry
 
         limits = Limits(

@@ -26,8 +26,9 @@ class RecurrentMaps(nn.Module):
     maps and the next state. Batch norm keeps its initial statistics in training: the frames of a few clips are too
     similar to estimate others.
 
+    The arguments size, widths, blocks, radius, eps and offset are those of `ScatteringMaps`.
+
     Args:
-        size, widths, blocks, radius, eps, offset: as of `scattering_maps`.
         heads: heads of the state space; divides the first width.
         states: time constants per head.
     """

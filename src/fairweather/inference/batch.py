@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra
 from fairweather.files import atomic, check_place, make_folder, refuse_inputs, sweep
 from fairweather.images.formats import FORMATS
-from fairweather.images.io import SUFFIXES, Photo, contents, read, write
+from fairweather.images.io import SUFFIXES, Photo, check, contents, read, write
 from fairweather.inference.cancellation import cancel_scope, check_cancelled
 from fairweather.inference.memory import (
     BASE_ALLOWANCE,
@@ -321,7 +321,9 @@ def _restore_photo(
         with cancel_scope(stop):
             line = ""
             pixels: NDArray[Any] | None = None
-            if restorer is not None:
+            if restorer is None:
+                check(job.source, max_pixels=options.max_pixels)  # a damaged photo is not copied as if it were whole
+            else:
                 photo = read(job.source, max_pixels=options.max_pixels)
                 check_cancelled()
                 plan = restorer.plan(photo.pixels, options.weather)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from fairweather.errors import BadFolder, BadImage, BadSettings, FairweatherError, MissingExtra, UnknownName
 
 MAX_FRAME_RATE = 120
-"""Mean frames per second of a video that is as long as `max_video_seconds` allows."""
+"""Highest mean frame rate of a video of the full `max_video_seconds`: a video has at most their product of frames."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one server, the same for the page and the API. Each field is a flag of `fairweather serve`.
+    """The limits of one server, the same for the page and the API. Each field is a flag of `fairweather serve`, which
+    takes its default from here (`workers`: one for each core, at most 8).
 
     Raises:
         BadSettings: a value is out of range.
