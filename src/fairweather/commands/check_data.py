@@ -30,7 +30,7 @@ def check_data(
 ) -> int:
     """Find faults in training data: broken files, pairs that do not match, copies, borders, unusual formats.
 
-    The exit code is 1 if there are errors, i.e. data that training rejects or that makes scores meaningless.
+    The exit code is 3 if there are errors, i.e. data that training rejects or that makes scores meaningless.
 
     Args:
         folder: Folder of pairs, of sets of pairs, or of photos. Folders called train and test are compared.

@@ -19,7 +19,7 @@ Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=
 
 
 def synthesize(kind: Literal["haze", "rain"], inputs: tuple[Path, ...], out: Path, **settings: Any) -> int:
-    """Add haze or rain to clear photos. The exit code is the number of photos that failed, at most 100."""
+    """Add haze or rain to clear photos. The exit code is 3 if some photos failed."""
     from fairweather.data.synthesis import synthesize as write
 
     if not inputs:
