@@ -190,7 +190,7 @@ def write_card(folder: str | os.PathLike[str], card: Card) -> Card:
     try:
         text = json.dumps(_printable(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise BadCard(f"{path} cannot be written: a field is not plain JSON ({error})") from None
+        raise BadCard(f"{path} cannot be written ({error}): use JSON types in all fields") from None
     card = _parse(json.loads(text), path)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -166,7 +166,8 @@ def load_generator(folder: Path, card: model_folder.Card) -> nn.Module:
         generator.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise BadCard(
-            f"{folder / model_folder.WEIGHTS} does not fit generator {card.generator} of {path}: {error}"
+            f"{folder / model_folder.WEIGHTS} does not fit generator {card.generator} of {path} "
+            f"({_last_line(error)}): export the model again"
         ) from None
     return generator.eval()
 
