@@ -200,7 +200,7 @@ def measure_change(before: NDArray[Any], after: NDArray[Any]) -> PhotoChange:
         BadImage: the sizes differ.
     """
     if before.shape != after.shape:
-        raise BadImage(f"a photo of {size(before)} cannot be compared with one of {size(after)} pixels")
+        raise BadImage(f"a photo of {size(before)} cannot be compared with one of {size(after)}: use equal sizes")
     before, after = before.astype(np.float32, copy=False), after.astype(np.float32, copy=False)
     a, b = (float(shift) for shift in mean_chroma(after) - mean_chroma(before))
     flat = flat_blocks(before)

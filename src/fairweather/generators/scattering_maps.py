@@ -76,7 +76,7 @@ class ScatteringMapsNetwork(nn.Module):
     def __init__(self, *, widths: Sequence[int], blocks: int, offset: float, mirror: bool) -> None:
         super().__init__()
         if not 1 <= len(widths) <= 4 or min(widths) < 1 or blocks < 0:
-            raise BadSettings(f"1 to 4 widths from 1, and blocks from 0, are needed, got {list(widths)} and {blocks}")
+            raise BadSettings(f"needs 1 to 4 widths from 1, and blocks from 0, got {list(widths)} and {blocks}")
         self.offset, self.mirror = offset, mirror
         self.stem = _conv(48 + 5, widths[0])
         self.encoder = nn.ModuleList(_stage(width, blocks) for width in widths)

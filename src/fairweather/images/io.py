@@ -231,7 +231,7 @@ def _from_array(array: NDArray[Any]) -> Photo:
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
     if not fits or not array.size or array.dtype not in (np.uint8, np.uint16):
         raise BadImage(
-            f"an array of {array.shape} {array.dtype} is not a picture; "
+            f"an array of {array.shape} {array.dtype} is not a picture: "
             "give H x W x 3 or H x W of uint8 or uint16 (from_float converts)"
         )
     return _to_photo(np.ascontiguousarray(array), Kind(mode="L" if array.ndim == 2 else "RGB"))

@@ -185,7 +185,8 @@ class ProcessGroup:
         self.local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         count = {"cpu": self.local, "cuda": torch.cuda.device_count()}.get(device, 1)
         if self.local > count:
-            raise BadSettings(f"run.devices is {size}, but this machine has {count} {device} device{'s'[: count != 1]}")
+            found = f"{count} {device} device{'s'[: count != 1]}"
+            raise BadSettings(f"run.devices is {size}, but this machine has {found}: use at most {count}")
         if world_size() is None:
             start_processes(size)
         self.finish = watch_processes()

@@ -120,7 +120,7 @@ def export_run(
     except BadFolder as error:
         if direction == "restore" and has_ended(run, None):
             return export_model_folder(shipped, out, photos=photos, choice=choice, half=half)
-        raise BadFolder(f"{run} has no checkpoint to export ({error})") from error
+        raise BadFolder(f"{run} has no checkpoint to export ({error}): train it first") from error
     step = saved["step"]
     ended = has_ended(run, step)
     if direction == "restore" and ended:

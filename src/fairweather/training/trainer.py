@@ -115,7 +115,7 @@ def check_crop(recipe: Recipe, crop: int, settings: TrainingConfig) -> None:
     if crop % multiple:
         near = max(1, round(crop / multiple)) * multiple
         raise BadSettings(
-            f"data.crop is {crop}, but {settings.generator.name} needs a multiple of {multiple}; {near} is the nearest"
+            f"data.crop is {crop}, but {settings.generator.name} needs a multiple of {multiple}: use {near}"
         )
 
 
