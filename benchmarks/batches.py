@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=8, help="worker processes of the loader (CUDA only)")
     parser.add_argument("--sources", action="store_true", help="also measure each source alone")
-    said = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     import cv2
     import torch
 
@@ -57,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fairweather.training.config import collect_tables, complete_config
     from fairweather.training.dataloader import BatchLoader, DeviceBatchLoader, open_data
 
-    torch.set_num_threads(said.threads)
-    cv2.setNumThreads(said.threads)
-    settings = complete_config(*collect_tables(None, said.config, {"data": {"folder": str(said.data)}}))
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    settings = complete_config(*collect_tables(None, args.config, {"data": {"folder": str(args.data)}}))
     name = settings.recipe.name
     data = open_data(settings.data, RECIPES[name], name, settings.data.crop or 256)
     assert isinstance(data, Mixture)
-    batched = GPUBatches(data, said.device, int(settings.data.memory_gib * 2**30))
-    cuda = said.device == "cuda"
+    batched = GPUBatches(data, args.device, int(settings.data.memory_gib * 2**30))
+    cuda = args.device == "cuda"
 
     def settle() -> None:
         if cuda:
@@ -74,18 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{one.kind}{f' ({one.weather})' if one.kind == 'synthetic' else ''}: {one.path}"
         for one in data.settings.sources
     ]
-    print(f"{said.config.name}, {settings.data.crop} px, batch {said.batch}, {said.device}, {said.threads} thread(s)\n")
+    print(f"{args.config.name}, {settings.data.crop} px, batch {args.batch}, {args.device}, {args.threads} thread(s)\n")
     print("| samples a second | loader | batches on the device | per processor second: loader | batches |")
     print("|---|--:|--:|--:|--:|")
     edges = data.edges.copy()
-    for number in range(-1, len(kinds) if said.sources else 0):
+    for number in range(-1, len(kinds) if args.sources else 0):
         # A single source is the mixture with weight 0 for the others.
         data.edges = edges if number < 0 else (torch.arange(len(kinds)).numpy() >= number).astype(float)
         sides = [
-            BatchLoader(data, seed=1, batch=said.batch, workers=said.workers if cuda else 0),
-            DeviceBatchLoader(batched, seed=1, batch=said.batch),
+            BatchLoader(data, seed=1, batch=args.batch, workers=args.workers if cuda else 0),
+            DeviceBatchLoader(batched, seed=1, batch=args.batch),
         ]
-        clock, spent = zip(*(measured(iter(side), said.batch, said.seconds, settle) for side in sides), strict=True)
+        clock, spent = zip(*(measured(iter(side), args.batch, args.seconds, settle) for side in sides), strict=True)
         row = [f"{value:.0f}" for value in (*clock, *spent)]
         print(f"| {'all sources' if number < 0 else kinds[number]} | {' | '.join(row)} |", flush=True)
     return 0

@@ -126,12 +126,12 @@ def step_time(path: Path, data: Path, threads: int) -> float:
     batches = next(feeds)
     for _ in range(WARM + TIMED):  # fill the caches
         next(batches)
-    batches, begun = next(feeds), 0.0
+    batches, began = next(feeds), 0.0
     for at in range(WARM + TIMED):
         if at == WARM:
-            begun = time.process_time()
+            began = time.process_time()
         engine.step(next(batches), 0.5)
-    return (time.process_time() - begun) / TIMED
+    return (time.process_time() - began) / TIMED
 
 
 def held_back(tables: Tables, data: Path) -> dict[str, list[Any]]:
@@ -184,9 +184,9 @@ def cost(run: Path, threads: int) -> dict[str, Any]:
         photo = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), np.uint8)
         taken = []
         for _ in range(4):  # the first call compiles
-            begun = time.process_time()
+            began = time.process_time()
             restorer(photo)
-            taken.append(time.process_time() - begun)
+            taken.append(time.process_time() - began)
         found = {
             "generator": restorer.card.generator,
             "parameters": sum(weight.numel() for weight in network.parameters()),
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed |= {name: run.exception() for name, run in running.items() if run.exception() is not None}
         names = [name for name in variants if (options.out / name / "model" / "card.json").exists()]
         sets = {data: pairs for data, pairs in find_sets(options.data / "test").items() if weather_of(pairs) == "haze"}
-        chosen, told = (measured(names, one, w, options) for one, w in ((held, "held"), (sets, "test")))
+        chosen, tested = (measured(names, one, w, options) for one, w in ((held, "held"), (sets, "test")))
         says = {name: one.says for name, one in variants.items()}
         print(f"Budget: {options.minutes:g} minutes of CPU time per variant, {options.threads} thread(s).\n")
         print(costs(names, says, options))
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nThe same scenes, glow near strong edges / elsewhere, levels of 255:\n")
         print(glows(chosen))
         print("\nThe test photos, PSNR / SSIM. This table is not used for any choice:\n")
-        print(quality(told))
+        print(quality(tested))
     except (FairweatherError, RuntimeError) as error:
         print(f"candidates.py: {error}", file=sys.stderr)
         return 1

@@ -122,8 +122,8 @@ def score(model: str, restore: Restore, data: str, pairs: Sequence[Pair]) -> Row
     def produce(pair: Pair, degraded: Picture) -> Picture:
         output = restore(degraded)
         near, far = glow(output, RULE.aligned(output, to_float(read(pair.clear).pixels)))
-        told = measure_change(degraded, np.clip(output, 0, 1))
-        watched.append((near, far, told.contrast, told.saturated))
+        change = measure_change(degraded, np.clip(output, 0, 1))
+        watched.append((near, far, change.contrast, change.saturated))
         return output
 
     result = score_set(data, pairs, produce, RULE)

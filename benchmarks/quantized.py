@@ -70,8 +70,8 @@ def measure(model: str, method: str, options: argparse.Namespace) -> Line:
         data = linked(options.data / "train", TRAIN[card.weather], options.out / " + ".join(TRAIN[card.weather]))
         quantize_model(model, folder, method=method, data=data, steps=options.steps, force=True)
     card = model_folder.read_card(folder)
-    said = card.quantized
-    assert said is not None, f"{folder} holds no int8"
+    record = card.quantized
+    assert record is not None, f"{folder} has no int8 network"
     size = quantization.network_cost(folder, card, size=options.size, runs=options.runs, precisions=PRECISIONS)
     restorers = [load(folder, engine="openvino", precision=precision) for precision in ("f32", "int8")]
     found = {}
@@ -84,8 +84,8 @@ def measure(model: str, method: str, options: argparse.Namespace) -> Line:
     return Line(
         model=card.name,
         method=method,
-        floats=f"{len(said['float_layers'])} of {said['layers']}",
-        passed=said["passed"],
+        floats=f"{len(record['float_layers'])} of {record['layers']}",
+        passed=record["passed"],
         ms=size["ms"],
         megabytes=(megabytes[model_folder.ONNX], megabytes[model_folder.INT8]),
         decibels=found,

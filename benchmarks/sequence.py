@@ -88,8 +88,8 @@ def ways(model: Any, against: Any) -> dict[str, VideoRestorer]:
 def table(clips: Sequence[dict[str, TemporalScore]], film: dict[str, TemporalScore]) -> str:
     """Means over the synthetic videos, then the real video, and the ways that beat smoothing."""
     lines = [
-        f"| | unrest, {len(clips)} clips | flicker | PSNR dB | steadier than smoothed in | unrest, film "
-        "| flicker, film |",
+        f"| | unrest, {len(clips)} clips | flicker | PSNR dB | steadier than smoothed in | unrest, video "
+        "| flicker, video |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     found = {name: [clip[name] for clip in clips] for name in clips[0]}
@@ -100,11 +100,11 @@ def table(clips: Sequence[dict[str, TemporalScore]], film: dict[str, TemporalSco
         counted = "" if name == SMOOTHED else f"{steadier} of {len(clips)}"
         own = f"{film[name].ratio:.3f} | {film[name].flicker:.2f}" if film else " | "
         lines.append(f"| {name} | {' | '.join(_means(scores))} | {counted} | {own} |")
-    told = []
+    verdicts = []
     for name in OURS:
-        said = "ships" if beats(found[name], found[SMOOTHED]) else "does not ship"
-        told.append(f"{name}: {said}")
-    return "\n".join([*lines, "", "; ".join(told)])
+        verdict = "ships" if beats(found[name], found[SMOOTHED]) else "does not ship"
+        verdicts.append(f"{name}: {verdict}")
+    return "\n".join([*lines, "", "; ".join(verdicts)])
 
 
 def beats(ours: Sequence[TemporalScore], base: Sequence[TemporalScore]) -> bool:

@@ -101,7 +101,7 @@ def agreement(sides: Sides, batches: Sequence[Any]) -> float:
             torch.manual_seed(number)  # of dropout
             results.append(step(batch))
         ours, plain = results
-        assert ours.keys() == plain.keys(), f"{sorted(ours)} beside {sorted(plain)}"
+        assert ours.keys() == plain.keys(), f"{sorted(ours)} and {sorted(plain)}"
         for name, value in plain.items():
             worst = max(worst, abs(ours[name] - value) / max(abs(value), 1e-6))
     return worst
@@ -169,14 +169,14 @@ def markdown(rows: Sequence[Row]) -> str:
     heads += [f"{default} / fp32"] if default else []
     lines = ["| " + " | ".join(heads) + " |", "|---|---|--:" + "|--:" * (len(heads) - 3) + "|"]
 
-    def told(value: float, most: float, form: str = ".2f") -> str:
+    def cell(value: float, most: float, form: str = ".2f") -> str:
         return f"{value:{form}}" if value <= most else f"**{value:{form}}**"
 
     for row in rows:
-        cells = [row["recipe"], row["generator"], row["size"], told(row["agree"], DIGITS, ".0e")]
+        cells = [row["recipe"], row["generator"], row["size"], cell(row["agree"], DIGITS, ".0e")]
         for p in precisions:
-            cells += [f"{row['ms'][kind, p]:.0f}" for kind in ("ours", "plain")] + [told(row["ratio"][p], MOST)]
-        cells += [told(row["mixed"], MOST_MIXED)] if default else []
+            cells += [f"{row['ms'][kind, p]:.0f}" for kind in ("ours", "plain")] + [cell(row["ratio"][p], MOST)]
+        cells += [cell(row["mixed"], MOST_MIXED)] if default else []
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

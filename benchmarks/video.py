@@ -98,9 +98,9 @@ def speed(film: Path, models: Sequence[str], frames: int, folder: Path) -> str:
         seconds = statistics.median(found)
         most = MOST.get(name)
         aim = "" if most is None else f"≤ {most:g} x"
-        said = "" if most is None else "reached" if seconds <= most * base else "missed"
+        verdict = "" if most is None else "reached" if seconds <= most * base else "missed"
         each = f"{1000 * seconds / count:.1f} | {count / seconds:.1f} | {seconds / base:.2f} x"
-        lines.append(f"| {name} | {seconds:.2f} | {each} | {aim} | {said} |")
+        lines.append(f"| {name} | {seconds:.2f} | {each} | {aim} | {verdict} |")
     return "\n".join(lines)
 
 
@@ -156,11 +156,11 @@ def stability(film: Path, photo: Path, models: Sequence[str], frames: int | None
             for smoothed, score in ((True, with_), (False, without)):
                 psnr = "" if score.psnr is None else f"{score.psnr:.2f}"
                 error = f"{1e6 * score.restored:.1f} ({1e6 * score.input:.1f})"
-                said = ("reached" if steady and near else "missed") if smoothed else ""
+                verdict = ("reached" if steady and near else "missed") if smoothed else ""
                 each = (
                     f"{error} | {score.gain:.2f} | {score.ratio:.3f} | {score.flicker:.2f} ({score.input_flicker:.2f})"
                 )
-                lines.append(f"| {name} | {model} | {'yes' if smoothed else 'no'} | {each} | {psnr} | {said} |")
+                lines.append(f"| {name} | {model} | {'yes' if smoothed else 'no'} | {each} | {psnr} | {verdict} |")
     return "\n".join(lines)
 
 
@@ -205,7 +205,7 @@ def synthetic(photo: Path, frames: int = 100, seed: int = 0) -> Iterator[Any]:
 
 def memory(model: str, folder: Path, lengths: Sequence[int] = (10, 600)) -> str:
     """The table of peaks for videos of several lengths, relative to the first."""
-    lines = ["| film | frames | peak MiB | |", "|---|--:|--:|---|"]
+    lines = ["| video | frames | peak MiB | |", "|---|--:|--:|---|"]
     peaks = []
     for seconds in lengths:
         source = folder / f"{seconds}.mp4"
@@ -213,8 +213,8 @@ def memory(model: str, folder: Path, lengths: Sequence[int] = (10, 600)) -> str:
         command = [sys.executable, str(Path(__file__)), "--peak", str(source), str(folder / f"out{seconds}.mp4"), model]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) / 2**20)
-        said = "" if len(peaks) == 1 else "reached" if peaks[1] <= GROWN * peaks[0] else "missed"
-        grown = "" if len(peaks) == 1 else f"{peaks[1] / peaks[0]:.3f} x, aim ≤ {GROWN:g} x: {said}"
+        verdict = "" if len(peaks) == 1 else "reached" if peaks[1] <= GROWN * peaks[0] else "missed"
+        grown = "" if len(peaks) == 1 else f"{peaks[1] / peaks[0]:.3f} x, aim ≤ {GROWN:g} x: {verdict}"
         lines.append(f"| {seconds} s of 160 x 90 | {25 * seconds:,} | {peaks[-1]:.0f} | {grown} |")
     return "\n".join(lines)
 
@@ -233,7 +233,7 @@ def waves(target: Path, frames: int) -> None:
 
 
 def measured_peak(source: str, target: str, model: str) -> None:
-    """Restore a film in this process, and print its peak memory in bytes."""
+    """Restore a video in this process, and print its peak memory in bytes."""
     batch.run([batch.Job(source, target, video=True)], restorer=load(model), progress=False)
     print(peak())
 

@@ -123,7 +123,7 @@ def test_a_quantized_model_needs_its_file(folder: Path) -> None:
     with pytest.raises(BadCard, match=r"model\.int8\.onnx is not the file"):
         model_folder.read_card(folder)
     change(folder, lambda fields: fields["checksums"].pop("model.int8.onnx"))
-    with pytest.raises(BadCard, match="belong together"):
+    with pytest.raises(BadCard, match="require each other"):
         model_folder.read_card(folder)
     change(folder, lambda fields: fields["quantized"].pop("cost"))
     with pytest.raises(BadCard, match=r"card\.json.*quantized must be"):
@@ -144,7 +144,7 @@ WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
     "field multiple_of must be": lambda card: card.update(multiple_of=True),
     "field multiple_of must be a whole number from 1 to 4096": lambda card: card.update(multiple_of=10**9),
     "field receptive_field must be": lambda card: card.update(receptive_field=0),
-    'field "maps" belongs': lambda card: card.update(output="image"),
+    'field "maps" is required': lambda card: card.update(output="image"),
     "unknown field maps.sigma": lambda card: card["maps"].update(sigma=1),
     "field maps.radius must be a whole number from 0 to 256": lambda card: card["maps"].update(radius=1_000_000_000),
     "field maps.size must be": lambda card: card["maps"].update(size=1e3),
@@ -225,7 +225,7 @@ def test_a_changed_byte_is_found(folder: Path, name: str) -> None:
         with pytest.raises(BadCard, match=rf"{name} is not the file that card\.json describes"):
             model_folder.read_card(folder)
     path.write_bytes(whole[:-1])
-    with pytest.raises(BadCard, match="not copied whole"):
+    with pytest.raises(BadCard, match="copy is incomplete"):
         model_folder.read_weights(folder) if name == "weights.safetensors" else model_folder.read_card(folder)
 
 

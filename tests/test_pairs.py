@@ -98,9 +98,9 @@ def test_many_unmatched_photos_are_counted(tmp_path: Path) -> None:
         (("hazy/x.png", "clear/x.png", "clear/x.jpg"), "match more than one clear photo: hazy/x.png"),
         (("hazy/x.png", "hazy/x.jpg", "clear/x.png"), "differ only in their suffix: hazy/x.jpg, hazy/x.png"),
         (("hazy/x.png", "clear/x.png", "GT/x.png"), "both be the clear side"),
-        (("hazy/notes.txt", "clear/x.png"), "hazy holds no pictures"),
-        (("holiday/x.png",), "holds no pairs"),
-        (("clear/x.png",), "holds no pairs"),
+        (("hazy/notes.txt", "clear/x.png"), "hazy contains no pictures"),
+        (("holiday/x.png",), "contains no pairs"),
+        (("clear/x.png",), "contains no pairs"),
         (("train/hazy/x.png", "train/clear/x.png", "test/hazy/y.png", "test/clear/y.png"), "2 sets.*test, train"),
     ],
 )

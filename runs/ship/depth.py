@@ -1,4 +1,4 @@
-"""Trains the network that gives clear photos a depth map, so that synthetic haze follows the scene; writes the maps.
+"""Train the network that predicts depth maps of clear photos for synthetic haze, and write the maps.
 
     python runs/ship/depth.py train --data DATA --out RUN [--steps 2700] [--small 2150] [--batch 16] [--seed 1]
     python runs/ship/depth.py evaluate --data DATA --out RUN
@@ -10,10 +10,10 @@ hardware   one core of an AMD EPYC (AVX-512 with bf16)
 time       20 minutes of processor time for 2,600 steps, four more for the maps of 2,238 photos
 data       DATA: nyu (indoor photos with depth), sots_outdoor (pairs, whose transmission gives depth), depth (photos
            with disparity), clear (photos without depth, for their sky)
-expected   evaluate prints the rank correlation of depth on scenes held back from DATA
+expected   evaluate prints the rank correlation of depth on held-out scenes of DATA
 
-A training that was interrupted goes on from RUN/state.pt when it is called again; another --steps moves its end.
-cache skips the maps that exist, so that it can be called again as well; --again replaces them.
+An interrupted training resumes from RUN/state.pt when called again; another --steps changes its length.
+cache skips existing maps, so an interrupted run can be resumed; --again replaces them.
 A map is DEPTHS/<photo's path below DATA>.png: 16 bits, 0 near to 65535 far.
 """
 

@@ -1,13 +1,13 @@
-"""fairweather takes the weather out of pictures.
+"""fairweather removes haze and rain from photos and videos.
 
     import fairweather
     restorer = fairweather.load("dehaze")      # or the path of a model folder
     clear = restorer(photo)                    # H x W x 3 uint8, uint16 or float32 in [0,1]; the same out
 
-`fairweather.train("pix2pix", data="my_pairs/")` makes such a model folder; it needs the `train` extra.
+`fairweather.train("pix2pix", data="my_pairs/")` writes such a model folder; it needs the `train` extra.
 
-The names below are the public surface. Each is imported when it is first asked for, so that
-`import fairweather` is quick and brings in neither PyTorch nor an inference engine.
+The names below are the public interface. Each is imported on first access, so that `import fairweather` is fast
+and imports neither PyTorch nor an inference engine.
 """
 
 from __future__ import annotations

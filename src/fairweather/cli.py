@@ -1,11 +1,11 @@
 """The command line: finds the command's function, and turns errors into one line and an exit code.
 
     0    success
-    1    an error: a FairweatherError, printed as one line; nothing, or not everything, was done
+    1    an error: a FairweatherError, printed as one line; nothing, or only a part, was done
     2    a usage error: an unknown command, option or value
-    3    some inputs failed, the others are done (`restore`, `synthesize`, `evaluate`); problems found (`check-data`)
+    3    some inputs failed, the others are done (`restore`, `synthesize`, `evaluate`); errors found (`check-data`)
     130  interrupted with Ctrl-C
-    141  the reader of the output has closed it
+    141  the reader of the output closed the pipe
 
 This file imports only light modules of the standard library, so that `fairweather --help` is instant.
 """
@@ -30,7 +30,7 @@ Restore
                             folders of frames: [--video] [--fps N]
       IN is a photo, a video, a folder (searched recursively) or a quoted pattern. OUT is a folder, or a file
       if there is one IN; default: restored/. Inputs are never overwritten. By default, the weather in each
-      input is detected: clear ones are copied, the others restored.
+      input is detected; clear inputs are copied unchanged.
   fairweather serve [--host ADDRESS] [--port N] [--models FOLDER...] [--memory 2GB]
       Web page and HTTP API, on this machine only unless --host is given.
 
@@ -40,17 +40,17 @@ Train
                            [--steps N | --epochs N | --minutes M] [--seed N] [--devices N] [--resume]
                            [--checkpoint-steps N | --checkpoint-minutes M] [--start RUN|MODEL]
       RECIPE is cyclegan, claritygan or derain (unpaired photos), pix2pix, hazeheal or supervised (pairs), or
-      supervised_video (pairs and synthetic weather that moves). Flags override --config. The run folder
-      holds the model, its settings and data, and what --resume needs.
+      supervised_video (video clips with ground truth). Flags override --config. The run folder contains
+      the model, logs, sample sheets and the checkpoints for --resume.
   fairweather plot RUN... [-o FILE]
       Plot the losses of one run, or of several in one figure.
   fairweather synthesize haze|rain IN -o OUT [--seed N] [--model DEGRADER]
-      Add computed or learned weather to clear photos. With -o SET/hazy for photos in SET/clear, SET is a
+      Add computed or learned weather to clear photos. With IN = SET/clear and -o SET/hazy, SET becomes a
       data set of pairs.
   fairweather evaluate --model M --data DIR [--protocol rgb] [--out DIR] [--sheet N|all] [--photos]
       Score a model on pairs: PSNR and SSIM by a named protocol, per photo, and comparison sheets.
   fairweather evaluate --model M --unpaired DIR [--out DIR] [--sheet N|all] [--photos] [--no-guard]
-      Without ground truth: how the model changes contrast, clipping, colour, noise and haze.
+      Measure without ground truth how the model changes contrast, clipping, colour, noise and haze.
   fairweather export RUN|MODEL -o DIR [--direction restore|degrade]
       Write a model folder for `restore`, verified against the trained network. Unpaired recipes also learn
       to degrade, i.e. to add weather to clear photos.
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fairweather: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader has gone (`fairweather models | head -1`). Python would report it again when it flushes stdout at
+        # The pipe is closed (`fairweather models | head -1`). Python would report it again when it flushes stdout at
         # exit, so stdout is redirected to nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -188,7 +188,7 @@ def _error_message(error: Exception, command: str) -> str | None:
     if isinstance(error, FairweatherError):
         return " ".join(str(error).split("\n"))
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG and error.filename is not None:
-        return f"{error.filename}: the name is too long: check it"  # raised by the first access to any path
+        return f"{error.filename}: the name is too long: use a shorter one"  # raised by the first access to any path
     return None
 
 

@@ -5,11 +5,11 @@
     ├── BadImage         a picture that cannot be read, decoded or written
     ├── BadFolder        a folder that is missing, empty, unmatched, or cannot be written
     ├── BadCard          a model folder that is incomplete, altered, or of another version
-    ├── BadSettings      a setting that is misspelt, out of range, or at odds with another
-    ├── ParityFailed     an exported model that does not give what its source gives
-    └── MissingExtra     an optional dependency that is needed now and not installed
+    ├── BadSettings      a setting that is misspelt, out of range, or in conflict with another
+    ├── ParityFailed     an exported model whose output differs from its source's
+    └── MissingExtra     an optional dependency that is needed but not installed
 
-Every message names the file or the setting, and the remedy. The command line prints it as one line
+Every message names the file or the setting, and how to fix it. The command line prints it as one line
 and exits with a non-zero code; nothing else turns an error into an exit.
 """
 
@@ -24,13 +24,13 @@ class FairweatherError(Exception):
 
 
 class UnknownName(FairweatherError):
-    """A name that is not among the ones on offer; the message lists them and the nearest."""
+    """A name that does not exist; the message lists the available names and suggests the nearest."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
         near = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"no {kind} is called {name!r}{hint} (there are: {', '.join(known) or 'none'})")
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}{hint} (available: {', '.join(known) or 'none'})")
 
 
 class BadImage(FairweatherError):
@@ -46,17 +46,17 @@ class BadCard(FairweatherError):
 
 
 class BadSettings(FairweatherError):
-    """A setting that is misspelt, out of range, or at odds with another."""
+    """A setting that is misspelt, out of range, or in conflict with another."""
 
 
 class ParityFailed(FairweatherError):
-    """An exported model whose pictures are not those of the network it was made from."""
+    """An exported model whose output differs from that of its source network."""
 
 
 class MissingExtra(FairweatherError):
-    """An optional dependency that is needed now and not installed."""
+    """An optional dependency that is needed but not installed."""
 
     def __init__(self, module: str, extra: str | None, purpose: str) -> None:
-        """`extra` is the one that brings the module; None where the default install should have."""
+        """`extra` installs the module; None if the module is part of the default install."""
         what = f"'fairweather[{extra}]'" if extra else module
         super().__init__(f"{purpose} needs {module!r}, which is not installed: pip install {what}")

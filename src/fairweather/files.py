@@ -1,8 +1,8 @@
-"""Outputs on disk: written atomically, through temporary names that no other file has, and never over an input.
+"""Outputs on disk: written atomically through unique temporary names, and never over an input.
 
 A temporary file or folder is in its target's folder, hidden, created exclusively, with a random part in its name:
 `.holiday.1c9f0e-4711-8a3b5c7d.part.mp4`. The name also holds the machine and the process, so that the next process that
-writes there can remove what a killed one left behind.
+writes there can remove the files of a killed one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fairweather.errors import BadFolder
 DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file is larger than is allowed here",
+    errno.EFBIG: "the file exceeds the size limit of the file system",
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk reports an error",
 }
@@ -37,12 +37,12 @@ DISK = {
 _NOT_PERMITTED = (errno.EACCES, errno.EPERM)
 _CANNOT_WRITE = {
     **DISK,
-    **dict.fromkeys(_NOT_PERMITTED, "writing there is not permitted"),
+    **dict.fromkeys(_NOT_PERMITTED, "permission denied"),
     errno.ENAMETOOLONG: "the name is too long",
 }
 _CANNOT_CREATE = {
     **_CANNOT_WRITE,
-    errno.EEXIST: "there is a file of that name",
+    errno.EEXIST: "a file of that name exists",
     errno.ENOTDIR: "a part of that path is a file",
 }
 _TEMPORARY = re.compile(
@@ -76,9 +76,9 @@ def temporary(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary file as `atomic` does; the caller renames it, or it is removed at the end."""
     path = Path(path)
     if not os.path.isdir(path.parent):
-        raise BadFolder(f"{path}: there is no folder {path.parent} to write into; create it or choose another (-o)")
+        raise BadFolder(f"{path}: there is no folder {path.parent} to write into: create it or choose another (-o)")
     if os.path.isdir(path):
-        raise BadFolder(f"{path}: is a folder; choose another name for the file")
+        raise BadFolder(f"{path} is a folder: choose another name for the file")
     if not os.access(path.parent, os.W_OK):
         raise _cannot_write(path, errno.EACCES)
     _sweep_once(path.parent)
@@ -173,7 +173,7 @@ def make_folder(folder: str | os.PathLike[str], flag: str = "-o") -> Path:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         reason = _CANNOT_CREATE.get(error.errno or 0, error.strerror)
-        raise BadFolder(f"{folder}: cannot be made ({reason}); choose another folder with {flag}") from error
+        raise BadFolder(f"{folder} cannot be created ({reason}): choose another folder with {flag}") from error
     return Path(folder)
 
 
@@ -222,7 +222,7 @@ def sweep(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def check_place(output: str | os.PathLike[str], flag: str = "-o") -> None:
-    """Check, before any work, that an output's path is possible.
+    """Check, before any work, that an output's path is valid.
 
     Raises:
         BadFolder: a part of it is a file, or a name is too long.
@@ -232,7 +232,7 @@ def check_place(output: str | os.PathLike[str], flag: str = "-o") -> None:
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
             reason = _CANNOT_CREATE[error.errno]
-            raise BadFolder(f"{os.fspath(output)}: cannot be made ({reason}); choose another with {flag}") from error
+            raise BadFolder(f"{os.fspath(output)} cannot be created ({reason}): choose another with {flag}") from error
 
 
 def refuse_inputs(
@@ -253,7 +253,7 @@ def refuse_within(folder: str | os.PathLike[str], inputs: Iterable[str | os.Path
     """Check that a folder that will be replaced is not an input and contains none.
 
     Raises:
-        BadFolder: it is, or does.
+        BadFolder: it is, or contains one.
     """
     place = os.path.realpath(folder)
     for path in inputs:
@@ -265,13 +265,12 @@ def refuse_other_than_model(folder: str | os.PathLike[str], flag: str = "-o") ->
     """Check that a folder that a model folder will replace is a model folder, empty or missing.
 
     Raises:
-        BadFolder: it holds something else, or is a file.
+        BadFolder: it contains anything else, or is a file.
     """
     if os.path.isdir(folder):
         if os.listdir(folder) and not os.path.isfile(os.path.join(folder, "card.json")):
             raise BadFolder(
-                f"{os.fspath(folder)} is neither empty nor a model folder (there is no model in it): "
-                f"choose another with {flag}, or empty it"
+                f"{os.fspath(folder)} is neither empty nor a model folder: choose another with {flag}, or empty it"
             )
     elif os.path.lexists(folder):
         raise BadFolder(f"{os.fspath(folder)} is a file: choose another with {flag}")
@@ -280,15 +279,15 @@ def refuse_other_than_model(folder: str | os.PathLike[str], flag: str = "-o") ->
 def _cannot_write(path: str | os.PathLike[str], number: int | None, message: str = "") -> BadFolder:
     remedy = "choose another folder (-o)"
     if number in (errno.ENOSPC, errno.EDQUOT):
-        remedy = f"make room or {remedy}"
+        remedy = f"free some space, or {remedy}"
     elif number == errno.ENAMETOOLONG:
         remedy = "choose a shorter one"
-    return BadFolder(f"{os.fspath(path)}: cannot be written: {_CANNOT_WRITE.get(number or 0, message)}; {remedy}")
+    return BadFolder(f"{os.fspath(path)} cannot be written ({_CANNOT_WRITE.get(number or 0, message)}): {remedy}")
 
 
 def _overwrites(output: str | os.PathLike[str], path: str | os.PathLike[str], flag: str) -> BadFolder:
     return BadFolder(
-        f"{os.fspath(output)} would be written over the input {os.fspath(path)}; choose another with {flag}"
+        f"{os.fspath(output)} would be written over the input {os.fspath(path)}: choose another with {flag}"
     )
 
 
@@ -392,11 +391,11 @@ def _replace_folder(made: Path, target: Path) -> None:
             raise
         shutil.rmtree(aside, ignore_errors=True)
         return
-    raise BadFolder(f"{target}: other processes keep replacing it; choose another folder")
+    raise BadFolder(f"{target}: other processes keep replacing it: choose another folder")
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step; False where the system or the file system cannot."""
+    """Swap two names in one step; False if the system or the file system does not support it."""
     at, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE on Linux; macOS has RENAME_SWAP, also 2
     names = os.fsencode(first), os.fsencode(second)
     try:

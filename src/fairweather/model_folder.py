@@ -1,9 +1,9 @@
-"""Model folders: what training leaves behind and everything that inference needs, read strictly and written atomically.
+"""Model folders: the result of training and all that inference needs, read strictly and written atomically.
 
-    card.json             what the model is, how it was trained, on which terms, its scores
-    weights.safetensors   the generator's tensors (nothing is ever unpickled)
-    model.onnx            the same network with free height and width
-    model.int8.onnx       the quantized network, where `fairweather quantize` made one
+card.json             what the model is, how it was trained, on which terms, its scores
+weights.safetensors   the generator's tensors (nothing is ever unpickled)
+model.onnx            the same network with free height and width
+model.int8.onnx       the quantized network, if `fairweather quantize` wrote one
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Card:
     (standard deviation over the photos) and worse (number of photos that lost quality)."""
     licence: str
     terms: str
-    """Terms that the training data put on the use of the weights."""
+    """Terms of use of the weights that follow from the training data."""
     bytes_per_pixel: float = 0.0
     """Peak memory of the float32 activations per input pixel, counted at export; 0 = unknown."""
     description: str = ""
@@ -114,7 +114,7 @@ class Card:
 
 
 def shipped() -> dict[str, Path]:
-    """Name -> folder of the models that come with the package."""
+    """Name -> folder of the shipped models."""
     return {card.parent.name: card.parent for card in sorted(MODELS.glob(f"*/{CARD}"))}
 
 
@@ -144,7 +144,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
             f"or export its last checkpoint (fairweather export {path} -o DIR)"
         )
     if path.is_dir():
-        raise BadFolder(f"{path} holds no model, neither {CARD} nor model/{CARD}: give another folder")
+        raise BadFolder(f"{path} contains no model, neither {CARD} nor model/{CARD}: give another folder")
     if isinstance(name_or_path, str) and path.name == text:
         raise UnknownName("model", text, models)
     raise BadFolder(f"{path} is not a model folder: give a shipped name ({', '.join(models)}) or a folder with {CARD}")
@@ -190,7 +190,7 @@ def write_card(folder: str | os.PathLike[str], card: Card) -> Card:
     try:
         text = json.dumps(_printable(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise BadCard(f"{path} cannot be written: a field is not plain JSON ({error})") from None
+        raise BadCard(f"{path} cannot be written ({error}): use JSON types in all fields") from None
     card = _parse(json.loads(text), path)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -228,7 +228,7 @@ def checked(folder: str | os.PathLike[str], card: Card, name: str) -> Path:
     if found != expected:
         raise BadCard(
             f"{path} is not the file that {CARD} describes (SHA-256 {found[:12]}..., expected {expected[:12]}...): "
-            "it was altered or not copied whole; copy or export the model again"
+            "the file was altered, or the copy is incomplete: copy or export the model again"
         )
     return path
 
@@ -243,19 +243,19 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         remedy: how to fix a wrong file, for the message.
 
     Raises:
-        BadCard: the file cannot be read or is no such object.
+        BadCard: the file cannot be read or is not such an object.
     """
     try:
         fields = json.loads(path.read_bytes(), object_pairs_hook=_unique)
         _check_values(fields)
     except FileNotFoundError:
-        raise BadCard(f"{path} is missing, so this is no model folder or only a part of one: {remedy}") from None
+        raise BadCard(f"{path} is missing: the folder is not a model folder, or is incomplete: {remedy}") from None
     except OSError as error:
         raise BadCard(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     except (ValueError, RecursionError) as error:
         raise BadCard(f"{path} is not valid JSON ({error}): {remedy}") from None
     if not isinstance(fields, dict):
-        raise BadCard(f"{path} holds no JSON object: {remedy}")
+        raise BadCard(f"{path} does not contain a JSON object: {remedy}")
     return fields
 
 
@@ -273,7 +273,7 @@ def _check_values(value: Any, at: str = "", depth: int = 0) -> None:
     if isinstance(value, str) and (found := UNPRINTABLE.search(value)):
         raise ValueError(f"the character {found[0]!a} is not allowed{at and f' in {at}'}")
     if isinstance(value, int | float) and not abs(value) < 2**63:  # also NaN
-        raise ValueError(f"numbers are finite and below 2^63{at and f', unlike {at}'}")
+        raise ValueError(f"numbers must be finite and below 2^63{at and f', unlike {at}'}")
     if isinstance(value, dict | list):
         for key, one in value.items() if isinstance(value, dict) else enumerate(value):
             _check_values(key, at, depth)
@@ -294,7 +294,7 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise BadCard(f"{path} is missing: the model folder is incomplete; copy or export the model again") from None
+        raise BadCard(f"{path} is missing: the model folder is incomplete: copy or export the model again") from None
     except OSError as error:
         raise BadCard(f"{path} cannot be read ({error.strerror}): check its type and permissions") from None
 
@@ -315,9 +315,9 @@ def _parse(fields: dict[str, Any], path: Path) -> Card:
             "correct it, or install the release that has it"
         )
     if (fields["output"] == "maps") != (fields["maps"] is not None):
-        raise BadCard(f'{path}: field "maps" belongs to output "maps" and to no other: export the model again')
+        raise BadCard(f'{path}: field "maps" is required for output "maps" and for no other: export the model again')
     if (fields["quantized"] is not None) != (INT8 in fields["checksums"]):
-        raise BadCard(f'{path}: field "quantized" and the checksum of {INT8} belong together: quantize the model again')
+        raise BadCard(f'{path}: field "quantized" and a checksum of {INT8} require each other: quantize it again')
     maps = state = None
     if fields["maps"] is not None:
         _check_fields(fields["maps"], _MAPS_FIELDS, path, "maps.")
@@ -331,7 +331,7 @@ def _parse(fields: dict[str, Any], path: Path) -> Card:
 
 
 Check = tuple[Callable[[Any], bool], str]
-"""Whether a value is right, and in words what it must be."""
+"""Whether a value is valid, and in words what it must be."""
 
 
 def _check_fields(fields: dict[str, Any], checks: Mapping[str, Check], path: Path, at: str = "") -> None:
@@ -361,7 +361,7 @@ def _is_score(value: Any) -> bool:
 
 
 def _is_quantized(value: Any) -> bool:
-    """Whether all that `fairweather info` prints of a quantized network is there."""
+    """Whether a record has everything that `fairweather info` prints about a quantized network."""
     try:
         return (
             isinstance(value["method"], str)
@@ -420,15 +420,15 @@ _FIELDS: dict[str, Check] = {
     "quantized": _optional((_is_quantized, "an object with method, passed, layers, float_layers, data, parity, cost")),
     "picture_range": (lambda v: isinstance(v, list) and v == [0, 1], "[0, 1]"),
     "checksums": (
-        lambda v: isinstance(v, dict)
-        and set(v) - {INT8} == set(SUMMED)
-        and all(isinstance(one, str) for one in v.values()),
+        lambda v: (
+            isinstance(v, dict) and set(v) - {INT8} == set(SUMMED) and all(isinstance(one, str) for one in v.values())
+        ),
         f"an object with the SHA-256 of {' and '.join(SUMMED)} (and of {INT8} for a quantized model)",
     ),
     "format_version": _whole(FORMAT_VERSION, FORMAT_VERSION),
 }
 _OPTIONAL: dict[str, Any] = {"direction": "restore", "choice": "", "most_pixels": 0, "state": None, "quantized": None}
-"""Fields that a card may leave out, with their defaults."""
+"""Optional fields of a card, with their defaults."""
 _MAPS_FIELDS: dict[str, Check] = {
     "size": _whole(1, 8192),
     "radius": _whole(0, 256),

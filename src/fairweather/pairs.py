@@ -77,7 +77,7 @@ def find_pairs(folder: str | Path) -> list[Pair]:
     """Return all pairs of a single set, sorted by name.
 
     Args:
-        folder: the set, or a folder that holds one set. If two degraded sides share a clear one (`light`, `heavy`), the
+        folder: the set, or a folder with one set. If two degraded sides share a clear one (`light`, `heavy`), the
             names begin with the side.
 
     Raises:
@@ -88,7 +88,7 @@ def find_pairs(folder: str | Path) -> list[Pair]:
     sets = _set_folders(folder)
     if len(sets) > 1:
         names = ", ".join(path.relative_to(folder).as_posix() for path in sets)
-        raise BadFolder(f"{folder} holds {len(sets)} sets of pairs where one is needed; name one of them: {names}")
+        raise BadFolder(f"{folder} contains {len(sets)} sets of pairs where one is needed: name one of {names}")
     sides = {one.name.rpartition("/")[2]: _valid_pairs(one) for one in _survey(sets[0], folder.name)}
     if len(sides) == 1:
         return next(iter(sides.values()))
@@ -150,7 +150,7 @@ def pictures(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise BadFolder(f"{folder} is not a folder; give the path of an existing one")
+        raise BadFolder(f"{folder} is not a folder: give the path of an existing one")
     return sorted(path for path in folder.rglob("*") if _is_picture(path, folder))
 
 
@@ -163,7 +163,7 @@ def _set_folders(folder: Path) -> list[Path]:
     found = _walk(folder)
     if not found:
         raise BadFolder(
-            f"{folder} holds no pairs: put the photos into two folders in it, such as hazy and clear, rain and norain, "
+            f"{folder} contains no pairs: put the photos into two folders in it, e.g. hazy and clear, rain and norain, "
             "input and target, or A and B"
         )
     return found
@@ -171,7 +171,7 @@ def _set_folders(folder: Path) -> list[Path]:
 
 def _walk(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise BadFolder(f"{folder} is not a folder; give the path of a set of pairs or of a folder of sets")
+        raise BadFolder(f"{folder} is not a folder: give the path of a set of pairs or of a folder of sets")
     found, level = [], [folder]
     for _ in range(DEPTH + 1):
         below = []
@@ -201,7 +201,7 @@ def _sides(folder: Path) -> dict[Path, Path]:
             if name in children and clear:
                 if len(clear) > 1:
                     both = " and ".join(path.name for path in clear)
-                    raise BadFolder(f"{folder}: {both} could both be the clear side of {name}; rename or move one")
+                    raise BadFolder(f"{folder}: {both} could both be the clear side of {name}: rename or move one")
                 found[children[name]] = clear[0]
     return found
 
@@ -248,7 +248,7 @@ def _match(
 ) -> tuple[list[Pair], list[Fault]]:
     for side, photos in ((degraded_side, degraded), (clear_side, clear)):
         if not photos:
-            return [], [Fault(f"{side} holds no pictures; it is one side of the set {folder}", (side,))]
+            return [], [Fault(f"{side} contains no pictures, but is one side of the set {folder}: add them", (side,))]
     exact, bare, own = (defaultdict[str, list[Path]](list) for _ in range(3))
     for path in clear:
         exact[_key(path, clear_side)].append(path)
@@ -265,7 +265,7 @@ def _match(
             folder,
             unmatched,
             "have no partner on the other side",
-            "add the missing ones, rename them, or move these away",
+            "add the missing photos, rename these, or move them elsewhere",
         ),
         *_fault(folder, ambiguous, "match more than one clear photo", "keep one clear photo of each name"),
         *_fault(folder, duplicates, "share a name and differ only in their suffix", "keep one of each name"),
@@ -283,4 +283,4 @@ def _fault(folder: Path, photos: list[Path], what: str, remedy: str) -> list[Fau
         return []
     first = ", ".join(path.relative_to(folder).as_posix() for path in photos[:3])
     more = f" and {len(photos) - 3} more" if len(photos) > 3 else ""
-    return [Fault(f"{folder}: {len(photos)} of its photos {what}: {first}{more}; {remedy}", tuple(photos))]
+    return [Fault(f"{folder}: {len(photos)} of its photos {what}: {first}{more}: {remedy}", tuple(photos))]

@@ -26,15 +26,15 @@ def check_keys(given: Iterable[str], known: Iterable[str], *, where: str, kind: 
     Args:
         given: the keys to check.
         known: the valid keys.
-        where: start of the message: a file and table, say.
+        where: start of the message, e.g. a file and table.
         kind: what to call a key in the message.
     """
     known = sorted(known)
     for key in given:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
-            raise BadSettings(f"{where}: no {kind} is called {quoted(key)}; {hint}")
+            hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known) or '(none)'}"
+            raise BadSettings(f"{where}: unknown {kind} {quoted(key)}: {hint}")
 
 
 def checked_value(value: Any, kind: Any, *, name: str) -> Any:
@@ -50,10 +50,10 @@ def checked_value(value: Any, kind: Any, *, name: str) -> Any:
 
 
 def dataclass_from(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """Return a dataclass made of plain values.
+    """Build a dataclass from plain values.
 
     Args:
-        cls: a dataclass whose annotations hold the bounds (`Annotated[int, msgspec.Meta(ge=1)]`).
+        cls: a dataclass whose annotations contain the bounds (`Annotated[int, msgspec.Meta(ge=1)]`).
         values: field name -> value; missing fields get their defaults.
         where: start of error messages.
 

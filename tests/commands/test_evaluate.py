@@ -69,7 +69,7 @@ def test_photos_without_clear_versions(
         (["--unpaired", ".", "--protocol", "rain-y"], 1, "--unpaired photos have none"),
         (["--data", "PAIRS", "--protocol", "rgbs"], 1, "did you mean 'rgb'"),
         (["--data", "PAIRS", "--sheet", "all"], 1, "--out"),
-        (["--data", "PAIRS", "--sheet", "0", "-o", "OUT"], 1, "1 at least"),
+        (["--data", "PAIRS", "--sheet", "0", "-o", "OUT"], 1, "at least 1"),
         (["--data", "PAIRS", "--sheet", "some", "-o", "OUT"], 2, "some"),
         (["--data", "PAIRS", "--precision", "int8"], 1, "fairweather quantize"),
         (["--data", "PAIRS", "--precision", "int8", "--card"], 1, "--card"),

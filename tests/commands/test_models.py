@@ -44,9 +44,9 @@ def test_models(shipping: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_model_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(model_folder, "MODELS", tmp_path)
-    assert "No model" in printed(capsys, "models")
+    assert "no models" in printed(capsys, "models")
     assert cli.main(["info", "dehaze"]) == 1
-    assert "there are: none" in capsys.readouterr().err
+    assert "available: none" in capsys.readouterr().err
 
 
 def test_info(shipping: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert cli.main(["plot", str(tmp_path)]) == 1
     assert "give a run folder" in capsys.readouterr().err
     assert cli.main(["plot"]) == 2
-    assert "name one or several" in capsys.readouterr().err
+    assert "name one or more" in capsys.readouterr().err
 
 
 def test_without_matplotlib(

@@ -130,7 +130,7 @@ def test_a_misspelt_key_in_the_file(tmp_path: Path, pairs: Path, capsys: pytest.
     config.write_text('[recipe]\nname = "pix2pix"\nwidht = 10\n')
     message = error(f"--data {pairs} --config {config} --out {tmp_path / 'r'}", capsys)
     assert all(word in message for word in (str(config), "'widht'", "'width'"))
-    assert "there is no such file (--config)" in error(f"pix2pix --config {tmp_path / 'no.toml'}", capsys)
+    assert "no such file (--config)" in error(f"pix2pix --config {tmp_path / 'no.toml'}", capsys)
     assert not (tmp_path / "r").exists()
 
 

@@ -98,11 +98,11 @@ def source(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"hold_bak": 0.1}, r"data.*'hold_bak'; did you mean 'hold_back'"),
-        (source(paht="a"), r"sources\[0\].*'paht'; did you mean 'path'"),
+        ({"hold_bak": 0.1}, r"data.*'hold_bak': did you mean 'hold_back'"),
+        (source(paht="a"), r"sources\[0\].*'paht': did you mean 'path'"),
         (source(haze={"dense": 1}), r"haze.*'dense'"),
         ({"sources": [{"kind": "pairs"}]}, r"sources\[0\].*path"),
-        (source(kind="pears"), "'pears'; did you mean 'pairs'"),
+        (source(kind="pears"), "'pears': did you mean 'pairs'"),
         (source(kind=[1]), r"sources\[0\]\.kind must be of type str"),
         (source(weather="snow"), "'snow'"),
         (source(weight=0), "weight of the source a is 0.0: give a number above 0"),
@@ -112,7 +112,7 @@ def source(**changes: Any) -> dict[str, Any]:
         (source(match="b*"), r"sources\[0\]\.match must be a list"),
         (source(match=[1]), r"sources\[0\]\.match\[0\] must be of type str"),
         (source(augment=[]), r"sources\[0\]\.augment must be of type dict"),
-        (source(augment={"crop": 16}), "crop of its own"),
+        (source(augment={"crop": 16}), "sets its own crop"),
         (source(haze={"density": [1, float("nan")]}), "haze.density is 1.0 to nan"),
         (source(rain={"layers": [1, 10**9]}), "rain.layers"),
         (source(kind="clear", depths="depths"), "a has depths"),

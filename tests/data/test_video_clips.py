@@ -181,7 +181,7 @@ def test_bad_arguments_are_named() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(BadSettings, match="speed"):
         draw_camera((9, 9), (3, 3), rng, speed=-1)
-    with pytest.raises(BadSettings, match="the camera is made for"):
+    with pytest.raises(BadSettings, match="the camera needs"):
         draw_camera((9, 9), (3, 3), rng).render(np.zeros((8, 9, 3), np.float32), 0)
     with pytest.raises(BadImage, match="H x W x 3 uint8"):
         next(hazy_clip(detailed().astype(np.float32), 3, rng))  # type: ignore[arg-type]

@@ -201,7 +201,7 @@ def test_refusals(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadFolder, match="no pictures"):
         evaluate_unpaired(stretch, tmp_path / "empty")
-    with pytest.raises(BadSettings, match="1 at least"):
+    with pytest.raises(BadSettings, match="at least 1"):
         evaluate_unpaired(stretch, photos, sheet=0)
 
 

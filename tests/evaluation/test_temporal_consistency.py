@@ -189,7 +189,7 @@ def test_invalid_frames() -> None:
         temporal_score([(video[0][:10], video[0][:10])] * 2)
     with pytest.raises(BadImage, match="H x W x 3"):
         temporal_score([(video[0][..., 0], video[0])] * 2)
-    with pytest.raises(BadImage, match="the one before"):
+    with pytest.raises(BadImage, match="the previous one"):
         meter.add(video[1], {"x": video[1]})
 
 

@@ -193,7 +193,7 @@ def test_a_disk_that_fails_is_a_bad_folder(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "write_bytes", failing)
-    with pytest.raises(BadFolder, match=r"b\.jpg: cannot be written: .*-o") as caught:
+    with pytest.raises(BadFolder, match=r"b\.jpg cannot be written .*-o") as caught:
         images.write(target, photo)
     assert ("disk is full" in str(caught.value)) == (code == errno.ENOSPC)
     assert target.read_bytes() == b"old"
@@ -214,7 +214,7 @@ except BadFolder as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("refused:")
-    assert "a.png: cannot be written" in done.stdout
+    assert "a.png cannot be written" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,7 +229,7 @@ def test_a_folder_that_is_missing_or_closed(tmp_path: Path, monkeypatch: pytest.
     closed.mkdir(mode=0o500)
     if os.geteuid() == 0:  # root may write anywhere
         monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(BadFolder, match="not permitted"):
+    with pytest.raises(BadFolder, match="permission denied"):
         images.write(closed / "a.png", black)
     assert list(closed.iterdir()) == []
 
@@ -237,7 +237,7 @@ def test_a_folder_that_is_missing_or_closed(tmp_path: Path, monkeypatch: pytest.
 def test_a_place_where_no_file_can_be_made(photo: np.ndarray) -> None:
     if not Path("/proc/self").exists():
         pytest.skip("there is no /proc")
-    with pytest.raises(BadFolder, match=r"^/proc/a\.png: cannot be written: .*choose another folder"):
+    with pytest.raises(BadFolder, match=r"^/proc/a\.png cannot be written .*choose another folder"):
         images.write("/proc/a.png", photo)
 
 
@@ -298,5 +298,5 @@ def test_unknown_suffix_is_written_as_it_was_read(photo: np.ndarray, tmp_path: P
     images.write(tmp_path / "again.dat", images.read(tmp_path / "scan.dat"))
     with Image.open(tmp_path / "again.dat") as again:
         assert again.format == "PNG"
-    with pytest.raises(BadImage, match=r"again\.dat: the suffix names no format"):
+    with pytest.raises(BadImage, match=r"again\.dat has no known suffix"):
         images.write(tmp_path / "again.dat", photo)

@@ -246,7 +246,7 @@ def test_the_first_checkpoint_finds_no_room(tmp_path: Path, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(BadFolder, match=r"latest\.pt: .*holds no checkpoint.*--out"):
+    with pytest.raises(BadFolder, match=r"latest\.pt: .*contains no checkpoint.*--out"):
         small_run("supervised", tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 

@@ -220,7 +220,7 @@ def test_a_network_too_large_is_refused_without_memory() -> None:
         (NAME + "[generator]\nname = [1]", ["[1]"]),
         ("[recipe]\nname = 'cyclegam'", ["'cyclegan'"]),
         ("[recipe]\nname = 3", ["recipe", "cyclegan"]),
-        ("[run]\nsteps = 3", ["no recipe is named", "cyclegan"]),
+        ("[run]\nsteps = 3", ["no recipe is given", "cyclegan"]),
         ("[run\nsteps = 3", ["settings.toml"]),
         ("run = 3", ["[run]"]),
         ("a = " + "[" * 10_000 + "]" * 10_000, ["settings.toml", "nested too deeply"]),
@@ -334,5 +334,5 @@ def test_the_functions_options_are_those_of_the_tree(tmp_path: Path) -> None:
     names = set(inspect.signature(fairweather.train).parameters)
     own = {"recipe", "data", "generator", "generator_arguments", "settings", "config", "out", "resume"}
     assert names == own | set(OPTIONS)
-    with pytest.raises(BadSettings, match=r"'step'; did you mean 'steps'"):
+    with pytest.raises(BadSettings, match=r"'step': did you mean 'steps'"):
         fairweather.train("pix2pix", data=tmp_path, step=3)

@@ -67,7 +67,7 @@ def test_values_that_are_no_numbers_leave_a_gap(tmp_path: Path) -> None:
     assert read_curves(folder).terms["l1"][0].tolist() == [1, 2, 4]
     assert list(read_curves(folder).terms) == ["l1"]
     (folder / "stats.jsonl").write_text('{"step": 1, "time": NaN, "l1": NaN}\n{"step": 2, "l1": Infinity}\n')
-    with pytest.raises(BadFolder, match=r"stats\.jsonl holds no finite number"):
+    with pytest.raises(BadFolder, match=r"stats\.jsonl has nothing to plot"):
         read_curves(folder)
 
 
@@ -83,7 +83,7 @@ def test_a_folder_without_curves_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BadFolder, match=r"stats\.jsonl.*give a run folder"):
         read_curves(tmp_path)
     (tmp_path / "stats.jsonl").write_text('{"step": 1')
-    with pytest.raises(BadFolder, match=r"holds no step yet: wait"):
+    with pytest.raises(BadFolder, match=r"has no steps yet: wait"):
         read_curves(tmp_path)
 
 

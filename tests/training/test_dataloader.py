@@ -105,7 +105,7 @@ def test_the_default_on_a_cpu_is_the_data_loader(tmp_path: Path, photos: Path, c
 def test_only_mixtures_can_be_on_the_device(tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match=r"data\.on_device is for mixtures"):
         small_run("supervised", tmp_path / "own", on_device=True)
-    with pytest.raises(BadSettings, match=r"data\.on_device is for mixtures: list data\.sources"):
+    with pytest.raises(BadSettings, match=r"data\.on_device is for mixtures only: list data\.sources"):
         fairweather.train("supervised", data=tmp_path, out=tmp_path / "pairs", on_device=True)
 
 
@@ -120,7 +120,7 @@ def test_photos_that_do_not_fit_are_refused_or_loaded(photos: Path, caplog: pyte
     assert gpu_batches(DataConfig(on_device=None), data, CPU) is None
     assert gpu_batches(DataConfig(on_device=False), data, CUDA) is None
     assert gpu_batches(DataConfig(on_device=None, memory_gib=1e-6), data, CUDA) is None
-    assert "batches are made on the CPU" in caplog.text
+    assert "batches are prepared on the CPU" in caplog.text
 
 
 def test_loaders_give_the_same_samples_to_every_process(photos: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_compiler_error_names_the_setting(tmp_path: Path, monkeypatch: pytest.
         raise OSError("no compiler found")
 
     monkeypatch.setattr(optimization, "COMPILER", {"backend": backend})
-    with pytest.raises(BadSettings, match=r"run\.compile.*no compiler found.*leave it out"):
+    with pytest.raises(BadSettings, match=r"run\.compile.*no compiler found.*omit it"):
         small_run("supervised", tmp_path / "run", steps=2, compile=True)
 
 

@@ -161,7 +161,7 @@ def test_what_is_no_run_yet(tmp_path: Path, exports: list[SimpleNamespace]) -> N
     checkpoint.save_checkpoint(
         run / "checkpoints", {**{key: value for key, value in start.items() if key != "format"}, "step": 0}
     )
-    with pytest.raises(BadFolder, match="no trained network yet"):
+    with pytest.raises(BadFolder, match="has not taken a step"):
         export_run(run, tmp_path / "out")
     record = json.loads((run / "run.json").read_text())
     checkpoint.save_checkpoint(run / "checkpoints", {key: value for key, value in start.items() if key != "format"})

@@ -131,7 +131,7 @@ def test_invalid_initial_weights_are_named(tiny_model: Path, first: Path, tmp_pa
     saved = {key: value for key, value in checkpoint.load_checkpoint(fresh / "checkpoints").items() if key != "format"}
     shutil.rmtree(fresh / "checkpoints")
     checkpoint.save_checkpoint(fresh / "checkpoints", {**saved, "step": 0})
-    with pytest.raises(BadFolder, match="no trained network yet"):
+    with pytest.raises(BadFolder, match="has not taken a step"):
         read_initial_weights(str(fresh))
 
 

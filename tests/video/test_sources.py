@@ -147,7 +147,7 @@ def test_where_things_go(tmp_path: Path) -> None:
         with pytest.raises(BadSettings, match="needs a name"):
             video_destination(given, Path("restored"))
         assert video_destination(given, Path("x.mkv")) == "x.mkv"
-    with pytest.raises(BadSettings, match="videos are written as"):
+    with pytest.raises(BadSettings, match="unsupported video format"):
         video_destination("clip.mp4", Path("x.wmv"))
     with pytest.raises(BadFolder, match="both be written to"):
         check_outputs([("a/x.mp4", str(tmp_path / "x.mp4")), ("b/x.mp4", str(tmp_path / "x.mp4"))])

@@ -158,7 +158,7 @@ def test_many_files_some_of_which_are_not_photos(open_page: Callable[..., Any], 
     (tmp_path / "half.jpg").write_bytes((EXAMPLES / "lighthouse.jpg").read_bytes()[:20_000])
     (tmp_path / "notes.mp4").write_text("these are words")
     (tmp_path / "half.mp4").write_bytes(video(tmp_path / "whole.mp4").read_bytes()[:-900])
-    bad = {"notes.jpg": "is not a photo", "half.jpg": "get a whole copy", "notes.mp4": "is not a photo",
+    bad = {"notes.jpg": "is not a photo", "half.jpg": "get a complete copy", "notes.mp4": "is not a photo",
            "half.mp4": "half.mp4: "}  # fmt: skip
     for number in range(5):
         images.write(tmp_path / f"{number}.png", np.roll(hazy(300, 400), 10 * number, axis=1))
@@ -299,7 +299,7 @@ def test_cancelling_a_video_and_leaving_the_page(open_page: Callable[..., Any], 
     page.keyboard.press("Enter")
     page.wait_for_function(DELETED.format(job))
     assert page.evaluate("document.activeElement.dataset.do") == "video"
-    assert page.inner_text("#fw-status") == "long.mp4: was cancelled"
+    assert page.inner_text("#fw-status") == "long.mp4 was cancelled"
     page.click("[data-do=video]")
     page.wait_for_function("window.fairweather.state.photos[0].job?.frames")
     job = page.evaluate("window.fairweather.state.photos[0].job.id")

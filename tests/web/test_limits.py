@@ -28,7 +28,7 @@ def test_values_out_of_range_name_the_flag(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (BadImage("/srv/secret/source: is truncated; get a whole copy"), 422),
+        (BadImage("/srv/secret/source is truncated: get a complete copy"), 422),
         (BadSettings("strength must be from 0 to 1"), 422),
         (UnknownName("model", "dehazer", ["dehaze"]), 404),
         (MissingExtra("pillow_heif", "photo", "HEIC"), 415),
@@ -47,4 +47,4 @@ def test_each_error_has_its_status(error: Exception, status: int) -> None:
     assert ("Retry-After" in refused.headers) == (status == 503)
     assert as_refusal(refused) is refused
     if isinstance(error, BadImage):
-        assert str(refused) == "harbour.jpg: is truncated; get a whole copy"
+        assert str(refused) == "harbour.jpg is truncated: get a complete copy"

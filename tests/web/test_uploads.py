@@ -94,7 +94,7 @@ def gif() -> bytes:
     ("body", "status", "kind", "message"),
     [
         (b"this is a text, not a photo", 415, "not_a_photo", "JPEG, PNG"),
-        (LIGHTHOUSE[:20_000], 422, "bad_photo", "get a whole copy"),
+        (LIGHTHOUSE[:20_000], 422, "bad_photo", "get a complete copy"),
         (b"", 422, "empty", "0 bytes"),
         (b"\xff\xd8\xff\xe0 and nothing more", 422, "bad_photo", "header"),
         (bomb(), 413, "too_many_pixels", "60,000 x 60,000"),
@@ -154,8 +154,8 @@ BAD_VIDEOS: dict[str, tuple[Callable[[Path], bytes], int, str, str]] = {
     "photo": (lambda path: LIGHTHOUSE, 415, "not_a_video", "MP4, MOV"),
     "avif": (lambda path: b"\0\0\0\x20ftypavif" + bytes(100), 415, "not_a_video", "MP4, MOV"),
     "empty": (lambda path: b"", 422, "empty", "0 bytes"),
-    "header": (lambda path: b"\0\0\0\x18ftypisom" + bytes(100), 422, "bad_video", "whole copy"),
-    "cut": (lambda path: video(path, 6).read_bytes()[:-900], 422, "bad_video", "whole copy"),
+    "header": (lambda path: b"\0\0\0\x18ftypisom" + bytes(100), 422, "bad_video", "complete copy"),
+    "cut": (lambda path: video(path, 6).read_bytes()[:-900], 422, "bad_video", "complete copy"),
     "sound": (sound_only, 422, "bad_video", "harbour.mp4: "),
     "frames": (without_frames, 422, "bad_video", "harbour.mp4: "),
     "codec": (unknown_codec, 422, "bad_video", "harbour.mp4: "),
@@ -184,7 +184,7 @@ def test_a_video_that_is_cut_short_is_restored_and_reported(client: Any, tmp_pat
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     location = add_video(client, path, **FAST)
     status = wait_for(client, location)
-    assert "are there" in status["missing"]
+    assert "are present" in status["missing"]
     assert 0 < status["frames"] < 48
     assert client.get(f"{location}/result").headers["x-fairweather-missing"] == status["missing"]
     client.delete(location)

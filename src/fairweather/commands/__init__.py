@@ -1,1 +1,1 @@
-"""One file for each verb of the command line: a function whose signature is the verb's options (see cli.py)."""
+"""The commands, one file each: a function whose signature defines the command's options (see cli.py)."""

@@ -1,4 +1,4 @@
-"""`fairweather check-data`: find what is wrong with a folder of training data."""
+"""`fairweather check-data`: find faults in a folder of training data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from fairweather.data.audit import Audit
 
-File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 EXAMPLES = 5
 
 
@@ -22,7 +22,7 @@ def check_data(
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     /,
     *,
-    against: Annotated[Path | None, tyro.conf.arg(metavar="DIR2")] = None,
+    against: Annotated[Path | None, tyro.conf.arg(metavar="DIR2", help_behavior_hint="")] = None,
     fast: bool = False,
     crop: Annotated[int, tyro.conf.arg(metavar="N")] = 256,
     all: bool = False,
@@ -30,15 +30,15 @@ def check_data(
 ) -> int:
     """Find faults in training data: broken files, pairs that do not match, copies, borders, unusual formats.
 
-    The exit code is 1 if there are errors: data that training rejects, or that makes a score meaningless.
+    The exit code is 3 if there are errors, i.e. data that training rejects or that makes scores meaningless.
 
     Args:
-        folder: pairs, a folder of sets of pairs, or photos. If it has train and test folders, they are compared.
-        against: test data that must not share pictures with DIR.
-        fast: check names, sizes and formats only, without decoding photos.
-        crop: side of the training crops in pixels; smaller photos are reported.
-        all: list every file instead of the first five of each kind.
-        json: write all findings to this file.
+        folder: Folder of pairs, of sets of pairs, or of photos. Folders called train and test are compared.
+        against: Test data that must not share pictures with DIR.
+        fast: Check names, sizes and formats only, without decoding photos.
+        crop: Side of the training crops in pixels; smaller photos are reported.
+        all: List every file instead of the first five of each kind.
+        json: Write all findings to this file.
     """
     from fairweather.data.audit import audit
     from fairweather.files import atomic, check_place, refuse_inputs

@@ -23,7 +23,7 @@ def evaluate(
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     unpaired: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "rgb",
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = None,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", aliases=["-o"], help_behavior_hint="")] = None,
     engine: Literal["auto", "openvino", "onnxruntime", "torch", "torch-compiled"] = "auto",
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto",
     sheet: Annotated[int | Literal["all"] | None, tyro.conf.arg(metavar="N|all", help_behavior_hint="")] = None,
@@ -34,24 +34,24 @@ def evaluate(
 ) -> int:
     """Measure a model: PSNR and SSIM on pairs of degraded and clear photos, compared with the degraded photos.
 
-    With --unpaired, photos without a clear version: what the model changes in local contrast, saturated pixels, colour
-    cast, noise and estimated haze, with sheets to compare by eye.
+    With --unpaired, measure what the model changes in photos without a clear version: local contrast, saturated pixels,
+    colour cast, noise and estimated haze, with sheets for comparison by eye.
 
     Args:
-        model: a shipped model's name, or the path of a model folder or run folder.
-        data: a set (a folder with e.g. hazy/ and clear/) or a folder of sets.
-        unpaired: a folder of degraded photos without clear versions, instead of --data.
-        protocol: how photos are compared: rgb, sots-indoor, rain-y or gunet.
-        out: folder for scores.json, photos.csv and a contact sheet for each set; with --unpaired, for changes.csv and
-            sheets of all photos. Default: no files.
-        engine: what runs the network.
-        precision: as in `restore`; int8 measures the network from `fairweather quantize`.
-        sheet: number of photos of each set, worst first, that get a page in OUT/SET/: degraded, restored, clear, and a
-            map of the error. With --unpaired, number of photos on the sheets.
-        photos: print the scores of every photo, not only of the worst.
-        clear_only: the data are clear photos without pairs; measure how little the model changes them.
-        guard: --no-guard measures the model's output without the guards against casts, noise and clipping.
-        card: write the scores to the model's card; they replace those of the same protocol and data.
+        model: Name of a shipped model, or path of a model folder or run folder.
+        data: A set (a folder with e.g. hazy/ and clear/) or a folder of sets.
+        unpaired: Folder of degraded photos without clear versions, instead of --data.
+        protocol: How photos are compared: rgb, sots-indoor, rain-y or gunet.
+        out: Write scores.json, photos.csv and a contact sheet for each set to this folder; with --unpaired, changes.csv
+            and sheets of all photos.
+        engine: What runs the network.
+        precision: As in `restore`; int8 measures the network from `fairweather quantize`.
+        sheet: Number of photos of each set, worst first, for which a page is written to OUT/SET/: degraded, restored,
+            clear, and a map of the error. With --unpaired, number of photos on the sheets.
+        photos: Print the scores of every photo, not only of the worst.
+        clear_only: DIR has clear photos only: measure how little the model changes them.
+        guard: Apply the guards against colour casts, noise and clipping before measuring.
+        card: Write the scores to the model's card, replacing those of the same protocol and data.
     """
     from fairweather.errors import BadSettings
     from fairweather.evaluation import clear_pairs, find_protocol, photo_table, score_table
@@ -132,6 +132,6 @@ def write_scores(folder: Path, scores: list[dict[str, Any]]) -> None:
     old = read_card(folder)
     new = {(score["protocol"], score["data"]) for score in scores}
     others = [score for score in old.scores if (score["protocol"], score["data"]) not in new]
-    # The input of clear photos has an infinite PSNR, which a card cannot hold.
+    # Unprocessed clear photos have an infinite PSNR, which a card cannot store.
     finite = [{key: value for key, value in score.items() if (key, value) != ("input", "inf")} for score in scores]
     write_card(folder, dataclasses.replace(old, scores=others + finite))

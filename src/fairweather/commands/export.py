@@ -1,4 +1,4 @@
-"""`fairweather export RUN|MODEL`: write a model folder and compare it with the network that it was made from."""
+"""`fairweather export RUN|MODEL`: write a model folder and compare it with its source network."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def export(
     agree with PyTorch to 1e-4.
 
     Args:
-        model: path of a run folder or a model folder, or name of a shipped model.
-        out: model folder to write; an existing model folder is replaced.
-        direction: generator of an unpaired run: restore (default), or degrade, which adds weather to clear photos.
-        photos: folder of photos for the comparison (the first three are used); default: synthetic pictures.
-        choice: text for the card: why this model was selected; default: unchanged.
-        half: round the weights to float16, which halves their file; default: for a model, as its weights are.
+        model: Path of a run folder or a model folder, or name of a shipped model.
+        out: Model folder to write; an existing model folder is replaced.
+        direction: Generator of an unpaired run: restore (default), or degrade, which adds weather to clear photos.
+        photos: Folder of photos for the comparison (the first three are used); default: synthetic pictures.
+        choice: Text for the card: why this model was selected; default: unchanged.
+        half: Round the weights to float16, which halves the file size; default: only if the model's are float16.
     """
     from fairweather import images, model_folder
     from fairweather.errors import BadSettings

@@ -20,7 +20,7 @@ def models() -> None:
         main = [one for one in card.scores if (one["metric"], one["protocol"]) == ("psnr", "rgb") and "input" in one]
         scores = "\n".join(map(score_line, main or card.scores)) or "none"
         table.add_row(name, card.weather, _size(folder), scores)
-    _print(table if table.rows else "No model comes with this build of fairweather: make one with `fairweather train`.")
+    _print(table if table.rows else "This build of fairweather has no models: train one with `fairweather train`.")
 
 
 def info(
@@ -29,7 +29,7 @@ def info(
     """Print a model's card: its network, training data, scores, licence and terms of use.
 
     Args:
-        model: name of a shipped model, or path of a model folder or run folder; `weather` is the detector that
+        model: Name of a shipped model, or path of a model folder or run folder; `weather` is the detector that
             `restore --weather auto` uses.
     """
     if model == "weather":
@@ -73,7 +73,7 @@ def quantized_lines(card: model_folder.Card) -> list[str]:
             f"{network}: {found['psnr']:.1f} dB to the float model{change} ({record['data']}, n={found['photos']})"
         )
     if not record["passed"]:
-        lines.append(f"BELOW THE BAR, kept by --force: {'; '.join(record.get('failures', []))}")
+        lines.append(f"BELOW THE QUALITY BAR, written with --force: {'; '.join(record.get('failures', []))}")
     cost = record["cost"]
     ms, size = cost["ms"], cost["megabytes"]
     lines.append(
@@ -93,7 +93,7 @@ def score_line(score: dict[str, Any]) -> str:
 
 
 def _detector() -> dict[str, str | Table]:
-    """Rows for the weather detector, which is no model that `restore --model` accepts."""
+    """Rows for the weather detector, which `restore --model` does not accept."""
     from fairweather.inference import load
     from fairweather.inference.weather_detection import DETECTOR_FOLDER, load_detector
 
@@ -148,5 +148,5 @@ def _rows(rows: dict[str, Any]) -> Table:
 
 
 def _print(content: Table | str) -> None:
-    # Without markup, so that [brackets] of a card are printed as they are.
+    # Without markup, so that [brackets] in a card are printed unchanged.
     Console(markup=False, highlight=False, emoji=False).print(content)

@@ -22,11 +22,11 @@ def plot(
     """Plot the losses and validation PSNR of runs over their steps. Runs may be in progress or killed.
 
     Args:
-        runs: run folders of `fairweather train`.
-        out: the image to write: PNG, SVG, PDF or JPEG by its suffix.
+        runs: Run folders of `fairweather train`.
+        out: The image to write: PNG, SVG, PDF or JPEG by its suffix.
     """
     if not runs:
-        print("fairweather plot: no run folder is given: name one or several (see --help)", file=sys.stderr)
+        print("fairweather plot: no run folder: name one or more (see --help)", file=sys.stderr)
         return 2
     from fairweather.files import check_place, refuse_inputs
     from fairweather.training.curves import draw_curves, read_curves

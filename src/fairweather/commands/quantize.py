@@ -25,13 +25,13 @@ def quantize(
     run the int8 network with `restore --precision int8`.
 
     Args:
-        model: name of a shipped model, or path of a model folder or run folder.
+        model: Name of a shipped model, or path of a model folder or run folder.
         method: dynamic stores int8 weights and computes in float; static also computes in int8, with ranges calibrated
             on photos; qat is static after quantization-aware fine-tuning (needs the extra "quantize").
-        out: model folder to write; an existing model folder is replaced.
-        data: folder of pairs or of degraded photos for calibration; required for static and qat.
-        steps: number of fine-tuning steps (qat).
-        force: keep a result below the quality bar, and record it on the card.
+        out: Model folder to write; an existing model folder is replaced.
+        data: Folder of pairs or of degraded photos for calibration; required for static and qat.
+        steps: Number of fine-tuning steps (qat).
+        force: Write the result even below the quality bar, and record that on the card.
     """
     from fairweather.commands.models import quantized_lines
     from fairweather.deploy.quantization import quantize_model

@@ -47,12 +47,12 @@ def restore(
     """Remove haze and rain from photos and videos.
 
     Existing outputs are skipped, so an interrupted run can be resumed. Inputs are never overwritten. A model exported
-    to degrade adds its weather to clear photos instead. Videos need the extra: video.
+    to degrade adds its weather to clear photos instead. Videos need the extra "video".
 
     Args:
-        inputs: Photos, videos, folders, quoted patterns; also a camera (/dev/video0), an address (rtsp://...) or -.
-        out: Folder, or a file if there is one input; for videos also a pattern (frames/%05d.png) or - for a pipe.
-        weather: What to remove; auto detects it in each photo and copies clear ones.
+        inputs: Photos, videos, folders, quoted patterns; a camera (/dev/video0), a stream (rtsp://...), or - (stdin).
+        out: Folder, or a file if there is one input; for videos also a pattern (frames/%05d.png) or - (stdout).
+        weather: What to remove; auto detects it in each input and copies clear ones unchanged.
         model: Use this model: a shipped one (see fairweather models), a model folder or a run folder.
         strength: From 0 (unchanged) to 1 (the full output of the model).
         guard: Suppress colour casts, noise and clipping.
@@ -60,16 +60,16 @@ def restore(
         precision: auto is bf16 where the processor has it, else f32; int8 needs fairweather quantize.
         overwrite: Replace existing outputs.
         max_pixels: Reject larger photos before decoding them.
-        memory: Memory limit for the whole process, e.g. 2GB; inputs that cannot fit are rejected with their need.
-        cluster: Restore photos on a Ray cluster, or with a worker for each processor of this machine (local).
+        memory: Memory limit for the whole process, e.g. 2GB; larger inputs are rejected with the memory they need.
+        cluster: Restore photos on a Ray cluster, or with one worker per processor of this machine (local).
         video: Treat a folder as the frames of one video, in the order of their names; implied if OUT is a video.
         start: Videos: skip to this time, e.g. 12.5, 1:02.5 or 0:01:02.
         end: Videos: stop at this time.
-        preview: Videos: write source and result side by side, or half of each.
+        preview: Videos: write source and result side by side, or half of each in one frame (split).
         smooth: Videos: smooth the predictions of the model over time.
-        blend: Videos: blend each frame with the previous one along the motion.
+        blend: Videos: blend each frame with the motion-compensated previous one.
         codec: Videos: h264, hevc, vp9, av1, prores, ffv1, or an FFmpeg encoder.
-        quality: Videos: quality number of the encoder (H.264: 18 is visually lossless, 28 is small).
+        quality: Videos: quality of the encoder, e.g. its CRF (H.264: 18 is visually lossless, 28 gives small files).
         fps: Frames per second of a folder of frames, e.g. 25 or 30000/1001.
 
     Returns:

@@ -1,4 +1,4 @@
-"""`fairweather serve`: a page in the browser and an HTTP API, for photos and videos."""
+"""`fairweather serve`: a web page and an HTTP API, for photos and videos."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def serve(
     engine: Literal["auto", "openvino", "onnxruntime", "torch", "torch-compiled"] = "auto",
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto",
 ) -> int:
-    """Serve the page and the API until Ctrl-C, to this machine only unless --host names another address.
+    """Serve the web page and the API until Ctrl-C, on this machine only unless --host is given.
 
-    Uploads are stored in a temporary folder for a while, and removed when the server ends; nothing is sent to other
-    machines. There is no password: whoever reaches the port can use the server. docs/api.md describes the API.
+    Uploads are stored in a temporary folder, removed when the server ends at the latest, and never sent to other
+    machines. There is no password: anyone who can reach the port can use the server. docs/api.md describes the API.
 
     Args:
         host: Address to listen on; 0.0.0.0 for all of this machine's addresses.
         port: Port to listen on; 0 for any free one, which is printed.
-        page: Serve the API only, which needs less memory and starts faster.
-        models: Model folders to serve in addition to the models that ship.
+        page: Serve the web page; --no-page serves the API only, needs less memory and starts faster.
+        models: Model folders to serve in addition to the shipped models.
         allow_host: Further host names that the server answers to, e.g. behind a proxy.
         max_bytes: Largest upload.
         max_pixels: Largest photo, and largest frame of a video, checked before decoding.
         max_video_seconds: Longest video (extra `video`).
-        workers: Requests processed at once.
-        queue: Requests, and videos, that may wait; further ones get status 503.
-        timeout: Seconds for an upload to arrive, and again from there to the response.
-        video_timeout: Seconds for restoring one video; photos are processed meanwhile.
-        keep: Minutes that videos and the page's photos are stored after their last use.
-        disk: Total size of all stored files.
-        memory: Memory limit for the whole process, e.g. 2GB; what cannot fit is rejected, other uploads wait.
+        workers: Number of requests processed at once.
+        queue: Number of requests, and of videos, that may wait; further ones get status 503.
+        timeout: Time limit in seconds for receiving an upload, and again for processing it.
+        video_timeout: Time limit in seconds for restoring one video; photos are processed meanwhile.
+        keep: Minutes for which videos and the page's photos are stored after their last use.
+        disk: Limit for the total size of all stored files.
+        memory: Memory limit for the whole process, e.g. 2GB; uploads wait, or are rejected if they can never fit.
         engine: Engine that runs the networks, as for `fairweather restore`.
         precision: Precision of the networks, as for `fairweather restore`.
     """
@@ -144,4 +144,4 @@ def _print_address(host: str, port: int) -> None:
     shown = "127.0.0.1" if everywhere else host.strip("[]")
     print(f"fairweather: http://{f'[{shown}]' if ':' in shown else shown}:{port} (Ctrl-C ends it)", flush=True)
     if everywhere:
-        print("fairweather: whoever reaches this machine can use the server; there is no password", file=sys.stderr)
+        print("fairweather: there is no password: anyone who can reach this machine can use it", file=sys.stderr)

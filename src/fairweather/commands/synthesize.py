@@ -1,4 +1,4 @@
-"""`fairweather synthesize haze|rain`: add weather to clear photos, for training pairs or to look at."""
+"""`fairweather synthesize haze|rain`: add weather to clear photos, e.g. to create training pairs."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=
 
 
 def synthesize(kind: Literal["haze", "rain"], inputs: tuple[Path, ...], out: Path, **settings: Any) -> int:
-    """Add haze or rain to clear photos. The exit code is the number of photos that failed, at most 100."""
+    """Add haze or rain to clear photos. The exit code is 3 if some photos failed."""
     from fairweather.data.synthesis import synthesize as write
 
     if not inputs:
@@ -41,7 +41,7 @@ def _load_model(model: str | None, kind: str, conflicting: bool) -> Callable[[ND
     if model is None:
         return None
     if conflicting:
-        raise BadSettings("--model excludes --seed, --depth and the ranges: remove those, or remove --model")
+        raise BadSettings("--model cannot be combined with --seed, --depth or ranges: remove those, or --model")
     card = read_card(find(model), verify=False)
     if (card.direction, card.weather) != ("degrade", kind):
         verb = "adds" if card.direction == "degrade" else "removes"
@@ -73,13 +73,13 @@ def parse(arguments: Sequence[str], prog: str) -> Callable[[], int]:
         """Add haze by the atmospheric scattering model, or by a trained network.
 
         Args:
-            inputs: photos or folders, with their subfolders.
-            out: a folder, or a picture if there is one photo.
-            model: a model exported by `fairweather export RUN --direction degrade`, instead of the physics; it excludes
-                all other settings.
-            seed: a photo's haze depends on this and its file name only.
-            depth: a folder with NAME_disparity.png for photos of known depth; the depth of others is invented.
-            haze: ranges to draw from.
+            inputs: Photos or folders, with their subfolders.
+            out: Folder, or a file if there is one photo.
+            model: Use a model exported by `fairweather export RUN --direction degrade` instead of the physics; cannot
+                be combined with the options below.
+            seed: A photo's haze depends only on this and on its file name.
+            depth: Folder with NAME_disparity.png for photos of known depth; others get a random plausible depth.
+            haze: Ranges to draw from.
         """
         network = _load_model(model, "haze", seed != 0 or depth is not None or haze != haze_defaults)
         return lambda: synthesize("haze", inputs, out, model=network, seed=seed, depth=depth, haze=haze)
@@ -90,12 +90,12 @@ def parse(arguments: Sequence[str], prog: str) -> Callable[[], int]:
         """Add rain (streaks, veil and drops on the lens), computed or by a trained network.
 
         Args:
-            inputs: photos or folders, with their subfolders.
-            out: a folder, or a picture if there is one photo.
-            model: a model exported by `fairweather export RUN --direction degrade`, instead of the physics; it excludes
-                all other settings.
-            seed: a photo's rain depends on this and its file name only.
-            rain: ranges to draw from.
+            inputs: Photos or folders, with their subfolders.
+            out: Folder, or a file if there is one photo.
+            model: Use a model exported by `fairweather export RUN --direction degrade` instead of the physics; cannot
+                be combined with the options below.
+            seed: A photo's rain depends only on this and on its file name.
+            rain: Ranges to draw from.
         """
         network = _load_model(model, "rain", seed != 0 or rain != rain_defaults)
         return lambda: synthesize("rain", inputs, out, model=network, seed=seed, rain=rain)
@@ -104,7 +104,7 @@ def parse(arguments: Sequence[str], prog: str) -> Callable[[], int]:
         {"haze": haze, "rain": rain},
         args=arguments,
         prog=prog,
-        description="Add haze or rain to clear photos; file names, sizes and formats stay.",
+        description="Add haze or rain to clear photos. File names, sizes and formats are preserved.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     return call

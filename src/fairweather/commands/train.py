@@ -55,7 +55,7 @@ class Flags:
         tyro.conf.arg(metavar="RECIPE", help_behavior_hint="(default: the config file's)"),
     ] = None
     """cyclegan, claritygan, derain (unpaired photos), pix2pix, hazeheal, supervised (pairs) or supervised_video (clips
-    of the config's sources)."""
+    made from the config's sources)."""
     generator: Annotated[
         str | None,
         tyro.conf.arg(
@@ -65,18 +65,18 @@ class Flags:
         ),
     ] = None
     config: Annotated[Path | None, tyro.conf.arg(metavar="TOML", help_behavior_hint="")] = None
-    """Settings file with tables [run], [data], [recipe], [generator]; flags win over it."""
+    """Settings file with tables [run], [data], [recipe], [generator]; flags override it."""
     out: Annotated[Path, tyro.conf.arg(metavar="RUN", aliases=["-o"])] = Path("run")
     """The run folder: run.json, stats.jsonl, samples/, checkpoints/ and, at the end, model/."""
     resume: bool = False
-    """Continue the run in RUN from its last checkpoint. Only intervals of checkpoints, samples and logs may change."""
+    """Continue the run in RUN from its last checkpoint; only intervals of checkpoints, samples and logs may change."""
 
 
 def parse(arguments: Sequence[str], prog: str) -> Callable[[], int]:
     """Parse a command line.
 
     Returns:
-        `train` with the options given; defaults must not win over a config file.
+        `train` with the options given; defaults must not override a config file.
 
     Raises:
         UnknownName: no such recipe or generator.
@@ -161,7 +161,7 @@ def _documented(config: type[Any]) -> type[Any]:
 
 
 def _arguments(generator: Any, defaults: Mapping[str, Any]) -> type[Any]:
-    """The arguments of a generator as a dataclass; `defaults` win over the generator's own."""
+    """The arguments of a generator as a dataclass; `defaults` override the generator's own."""
     from fairweather.generators import GENERATORS
 
     if generator not in GENERATOR_NAMES:

@@ -42,7 +42,7 @@ from fairweather.pairs import SIDES, Pair, Surveyed, pictures, survey
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-"""error: training rejects it, or scores on it mean nothing; warning: check it; note: good to know."""
+"""error: training rejects it, or scores on it are meaningless; warning: check it; note: for information."""
 Headers = Mapping[Path, Header]
 
 
@@ -54,7 +54,7 @@ class FindingKind(NamedTuple):
 
 FINDING_KINDS: Mapping[str, FindingKind] = MappingProxyType(
     {
-        "unreadable": FindingKind("error", "cannot be read", "get a whole copy, or remove it"),
+        "unreadable": FindingKind("error", "cannot be read", "get a complete copy, or remove it"),
         "unpaired": FindingKind(
             "error", "photos without exactly one partner", "rename, add or remove the named photos"
         ),
@@ -64,18 +64,18 @@ FINDING_KINDS: Mapping[str, FindingKind] = MappingProxyType(
         ),
         "mirrored": FindingKind("error", "pairs with one side mirrored or rotated", "turn it back"),
         "leak": FindingKind(
-            "error", "the same picture on both sides of a split", "keep it on one: its score means nothing"
+            "error", "the same picture on both sides of a split", "remove it from one side: its score is meaningless"
         ),
         "dissimilar": FindingKind(
-            "warning", "pairs without common detail", "check them: another scene, one side rotated, or blank"
+            "warning", "pairs without common detail", "check for different scenes, a rotated side, or a blank one"
         ),
         "shifted": FindingKind("warning", "pairs with one side shifted", "align them, or remove them: they cause blur"),
         "view": FindingKind(
             "warning", "the same view on both sides of a split", "scores on it say little about new places"
         ),
-        "copy": FindingKind("warning", "the same picture more than once", "keep one: it counts several times"),
-        "same": FindingKind("warning", "pairs of one and the same picture", "remove them: there is nothing to learn"),
-        "border": FindingKind("warning", "a border of one colour", "crop it: a network learns to draw it"),
+        "copy": FindingKind("warning", "the same picture more than once", "keep one, so that it counts once"),
+        "same": FindingKind("warning", "pairs of identical pictures", "remove them: there is nothing to learn"),
+        "border": FindingKind("warning", "a border of one colour", "crop it: otherwise the network learns to draw it"),
         "blank": FindingKind("warning", "a single colour", "remove it"),
         "grey": FindingKind("warning", "no colour", "remove these if the other photos have colour"),
         "cmyk": FindingKind(
@@ -85,20 +85,20 @@ FINDING_KINDS: Mapping[str, FindingKind] = MappingProxyType(
             "warning", "transparent pixels, whose hidden colours are used", "flatten it on a background"
         ),
         "small": FindingKind(
-            "warning", "smaller than a training crop, enlarged to it", "lower --crop, or remove these"
+            "warning", "photos smaller than a training crop, which are enlarged", "lower --crop, or remove these"
         ),
         "one-sided": FindingKind(
             "warning", "a degraded side without a clear side", "add it, or rename a folder to clear or gt"
         ),
         "alpha": FindingKind("note", "an alpha channel, which is ignored", "nothing to do if nothing is transparent"),
-        "palette": FindingKind("note", "a palette, converted to RGB", "nothing to do; few colours make steps in skies"),
+        "palette": FindingKind("note", "a palette, converted to RGB", "nothing to do, unless skies show banding"),
         "16-bit": FindingKind("note", "16 bits per channel, rounded to 8 for training", "nothing to do"),
         "pages": FindingKind(
-            "note", "several pictures in one file; only the first is used", "save the others as files"
+            "note", "several pictures in one file; only the first is used", "save the others as separate files"
         ),
-        "misnamed": FindingKind("note", "another format than its suffix says, which is read anyway", "rename it"),
+        "misnamed": FindingKind("note", "a suffix of another format, which is ignored", "rename it"),
         "trimmed": FindingKind("note", "RESIDE's border of 10 px, cropped from the clear side", "nothing to do"),
-        "ignored": FindingKind("note", "pictures ignored for their suffix", "save them as JPEG or PNG, or rename them"),
+        "ignored": FindingKind("note", "pictures with an unsupported suffix", "save them as JPEG or PNG, or rename"),
     }
 )
 """Name -> kind of finding, the most serious first."""
@@ -109,11 +109,11 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 """Name of a folder -> the part of a split in it."""
 
 COPY_HASH, COPY_CORRELATION = 0.8, 0.88
-"""Least product of hashes, and least correlation of thumbnails' detail, of two copies."""
+"""Minimum product of hashes, and minimum correlation of the thumbnails' detail, of two copies."""
 VIEW_HASH, VIEW_RESPONSE = 0.5, 0.15
-"""Least product of hashes, and least response of phase correlation, of two photos of one view."""
+"""Minimum product of hashes, and minimum response of phase correlation, of two photos of one view."""
 VIEW_CANDIDATES = 8
-"""Photos of the other split that a photo is compared with for the same view."""
+"""Number of photos of the other split with which a photo is compared to find the same view."""
 SAME_LEVELS = 2
 """Largest difference of the thumbnails, in levels of 255, of two pictures that look the same."""
 MAX_PARTNERS = 50
@@ -130,7 +130,7 @@ class Finding:
     what: str = ""
     """Details in a few words; may be empty."""
     remedy: str = ""
-    """If it differs from the kind's."""
+    """How to fix it, if that differs from the kind's remedy."""
 
     @property
     def severity(self) -> Severity:
@@ -253,7 +253,7 @@ def check_before_training(folders: Iterable[str], photos: Iterable[Path], pairs:
 
 
 def read_headers(photos: Iterable[Path], crop: int) -> tuple[dict[Path, Header], list[Finding]]:
-    """Read the headers of all readable photos, and return what they show."""
+    """Read the headers of all readable photos, and return them with their findings."""
     headers: dict[Path, Header] = {}
     findings: list[Finding] = []
     for path in photos:
@@ -330,20 +330,21 @@ def _has_reside_border(degraded: Header, clear: Header) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> Finding:
-    """The finding of an error that names the file, the problem, and after a semicolon the remedy."""
-    what, _, remedy = " ".join(str(error).split()).removeprefix(f"{path}: ").partition("; ")
-    return Finding("unreadable", (path,), what, remedy)
+    """The finding for an error whose message is "FILE: problem: remedy" or "FILE is ...: remedy"."""
+    text = " ".join(str(error).split()).removeprefix(str(path)).lstrip(": ")
+    what, _, remedy = text.rpartition(": ")
+    return Finding("unreadable", (path,), what or text, remedy if what else "")
 
 
 def _unpaired(surveyed: Iterable[Surveyed]) -> Iterator[Finding]:
     faults = {fault.message: (fault, one) for one in surveyed for fault in one.faults}
     for message, (fault, one) in faults.items():
-        what, _, remedy = message.removeprefix(f"{one.folder}: ").rpartition("; ")
+        what, _, remedy = message.removeprefix(f"{one.folder}: ").rpartition(": ")
         yield Finding("unpaired", fault.files, what.partition(": ")[0], remedy)
 
 
 def _one_sided(folder: Path, photos: Iterable[Path], paired: Container[Path]) -> Iterator[Finding]:
-    """Folders called hazy or rainy whose photos are in no pair; names such as a and b prove nothing alone."""
+    """Folders called hazy or rainy whose photos are in no pair; names such as a and b alone are not evidence."""
     names = {name for degraded, _ in SIDES for name in degraded if len(name) > 1} - {"input", "light", "heavy"}
     counts = Counter(path.parent for path in photos if path not in paired and path.parent != folder)
     for place, count in sorted(counts.items()):
@@ -364,7 +365,7 @@ def _ignored(folder: Path) -> Iterator[Finding]:
                 format = sniff(file.read(64))
         except OSError:
             continue
-        if format not in ("", "BMP", "PPM"):  # their two bytes can begin a text as well
+        if format not in ("", "BMP", "PPM"):  # their two-byte signatures also occur in text files
             yield Finding("ignored", (path,), format)
 
 
@@ -381,7 +382,7 @@ class Scene:
 
 @dataclass
 class SceneFacts:
-    """What a scene's pixels show."""
+    """Facts about the pixels of a scene's photos."""
 
     facts: dict[Path, PixelFacts] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -462,7 +463,7 @@ def _split_below(folder: Path, otherwise: str) -> Callable[[Path], str]:
 
 @contextmanager
 def _single_threaded_opencv() -> Iterator[None]:
-    """Our own threads use all processors."""
+    """Turn off OpenCV's threads, since our own threads use all processors."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -615,7 +616,7 @@ def find_copies(photos: Sequence[IndexedPhoto], read: Callable[[Path], PhotoPixe
     photos = [photo for photo in photos if not photo.facts.blank]
     clear = [photo for photo in photos if photo.scene == photo.path]
     groups = _copy_groups(clear, {})
-    # the degraded versions of two scenes that are copies need no finding of their own
+    # the degraded versions of two scenes that are copies need no separate finding
     known = {photo.scene: number for number, (group, _) in enumerate(groups) for photo in group}
     groups += _copy_groups(photos, known)
     findings = []

@@ -19,7 +19,7 @@ Picture = NDArray[np.float32]
 class Augment:
     """How a training sample is cut from a photo and changed.
 
-    `Augment.paper()` does what pix2pix and CycleGAN do, `Augment.plain()` cuts the largest square and changes nothing.
+    `Augment.paper()` does the same as pix2pix and CycleGAN; `Augment.plain()` cuts the largest square without changes.
     """
 
     crop: int = 256
@@ -32,7 +32,7 @@ class Augment:
     aspect: Range = (0.75, 1.3333)
     """Width over height of the crop before it is resized to a square, drawn log-uniformly."""
     whole: float = 0.15
-    """Share of samples that show the whole photo, resized to a square: what a network that reduces photos gets."""
+    """Share of samples that show the whole photo, resized to a square, as the input of networks that reduce photos."""
     enlarge: float = 1.25
     """Largest enlargement of a crop (photos that are too small give their largest box)."""
     flip: float = 0.5

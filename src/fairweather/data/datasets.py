@@ -39,7 +39,7 @@ GIB = 2**30
 
 
 class Dataset(Protocol):
-    """A map-style dataset whose random draws depend on (seed, epoch, index) alone, in any thread and order."""
+    """A map-style dataset whose random draws depend only on (seed, epoch, index), in any thread and order."""
 
     def __len__(self) -> int:
         """Samples per epoch."""
@@ -68,7 +68,7 @@ class Source(Protocol):
         ...
 
     def make(self, item: int, rng: np.random.Generator) -> Sample:
-        """Return a training sample of one item; it depends on `item` and `rng` alone."""
+        """Return a training sample of one item; it depends only on `item` and `rng`."""
         ...
 
 
@@ -179,7 +179,7 @@ class PhotoPairs:
 class PhotoCache:
     """Decoded photos by path, 8 bits a channel, safe to share between sources and threads.
 
-    The pixels depend on the path alone: a photo that exceeds the memory limit is decoded again on each access.
+    The pixels depend only on the path: a photo that exceeds the memory limit is decoded again on each access.
     """
 
     def __init__(self, short_side: int | None = None, memory: int = 4 * GIB) -> None:
@@ -206,7 +206,7 @@ class PhotoCache:
     def check(
         self, photos: Iterable[Path] = (), pairs: Iterable[tuple[Path, Path]] = (), maps: Iterable[Path] = ()
     ) -> None:
-        """Decode everything once, in threads.
+        """Decode all photos once, in threads, to find broken ones.
 
         Raises:
             BadImage, BadFolder: files are broken, or the sizes of a pair differ; the message names the first twenty.
@@ -247,7 +247,7 @@ class PhotoCache:
         return first, self._photo(clear, size)
 
     def map(self, path: Path) -> MapPixels:
-        """Return a depth map, H x W uint8 or uint16, reduced as photos are, read-only."""
+        """Return a depth map, H x W uint8 or uint16, reduced like the photos, read-only."""
         cached = self._cached.get((path, "map"))
         if cached is not None:
             return cached
@@ -268,7 +268,7 @@ class PhotoCache:
             if own != (size[0] + 2 * border, size[1] + 2 * border):
                 raise BadFolder(
                     f"{path} is {own[1]} x {own[0]}, its degraded partner {size[1]} x {size[0]}: "
-                    "both photos of a pair need the same size; crop one of them, or remove the pair"
+                    "crop one of them to the same size, or remove the pair"
                 )
             pixels = np.ascontiguousarray(pixels[border:-border, border:-border])
         with self._lock:
@@ -291,7 +291,7 @@ def cached_short_side(augment: Augment) -> int:
 
 
 def to_eight_bits(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> PhotoPixels:
-    """uint8 as it is; uint16 rounded to it."""
+    """Return uint8 unchanged, and uint16 rounded to 8 bits."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -323,7 +323,7 @@ def photos_in(folder: str | Path) -> list[Path]:
     """
     found = pictures(folder)
     if not found:
-        raise BadFolder(f"{folder} has no photos: add some, or name another folder")
+        raise BadFolder(f"{folder} has no photos: add some, or use another folder")
     return found
 
 
@@ -368,7 +368,7 @@ def check_index(index: int, length: int) -> None:
 
 
 def item_rng(*key: int) -> np.random.Generator:
-    """A random generator that depends on the key alone.
+    """A random generator that depends only on the key.
 
     NumPy's SeedSequence hashes its entropy (O'Neill's seed_seq), so that neighbouring keys give unrelated streams.
     """
@@ -382,10 +382,10 @@ def torch_generator(rng: np.random.Generator) -> torch.Generator:
 
 @lru_cache(maxsize=8)
 def epoch_order(seed: int, epoch: int, side: int, n: int) -> NDArray[np.intp]:
-    """The order in which an epoch visits n items; `side` tells apart the two folders of unpaired data."""
+    """The order in which an epoch visits n items; `side` distinguishes the two folders of unpaired data."""
     return item_rng(seed, epoch, side, n).permutation(n)
 
 
 def to_tensor(picture: NDArray[np.float32]) -> Tensor:
-    """H x W x 3 float32 -> 3 x H x W, in memory of its own."""
+    """H x W x 3 float32 -> 3 x H x W, copied."""
     return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))

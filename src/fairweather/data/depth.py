@@ -1,4 +1,4 @@
-"""Depth from one photo: a small network that lays synthetic haze along the scene, and the maps that it caches on disk.
+"""Depth from one photo: a small network whose depth maps guide synthetic haze, and the format of the cached maps.
 
 The network predicts log depth up to a constant, as in Eigen et al., "Depth Map Prediction from a Single Image using a
 Multi-Scale Deep Network", NeurIPS 2014, so that data sets of unknown scale can be mixed (Ranftl et al., "Towards Robust
@@ -24,7 +24,7 @@ from fairweather.data.synthetic import DepthMap
 from fairweather.weather.haze import guided_filter
 
 SHORT_SIDE = 224
-"""Photos are reduced to this short side before the network sees them; its training crops are 160 to 224 px."""
+"""Short side of the network's input; its training crops are 160 to 224 px."""
 MAP_SHORT_SIDE = 320
 """Largest short side of a depth map: depth is smooth inside objects, and a map is enlarged to its photo when used."""
 FAR_OBJECTS = 0.8
@@ -34,14 +34,13 @@ SKY_SHARE = 0.03
 
 
 SKY_LOGIT, SHARPNESS = -0.6, 3.0
-"""Where sky begins, a probability of 0.35, and how steeply: clouds are less certain than blue sky, but as far. On
-held-back scenes the outlines agree equally well for any threshold from 0.3 to 0.5."""
+"""Threshold of the sky logit (a probability of 0.35) and steepness of the transition: the network is less certain about
+clouds than about blue sky. On held-out scenes any threshold from 0.3 to 0.5 is equally accurate."""
 OPEN_AIR = 16.0
-"""How many times farther the farthest objects of a photo with sky are than its nearest ones, at least: a street is seen
-from 3 m on, a skyline across the roofs below the camera. The network, trained on depths that span less, predicts a
-factor of two to four."""
+"""Minimum ratio between the farthest and nearest depth of objects in photos with sky: outdoors, depths range from a
+few metres to the horizon. The network, trained on depths of a smaller range, predicts a ratio of two to four."""
 STRETCH = 3.0
-"""The most that log depth is stretched by for that: a wall in front of the sky stays one."""
+"""Maximum factor by which log depth is stretched for that, so that a wall in front of the sky stays flat."""
 
 
 class DepthNet(nn.Module):
@@ -50,8 +49,8 @@ class DepthNet(nn.Module):
     parameters.
 
     Plain 3 x 3 convolutions at the fine scales, where a CPU runs them faster than depthwise ones, and inverted
-    residuals with 5 x 5 depthwise convolutions at 1/16 and 1/32. The input carries two coordinates, the height in the
-    photo and the distance from its vertical centre line: the ground runs away upwards.
+    residuals with 5 x 5 depthwise convolutions at 1/16 and 1/32. The input includes two coordinates, the height in the
+    photo and the distance from its vertical centre line, since depth usually increases upwards.
     """
 
     multiple_of: int = 32
@@ -138,17 +137,17 @@ def _convolution(
 
 
 def load_network(path: Path) -> DepthNet:
-    """The network with the weights of a safetensors file, ready for `predict`."""
+    """Load the network from a safetensors file, ready for `predict`."""
     network = DepthNet()
     network.load_state_dict(load_file(path))
     return network.eval()
 
 
 def predict(network: nn.Module, photo: NDArray[Any]) -> NDArray[np.float32]:
-    """Depth of a photo, relative to its own farthest point.
+    """Predict the depth of a photo, relative to its farthest point.
 
     Args:
-        network: a `DepthNet` in evaluation mode, or whatever gives the same two maps.
+        network: a `DepthNet` in evaluation mode, or any module that returns the same two maps.
         photo: H x W x 3, uint8, uint16 or float in [0,1], RGB, of any size.
 
     Returns:
@@ -174,8 +173,9 @@ def predict(network: nn.Module, photo: NDArray[Any]) -> NDArray[np.float32]:
 def normalised(log_depth: Tensor, sky: Tensor) -> Tensor:
     """Depth in [0,1] from log depth up to a constant and the probability of sky, 1 x 1 x h x w each.
 
-    The farthest hundredth of what is not sky is 1 where a photo shows no sky, and `FAR_OBJECTS` where it does. With
-    sky, log depth is stretched until near and far objects differ by `OPEN_AIR`; the order of the pixels stays.
+    The farthest percent of the pixels without sky gets depth 1 in a photo without sky, and `FAR_OBJECTS` in one with
+    sky. With sky, log depth is stretched until near and far objects differ by `OPEN_AIR`; the order of pixels by depth
+    is preserved.
     """
     ground = log_depth[sky < 0.5]
     if ground.numel() < 0.01 * sky.numel():
@@ -188,7 +188,7 @@ def normalised(log_depth: Tensor, sky: Tensor) -> Tensor:
 
 
 def _refined(depth: Tensor, guide: Tensor, photo: Tensor) -> Tensor:
-    """Depth at the photo's size, its edges moved to those of the photo by a guided filter."""
+    """Depth at the photo's size, with edges aligned to those of the photo by a guided filter."""
     height, width = photo.shape[2:]
     wide = functional.interpolate(depth, (height, width), mode="bilinear", align_corners=False)
     luma = photo.mean(1, keepdim=True)
@@ -197,7 +197,7 @@ def _refined(depth: Tensor, guide: Tensor, photo: Tensor) -> Tensor:
 
 
 def to_map(depth: NDArray[np.float32]) -> DepthMap:
-    """Depth in [0,1] as 16 bits, its short side at most `MAP_SHORT_SIDE`."""
+    """Convert depth in [0,1] to 16 bits, reduced to a short side of at most `MAP_SHORT_SIDE`."""
     height, width = depth.shape
     scale = min(1.0, MAP_SHORT_SIDE / min(height, width))
     if scale < 1:

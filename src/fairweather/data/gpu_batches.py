@@ -1,4 +1,4 @@
-"""Batches of a mixture made on a GPU: photos are decoded once into its memory, then cropped, toned, degraded and
+"""Batches of a mixture prepared on a GPU: photos are decoded into its memory once, then cropped, toned, degraded and
 corrupted there, a whole batch at a time."""
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class DevicePhotos:
 
 @dataclass(frozen=True)
 class SampleDraw:
-    """The draws that a sample has in common with the CPU loader."""
+    """The random draws of a sample that are the same as in the CPU loader."""
 
     source: int
     item: int
@@ -80,10 +80,10 @@ class SampleDraw:
 
 
 class GPUBatches:
-    """The samples of a mixture as batches made on a device.
+    """The samples of a mixture as batches prepared on a device.
 
     For one (seed, epoch, index), photo, crop, flip, tone, noise strength and JPEG quality are those of
-    `mixture.sample`. Depth, haze, streaks and noise have the same distributions, but their own values: they come from a
+    `mixture.sample`. Depth, haze, streaks and noise have the same distributions, but different values: they come from a
     generator on the device, seeded by the batch's first sample. Crops are not rounded to 8 bits, and JPEG is computed
     (`batch_jpeg`).
     """
@@ -93,8 +93,8 @@ class GPUBatches:
 
         Args:
             mixture: the photos and their weather.
-            device: where batches are made.
-            memory: limit for the photos there in bytes.
+            device: the device on which batches are prepared.
+            memory: limit for the photos on the device in bytes.
 
         Raises:
             BadSettings: the photos need more memory, or the mixture consists of clips.
@@ -205,7 +205,7 @@ class GPUBatches:
         return pictures
 
     def _corrupted(self, pictures: Tensor, draws: Sequence[SampleDraw], generator: Generator) -> Tensor:
-        """Add noise, then JPEG, where they are drawn. Writes into its argument."""
+        """Add noise, then JPEG artefacts, to the pictures for which they are drawn. Modifies its argument."""
         noisy = [row for row, draw in enumerate(draws) if draw.noise > 0]
         if noisy:
             sigma = torch.tensor([draws[row].noise for row in noisy]).to(self.device).view(-1, 1, 1, 1)

@@ -60,7 +60,7 @@ class Border(NamedTuple):
 
 @dataclass(frozen=True)
 class PixelFacts:
-    """What the audit keeps of a decoded photo: 10 KB."""
+    """The facts that the audit stores about a decoded photo: 10 KB."""
 
     digest: bytes
     """Hash of the pixels: equal for equal pictures in any file format."""
@@ -92,8 +92,8 @@ def pixel_facts(photo: PhotoPixels) -> PixelFacts:
 def fingerprint(thumb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Compute a perceptual hash: the low frequencies of the cosine transform, each times its frequency.
 
-    Amplitudes in photos fall as one over frequency, so this weights them equally. The inner product of two hashes is 1
-    for copies, including recompressed and resized ones, and about 0 for two random photos.
+    Amplitudes in photos are inversely proportional to frequency, so this weights them equally. The inner product of two
+    hashes is 1 for copies, including recompressed and resized ones, and about 0 for two random photos.
     """
     small = cv2.resize(thumb, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     along = np.arange(FREQUENCIES)
@@ -146,7 +146,7 @@ def _changed(line: NDArray[np.uint8], colour: NDArray[np.float64], levels: int) 
 
 @dataclass(frozen=True)
 class Relation:
-    """How the degraded photo of a pair lies on the clear one."""
+    """How the degraded photo of a pair is aligned with the clear one."""
 
     response: float
     right: float = 0.0

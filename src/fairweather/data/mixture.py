@@ -81,7 +81,7 @@ class SourceSettings:
     rain: RainSettings = field(default_factory=RainSettings)
     """Ranges of the rain of this source."""
     moving: bool = False
-    """For clips: the photos are video frames, one folder a video, sorted by name. They are never held back."""
+    """For clips: the photos are video frames, one folder per video, sorted by name. They are never held out."""
     speed: float = 3.0
     """For clips: largest speed of the camera in pixels a frame, approximately; each clip's is drawn from 0 to this."""
     augment: dict[str, Any] = field(default_factory=dict)
@@ -96,14 +96,14 @@ class SourceSettings:
         check_number(f"weight of {source}", self.weight, above=True)
         check_number(f"speed of {source}", self.speed)
         if "crop" in self.augment:
-            raise BadSettings(f"{source} has a crop of its own: all sources share one, set data.augment.crop")
+            raise BadSettings(f"{source} sets its own crop, but all sources share one: set data.augment.crop instead")
         hazed = self.kind == "synthetic" and self.weather == "haze" and self.fog is None
         if self.depths is not None and not hazed:
-            raise BadSettings(f"{source} has depths, which only synthetic haze uses: remove depths")
+            raise BadSettings(f"{source} has depths, which is for synthetic haze only: remove depths")
         if self.validate is not None and not (hazed or self.kind == "rgbd"):
-            raise BadSettings(f"{source} has validate, which only synthetic haze uses: remove validate")
+            raise BadSettings(f"{source} has validate, which is for synthetic haze only: remove validate")
         if self.match and self.kind in ("pairs", "rehazed"):
-            raise BadSettings(f"{source} has match, which only clear photos use: remove match")
+            raise BadSettings(f"{source} has match, which is for clear photos only: remove match")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class MixtureSettings:
         """Build settings from the parsed `[data]` table.
 
         Raises:
-            BadSettings, UnknownName: a key that does not exist (with the nearest one), or a bad value.
+            BadSettings, UnknownName: a key that does not exist (the message suggests the nearest), or an invalid value.
         """
         built: MixtureSettings = _dataclass_from(cls, table, "data")
         return built
@@ -245,7 +245,7 @@ class HoldoutDivision:
 
 
 def divide_holdout(sources: Sequence[Mapping[str, Any]], root: str | Path, hold_back: float) -> HoldoutDivision:
-    """Divide the photos of a run as its training does, from its settings alone: nothing is decoded.
+    """Divide the photos of a run as its training does, using only its settings: nothing is decoded.
 
     Args:
         sources: `[[data.sources]]` tables; without any, `root` itself is a folder of pairs.

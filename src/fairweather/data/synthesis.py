@@ -49,23 +49,23 @@ def synthesize(
     depth: str | Path | None = None,
     model: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
 ) -> Synthesized:
-    """Add weather to clear photos at full size; file names, formats and bit depths stay.
+    """Add weather to clear photos at full size; file names, formats and bit depths are preserved.
 
     Args:
         kind: haze or rain.
         inputs: photos or folders (with their subfolders).
         out: a folder, or for one photo the path of a picture.
-        seed: a photo's weather depends on this and its file name only.
+        seed: a photo's weather depends only on this and on its file name.
         haze: ranges of the haze.
         rain: ranges of the rain.
         depth: a folder with `NAME_disparity.png` for photos of known depth; by default, the folder of the photo.
-            Other photos get invented depth.
+            Other photos get a random plausible depth.
         model: a network from clear to degraded photos, H x W x 3 of any type, instead of the physics; the other
             options have no effect then.
 
     Raises:
         UnknownName: there is no such kind of weather.
-        BadFolder: there are no photos, an output is an input or cannot be written, or two photos have one output.
+        BadFolder: there are no photos, an output is an input or cannot be written, or two photos have the same output.
     """
     if kind not in get_args(SynthesisKind):
         raise UnknownName("weather", kind, get_args(SynthesisKind))
@@ -116,7 +116,7 @@ def plan_synthesis(inputs: str | Path | Iterable[str | Path], out: Path) -> list
         else:
             planned.append((one, out / one.name))
     if not planned:
-        raise BadFolder(f"{', '.join(map(str, given)) or 'nothing'} has no photos: give photos or folders of photos")
+        raise BadFolder(f"no photos in {', '.join(map(str, given)) or 'the inputs'}: give photos or folders of photos")
     targets: dict[Path, Path] = {}
     for source, target in planned:
         check_place(target)

@@ -43,7 +43,7 @@ BLOCK = 20
 MARGIN = 3
 """Photos at both ends of a holdout block that are not validated on: the next block may show the same room."""
 VALIDATION_SEED = 20_177
-"""Seeds the haze of validation pairs."""
+"""Seed of the haze of validation pairs."""
 
 DepthMap = NDArray[np.uint16]
 """H x W, 0 to 65535 for 0 to 1: depth or transmission."""
@@ -76,7 +76,7 @@ class ClearPhotos:
         Raises:
             BadFolder: no photo matches.
         """
-        # split before matching, so that a scene is kept out of all sources of a folder alike
+        # split before matching, so that a scene is held out from all sources of a folder
         self.paths, holdout = (matching(some, match) for some in split_holdout(paths, type(self).scene, hold_back))
         if paths and not self.paths:
             raise BadFolder(f"{paths[0].parent}: no file name matches {', '.join(match)}: correct match, or remove it")
@@ -112,7 +112,7 @@ class SyntheticHaze(ClearPhotos):
     """Haze over clear photos, along true depth if there is a disparity map, else along estimated or invented depth.
 
     With `fog`, pairs of real fog, the transmission measured in one of them is applied to another photo. This suits
-    swaths of machine-made fog, which lie anywhere; haze that follows depth belongs to its own photo.
+    patches of machine-made fog, which are independent of the scene; haze that follows depth fits only its own photo.
     """
 
     def __init__(
@@ -393,7 +393,7 @@ def depth_of_disparity(path: Path, size: tuple[int, ...]) -> DepthMap:
     disparity = images.read(path).pixels[..., 0].astype(np.float32)
     known = disparity > 0
     if not known.any():
-        raise BadImage(f"{path} has no disparity above 0; replace it, or remove it to use invented depth")
+        raise BadImage(f"{path} has no disparity above 0: replace it, or remove it to use a random depth")
     far, near = (float(percentile) for percentile in np.percentile(disparity[known], (5, 95)))
     rows = np.arange(len(known))[:, None]
     seen = known.any(axis=0)

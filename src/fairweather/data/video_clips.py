@@ -45,7 +45,7 @@ class MovingCamera:
     """A source of clips from another source's photos.
 
     `degraded` and `clear` are strips, 3 x T S x S, with the T frames stacked vertically; `moves`, T x 2 x 3, is the
-    motion of the camera (`Camera.moves`). One camera films both sides of a pair. Haze follows the depth, the measured
+    motion of the camera (`Camera.moves`). Both sides of a pair share one camera. Haze follows the depth, the measured
     transmission or the fog of the source; rain falls. With `moving`, the photos are video frames (one folder a video,
     sorted by name), and a clip is T consecutive ones.
     """
@@ -140,7 +140,7 @@ def render_clip(
 ) -> tuple[list[Picture], list[Picture]]:
     """Render the degraded and the clear frames of a training clip, S x S x 3 each.
 
-    All frames share one tone and one strength of sensor noise and JPEG; the noise itself differs.
+    All frames share the tone and the strength of sensor noise and JPEG; the noise itself differs.
 
     Args:
         picture: frame number -> the clear picture (H x W x 3 uint8) and its optical distance (H x W float32), or
@@ -231,7 +231,7 @@ class ClipHaze:
         self.linear = bool(rng.random() < settings.linear)
         self.clear = bool(rng.random() < settings.clear)
         self.noise = 0.0 if self.clear else float(rng.uniform(0, settings.noise))
-        # settings that are off draw nothing, so that new settings do not change the clips of a seed
+        # settings that are off draw no random numbers, so that new settings do not change the clips of a seed
         bends = settings.bend != (1.0, 1.0)
         self.bend = float(np.exp(rng.uniform(*np.log(settings.bend)))) if bends else 1.0
         self.near = float(rng.uniform(*settings.near)) if settings.near[1] > 0 else 0.0
@@ -302,20 +302,20 @@ class ClipRain:
 
 @dataclass(frozen=True)
 class Drift:
-    """A number that varies smoothly around zero without end: two sine waves with a total amplitude of `reach`."""
+    """A number that varies smoothly around zero: the sum of two sine waves with a total amplitude of `reach`."""
 
     reach: float
     waves: tuple[tuple[float, float, float], ...]
     """(share of the reach, period in frames, phase in radians)"""
 
     def at(self, frame: float) -> float:
-        """Its value in a frame."""
+        """The value in a frame."""
         sines = sum(share * np.sin(2 * np.pi * frame / period + phase) for share, period, phase in self.waves)
         return float(self.reach * sines)
 
 
 def draw_drift(reach: float, period: float, rng: np.random.Generator) -> Drift:
-    """Draw a drift; its slow wave has about this period in frames, the other half the amplitude and 1 / 2.3 of that."""
+    """Draw a drift: a wave of about this period in frames, and one of half the amplitude and 1 / 2.3 of the period."""
     length = period * float(np.exp(rng.uniform(-0.4, 0.4)))
     phases = rng.uniform(0, 2 * np.pi, 2)
     return Drift(reach, ((2 / 3, length, float(phases[0])), (1 / 3, length / 2.3, float(phases[1]))))
@@ -368,7 +368,7 @@ class Camera:
     def render(self, picture: Array, frame: float) -> Array:
         """Render a frame of a picture of `self.picture` pixels, with any channels, in the same dtype."""
         if picture.shape[:2] != self.picture:
-            raise BadSettings(f"the camera is made for pictures of {self.picture} pixels, not {picture.shape[:2]}")
+            raise BadSettings(f"the camera needs pictures of {self.picture} pixels, not {picture.shape[:2]}")
         rendered: Array = cv2.warpAffine(
             picture,
             self.matrix(frame),
@@ -401,7 +401,7 @@ def draw_camera(
         BadSettings: a side is 0, or the speed negative.
     """
     if min(*picture, *frame) < 1 or speed < 0:
-        raise BadSettings(f"a camera needs sides from 1 pixel and a speed from 0, not {picture}, {frame}, {speed}")
+        raise BadSettings(f"a camera needs sides of 1 or more and a speed of 0 or more: {picture}, {frame}, {speed}")
     moves = min(1.0, speed)
     turn, zoom = draw_drift(0.03 * moves, 180, rng), draw_drift(0.06 * moves, 150, rng)
     # Even the widest and most rotated window has to fit.
@@ -429,7 +429,7 @@ def invented_clip_depth(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def consecutive_frames(paths: Sequence[Path], length: int) -> list[int]:
-    """The indices in a sorted list of frames where a clip of this length can start: all of it is in one folder."""
+    """The indices in a sorted list of frames at which a clip of this length within one folder can start."""
     starts = range(len(paths) - length + 1)
     return [at for at in starts if paths[at].parent == paths[at + length - 1].parent]
 

@@ -1,7 +1,7 @@
 """ONNX graphs in int8: passes that prepare a float graph, calibration, and writers of int8 weights and QDQ graphs.
 
-QDQ is a pair of nodes, QuantizeLinear and DequantizeLinear, around each int8 tensor. Engines run int8 kernels where
-they have them for the operation in between, and otherwise compute what the nodes mean in float. A layer is a
+QDQ is a pair of nodes, QuantizeLinear and DequantizeLinear, around each int8 tensor. Engines run int8 kernels for the
+operation in between if they have them, and otherwise evaluate the nodes in float. A layer is a
 convolution, named after its weight in the generator: `encoder.0.0.first` for `encoder.0.0.first.weight`.
 """
 
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 ActivationRanges = dict[str, tuple[float, float]]
-"""Tensor name -> least and greatest value that its int8 form must represent."""
+"""Tensor name -> minimum and maximum that its int8 form must represent."""
 HALF_STEP = 0.55
 """Largest change of a weight by rounding, in quantization steps: a half, and a margin for float32."""
 
 
 def prepare_graph(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of an exported graph that computes the same, up to float rounding, and quantizes well.
+    """Return an equivalent copy of an exported graph, up to float rounding, that quantizes well.
 
     - Weights stored as float16 with a cast become float32 initializers, which the quantizer can read.
     - Batch norm after a convolution is folded into its weight and bias (Jacob et al., CVPR 2018, section 3.2).
@@ -52,7 +52,7 @@ def outer_layers(model: onnx.ModelProto) -> dict[str, str]:
     """Layer -> reason, for the first layers, with the photo as input, and the last ones, which no layer follows.
 
     They stay in float without being measured, since rounding there directly changes the picture and they cost little
-    (Zhou et al., DoReFa-Net, arXiv:1606.06160, section 2.7). Empty for a network of hardly more layers than these.
+    (Zhou et al., DoReFa-Net, arXiv:1606.06160, section 2.7). Empty for a network with hardly any other layers.
     """
     layers = quantizable_layers(model)
     names = {id(node): name for name, node in layers.items()}
@@ -173,7 +173,7 @@ def quantize_static(
 def changed_layers(quantized: onnx.ModelProto, source: onnx.ModelProto) -> list[str]:
     """Layers of `quantized` whose weights are not those of `source`, rounded or in float.
 
-    A single wrong weight may change a picture less than the rounding of all weights does; here it is found.
+    A single wrong weight may change a picture less than the rounding of all weights does; this check detects it.
     """
     constants, floats = _constants(quantized.graph), _constants(source.graph)
     decoders = {node.output[0]: node for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
@@ -207,7 +207,7 @@ def _widen_float16(graph: onnx.GraphProto) -> None:
 
 
 def _fold_batch_norm(graph: onnx.GraphProto) -> None:
-    """Fold each batch norm that is the only user of a convolution's output, whose weights nothing else uses."""
+    """Fold each batch norm into the convolution before it, unless that output or those weights have other users."""
     producers = {name: node for node in graph.node for name in node.output}
     folded: set[str] = set()
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
@@ -319,7 +319,7 @@ def _set_constant(graph: onnx.GraphProto, name: str, values: NDArray[Any]) -> No
 
 
 def _set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Replace the nodes, and remove initializers that none of them reads."""
+    """Replace the nodes, and remove unused initializers."""
     nodes = [copy.deepcopy(node) for node in nodes]
     used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
     tensors = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name in used]

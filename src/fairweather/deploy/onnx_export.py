@@ -1,4 +1,4 @@
-"""Export a generator as a model folder: weights, ONNX with free height and width, card; kept only if engines agree."""
+"""Export a generator as a model folder (weights, ONNX with free height and width, card), if all engines agree."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def export_generator(
 ) -> model_folder.Card:
     """Write the model folder of a generator and compare all engines with it.
 
-    The folder appears complete or not at all. The generator is not changed: a copy is exported, in eval mode, on the
-    CPU, in float32.
+    The folder is written atomically. The generator is not changed: a copy is exported, in eval mode, on the CPU, in
+    float32.
 
     Args:
         generator: the network.
@@ -134,7 +134,7 @@ def export_model_folder(
         out: the model folder to write.
         photos: photos to compare the engines on, as in `export_generator`.
         choice: replaces the card's `choice`.
-        half: round the weights to float16; default: if the model's weights are float16.
+        half: round the weights to float16; default: only if the model's weights are float16.
 
     Returns:
         The new card.
@@ -175,7 +175,7 @@ def write_weights(generator: nn.Module, path: Path, *, half: bool = False) -> No
         key: value.detach().to(_stored_type(value, half)).cpu().contiguous().clone()  # clone: tied tensors are refused
         for key, value in generator.state_dict().items()
     }
-    path.write_bytes(save(state))  # save_file would make a file that only the owner can read
+    path.write_bytes(save(state))  # save_file would create a file that only the owner can read
 
 
 def _stored_type(value: torch.Tensor, half: bool) -> torch.dtype:
@@ -278,7 +278,7 @@ def bytes_per_pixel(path: Path, multiple_of: int, state: model_folder.StateSpec 
     model = onnx.load(path)
     side = multiple_of * math.ceil(64 / multiple_of)
     constant = {weight.name for weight in model.graph.initializer}
-    for node in model.graph.node:  # what depends on weights alone does not grow with the photo either
+    for node in model.graph.node:  # tensors that depend only on weights do not grow with the photo either
         if all(name in constant for name in node.input if name):
             constant.update(node.output)
     outputs = {value.name for value in model.graph.output}

@@ -36,10 +36,10 @@ EXPORTED_ENGINES = ("openvino", "onnxruntime")
 MAX_DROP = {"dynamic": 0.15, "static": 0.15, "qat": 0.1}
 """Quantization method -> largest drop of PSNR to the ground truth in dB, mean over the photos."""
 MIN_SIMILARITY = 36.0
-"""Least PSNR in dB between int8 and float pictures, whatever the PSNR to the ground truth: further away it is another
-network, which may be nearer to these truths by chance."""
+"""Minimum PSNR in dB between int8 and float pictures, regardless of the PSNR to the ground truth: below it, the int8
+network is a different one, which may be closer to the ground truth by chance."""
 UNSCORED_PSNR = 26.0
-"""PSNR assumed for a model without scores; about what a short training reaches."""
+"""PSNR assumed for a model without scores: about that of a short training."""
 IDENTICAL = 99.0
 """PSNR in dB that stands for equal pictures."""
 _log = logging.getLogger("fairweather")
@@ -54,7 +54,7 @@ def check_parity(
 ) -> dict[str, float]:
     """Compare the restored pictures of each engine, in float32, with the generator's.
 
-    The engine torch shows that card and weights rebuild the generator.
+    The engine torch verifies that card and weights rebuild the generator.
 
     Args:
         generator: the source; it is not changed.
@@ -71,7 +71,7 @@ def check_parity(
     """
     sizes = {picture.shape[:2] for picture in pictures}
     if len(sizes) < 3 or not any(side % 2 for size in sizes for side in size):
-        raise BadSettings("parity needs pictures of at least three sizes, odd sides among them: give other photos")
+        raise BadSettings("parity needs pictures of at least three sizes, including odd sides: give other photos")
     folder = Path(folder)
     card = model_folder.read_card(folder)
     photos = [picture if picture.dtype == np.float32 else to_float(picture) for picture in pictures]
@@ -127,7 +127,7 @@ def compare_engines(
     precisions: Sequence[str] = ("f32", "int8"),
     expected: Pictures | None = None,
 ) -> dict[str, Similarity]:
-    """Compare the exported networks with the generator, without a verdict: see `parity_failures`.
+    """Compare the exported networks with the generator; `parity_failures` evaluates the result.
 
     Args:
         generator: the float source.
@@ -265,10 +265,10 @@ def decibels(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 @dataclass(frozen=True)
 class SimilarityBar:
-    """What an int8 network must reach to be kept."""
+    """The minimum similarity of an int8 network to the float model."""
 
     psnr: float
-    """Least PSNR in dB to the float model's pictures."""
+    """Minimum PSNR in dB to the float model's pictures."""
     drop: float | None
     """Largest drop of PSNR to the ground truth in dB; None without ground truth."""
 
@@ -297,5 +297,5 @@ def similarity_bar(card: model_folder.Card, method: str, *, paired: bool) -> Sim
 
 
 def similarity_margin(drop: float) -> float:
-    """dB by which noise must lie below an error so that both together are `drop` dB worse than the error alone."""
+    """dB by which noise must be below an error so that their sum is `drop` dB worse than the error alone."""
     return -10 * math.log10(10 ** (drop / 10) - 1)

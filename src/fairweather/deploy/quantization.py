@@ -1,11 +1,11 @@
-"""Quantization of a model folder: model.int8.onnx next to the float network, kept only if its pictures match.
+"""Quantization of a model folder: model.int8.onnx next to the float network, written only if its pictures match.
 
 The card's `quantized` records:
 
     method         dynamic (weights), static (calibrated) or qat (fine-tuned)
     calibration    data, photos: what ranges were measured on; for qat also steps, the step that was kept (0: none
                    improved on calibration alone) and the number of photos trained on
-    layers         number of layers that could be int8
+    layers         number of layers that can be int8
     float_layers   layer -> why it stays in float
     data, pairs    what the comparison was measured on, and whether with ground truth
     bar            the required similarity
@@ -72,7 +72,7 @@ def quantize_model(
 ) -> model_folder.Card:
     """Write a copy of a model with an int8 network next to its float network.
 
-    The folder appears complete or not at all. Layers that lose too much quality in int8 stay in float.
+    The folder is written atomically. Layers that lose too much quality in int8 stay in float.
 
     Args:
         model: name of a shipped model, or path of a model folder or run folder.
@@ -80,7 +80,7 @@ def quantize_model(
         method: dynamic (int8 weights, float computation), static (calibrated) or qat (fine-tuned, then static).
         data: folder of pairs or of degraded photos, split into calibration and measurement; dynamic needs none and is
             then measured on synthetic pictures.
-        force: keep a network below the bar; the card records it.
+        force: write a network even below the bar, and record that on the card.
         steps: number of fine-tuning steps (qat).
         timed_at: height and width of the photo for the timing.
 
@@ -91,14 +91,14 @@ def quantize_model(
         ParityFailed: the bar is missed, without `force`.
         UnknownName: `method` is unknown.
         BadSettings: data is missing, or the network is recurrent or has no convolutions.
-        BadFolder, BadCard, BadImage, MissingExtra: the model, the photos, the folder or torchao are not as needed.
+        BadFolder, BadCard, BadImage, MissingExtra: the model, the photos, the folder or torchao cannot be used.
     """
     if method not in QUANTIZE_METHODS:
         raise UnknownName("method", method, QUANTIZE_METHODS)
     if data is None and method != "dynamic":
         raise BadSettings(
             f"--method {method} needs photos for calibration: give --data DIR, a folder of about 30 photos or pairs "
-            "such as the model is made for"
+            "of the kind that the model is for"
         )
     folder, out = model_folder.find(model), Path(out)
     card = dataclasses.replace(model_folder.read_card(folder), quantized=None)
@@ -143,7 +143,7 @@ class Quantizer:
         self.layers = list(int8.quantizable_layers(self.source))
         self.ranges: int8.ActivationRanges = {}
         if not self.layers:
-            raise BadSettings(f"model {card.name} has no convolution that could be int8: use it in float")
+            raise BadSettings(f"model {card.name} has no convolution that can be quantized: use it in float")
 
     def write(self, searched: Sequence[CalibrationSample], steps: int) -> dict[str, Any]:
         """Write model.int8.onnx and return the first part of the record."""
@@ -157,7 +157,7 @@ class Quantizer:
         inner = [layer for layer in self.layers if layer not in floats]
         lossy = self._search(inner, searched)
         if len(lossy) == len(inner):
-            _log.warning("no choice of float layers reaches the bar: all of them are quantized")
+            _log.warning("no selection of float layers reaches the bar: quantizing all layers")
         else:
             floats |= lossy
         if self.found is not None and self.method == "qat":
@@ -192,7 +192,7 @@ class Quantizer:
         if failures and not force:
             raise ParityFailed(
                 f"{self.card.name} quantized by {self.method} does not match the float model: {'; '.join(failures)}: "
-                "give more or more suitable photos (--data), fine-tune (--method qat), or keep it anyway (--force)"
+                "give more or more suitable photos (--data), fine-tune (--method qat), or write it anyway (--force)"
             )
         record: dict[str, Any] = {
             "data": "synthetic pictures" if self.found is None else self.found.folder,
@@ -228,7 +228,7 @@ class Quantizer:
             )
 
     def _inputs(self, photos: Sequence[CalibrationSample]) -> list[NDArray[np.float32]]:
-        """The network's inputs for these photos; it is not run, any output of the right shape will do."""
+        """The network's inputs for these photos, recorded from a dummy engine."""
         inputs = []
 
         def record(picture: NDArray[np.float32]) -> NDArray[np.float32]:

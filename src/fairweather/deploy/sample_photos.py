@@ -31,7 +31,7 @@ class CalibrationSample:
 
 @dataclass(frozen=True)
 class SampleSet:
-    """The photos of a folder by use."""
+    """The photos of a folder, split by use."""
 
     folder: str
     """Name of the folder."""
@@ -51,7 +51,7 @@ def find_samples(folder: Path, *, calibrating: int = 64, measuring: int = 16) ->
     """Split the photos of a folder; photos of one scene (of one ground truth) stay together.
 
     Raises:
-        BadFolder: the folder holds no photos, or photos and ground truths do not match.
+        BadFolder: the folder contains no photos, or photos and ground truths do not match.
     """
     found: list[PhotoPath]
     if survey(folder):
@@ -59,7 +59,7 @@ def find_samples(folder: Path, *, calibrating: int = 64, measuring: int = 16) ->
     else:
         found = [(path, None) for path in pictures(folder)]
     if not found:
-        raise BadFolder(f"{folder} holds no photos: give a folder of photos, or of pairs, that the model is made for")
+        raise BadFolder(f"{folder} contains no photos: give a folder of photos or pairs that suit the model")
     scenes = list(dict.fromkeys(clear or degraded for degraded, clear in found))
     chosen = set(spread_evenly(scenes, min(measuring, max(1, len(scenes) // 2))))
     measured = [one for one in found if (one[1] or one[0]) in chosen]

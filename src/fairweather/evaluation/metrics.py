@@ -1,6 +1,6 @@
 """PSNR and SSIM, and the named protocols under which they are measured.
 
-A score means nothing without its protocol: colour space, rounding, borders and pooling change it by decibels.
+A score is meaningless without its protocol: colour space, rounding, borders and pooling change it by decibels.
 scikit-image (the extra `evaluate`) computes both metrics.
 """
 
@@ -57,7 +57,7 @@ def ssim(output: NDArray[Any], target: NDArray[Any], *, peak: float = 1.0) -> fl
     _same_shape(output, target)
     if min(output.shape[:2]) < WINDOW:
         raise BadImage(
-            f"SSIM needs {WINDOW} x {WINDOW} pixels at least, and this picture has {size(output)}: give a larger one"
+            f"SSIM needs at least {WINDOW} x {WINDOW} pixels, but this picture has {size(output)}: use a larger one"
         )
     value = _skimage().structural_similarity(
         target.astype(np.float64),
@@ -112,7 +112,7 @@ def size(picture: NDArray[Any]) -> str:
 def _same_shape(output: NDArray[Any], target: NDArray[Any]) -> None:
     if output.shape != target.shape:
         raise BadImage(
-            f"a picture of {size(output)} cannot be compared with one of {size(target)} pixels: give equal sizes"
+            f"a picture of {size(output)} cannot be compared with one of {size(target)} pixels: use equal sizes"
         )
 
 
@@ -130,13 +130,13 @@ class Protocol:
 
     name: str
     description: str
-    """All that is needed to repeat the measurement, in one sentence."""
+    """The definition of the measurement, in one sentence."""
     source: str
     """The publications or code that define it."""
     colour: Literal["rgb", "luma"] = "rgb"
     """`luma` is MATLAB's rounded BT.601 luma of pictures rounded to 8 bits, with a peak of 255."""
     border: int = 0
-    """Pixels that are cut from each side of a truth that is larger by exactly these."""
+    """Pixels cropped from each side of a truth that is larger by exactly this border."""
     pooled: bool = False
     """Whether SSIM is measured after average pooling of the short side to about 256 pixels."""
 
@@ -177,7 +177,7 @@ class Protocol:
         if b and target.shape[:2] == (output.shape[0] + 2 * b, output.shape[1] + 2 * b):
             return target[b:-b, b:-b]
         rule = f" (protocol {self.name} allows a border of {b} around the truth)" if b else ""
-        raise BadImage(f"the output is {size(output)} pixels and the truth {size(target)}{rule}; they must be equal")
+        raise BadImage(f"the output is {size(output)} pixels and the truth {size(target)}{rule}: use equal sizes")
 
     @staticmethod
     def _checked(what: str, picture: NDArray[Any]) -> NDArray[Any]:
@@ -233,7 +233,7 @@ def find_protocol(name: str) -> Protocol:
     """Return the protocol of a name.
 
     Raises:
-        UnknownName: there is none; the message lists all.
+        UnknownName: there is no such protocol; the message lists all.
     """
     if name not in PROTOCOLS:
         raise UnknownName("protocol", name, PROTOCOLS)

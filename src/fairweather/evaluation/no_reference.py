@@ -1,6 +1,6 @@
 """Evaluation without a reference: what a restorer changes in photos whose clear version is unknown.
 
-No measure here shows that a photo is right. They show whether contrast increased, and at which cost: clipped pixels, a
+The measures do not show whether a result is correct, only whether contrast increased, and at what cost: clipping, a
 colour cast or noise. `haze_density` estimates how hazy a photo looks. Following FADE (Choi, You & Bovik, "Referenceless
 prediction of perceptual fog density and perceptual image defogging", TIP 2015) it uses statistics in which hazy and
 clear photos differ, but in a regression on computed haze of known density (`benchmarks/haze_density.py` fits the
@@ -162,7 +162,7 @@ def evaluate_unpaired(
     """
     most, paths = checked_count(sheet), pictures(folder)
     if not paths:
-        raise BadFolder(f"{folder} holds no pictures; give a folder of photos")
+        raise BadFolder(f"{folder} contains no pictures: give a folder of photos")
     place = None if out is None else make_report_folder(Path(out), paths)
     data = Path(folder).resolve().name
     result, rows = NoReferenceReport(data, {}), list[tuple[str, Image.Image, Image.Image]]()
@@ -200,7 +200,7 @@ def measure_change(before: NDArray[Any], after: NDArray[Any]) -> PhotoChange:
         BadImage: the sizes differ.
     """
     if before.shape != after.shape:
-        raise BadImage(f"a photo of {size(before)} cannot be compared with one of {size(after)} pixels")
+        raise BadImage(f"a photo of {size(before)} cannot be compared with one of {size(after)}: use equal sizes")
     before, after = before.astype(np.float32, copy=False), after.astype(np.float32, copy=False)
     a, b = (float(shift) for shift in mean_chroma(after) - mean_chroma(before))
     flat = flat_blocks(before)
@@ -287,8 +287,8 @@ def mean_chroma(picture: Floats) -> NDArray[np.float64]:
 def noise_level(picture: Floats, flat: NDArray[np.bool_] | None = None) -> float:
     """Return the standard deviation of noise in luma, in units of [0, 1].
 
-    Immerkaer, "Fast noise variance estimation", CVIU 1996: a normalized mask that ignores planes and straight edges;
-    here applied per block, with the median over flat blocks.
+    Immerkaer, "Fast noise variance estimation", CVIU 1996: a normalized mask that ignores planes and straight edges,
+    applied per block here, with the median over flat blocks.
     """
     if flat is None:
         flat = flat_blocks(picture)
@@ -301,7 +301,7 @@ def noise_level(picture: Floats, flat: NDArray[np.bool_] | None = None) -> float
 
 
 def flat_blocks(picture: Floats) -> NDArray[np.bool_]:
-    """Return a mask of the flattest blocks, without clipped ones, which hide noise, unless all are clipped."""
+    """Return a mask of the flattest blocks, excluding clipped ones, which hide noise (unless all are clipped)."""
     light = _luma(picture)
     if min(light.shape) < BLOCK:
         return np.zeros((0, 0), np.bool_)

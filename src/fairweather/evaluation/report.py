@@ -68,7 +68,7 @@ def evaluate_model(
     """
     most = None if sheet is None else checked_count(sheet)
     if sheet is not None and out is None:
-        raise BadSettings("sheet: pages need a folder; give one (--out)")
+        raise BadSettings("sheet is given without a folder for the pages: add --out")
     protocol = find_protocol(protocol) if isinstance(protocol, str) else protocol
     sets = data if isinstance(data, Mapping) else find_sets(data)
     photos = [photo for pairs in sets.values() for pair in pairs for photo in (pair.degraded, pair.clear)]
@@ -101,16 +101,15 @@ def make_report_folder(folder: Path, inputs: Iterable[Path] = ()) -> Path:
     """Create the folder of a report.
 
     Raises:
-        BadFolder: it cannot be created or written, or holds inputs, which could have the name of an old sheet that is
-            removed.
+        BadFolder: it cannot be created or written, or contains inputs, which might be removed as old sheets.
     """
     place = os.path.realpath(folder)
     for path in inputs:
         if os.path.realpath(path.parent) == place:
-            raise BadFolder(f"{folder} holds the input {path}; choose another folder with --out")
+            raise BadFolder(f"{folder} contains the input {path}: choose another folder with --out")
     make_folder(folder, "--out")
     if not os.access(folder, os.W_OK):
-        raise BadFolder(f"{folder}: writing there is not permitted; choose another folder with --out")
+        raise BadFolder(f"{folder} cannot be written (permission denied): choose another folder with --out")
     return folder
 
 

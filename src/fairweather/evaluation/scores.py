@@ -1,4 +1,4 @@
-"""Scores of one set of pairs: every photo is restored and measured; one that fails does not stop the others."""
+"""Scores of one set of pairs: every photo is restored and measured; failures are recorded and do not stop the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Produce = Callable[[Pair, Picture], Picture]
 
 @dataclass(frozen=True)
 class Score:
-    """The mean of a metric over the photos of a set, with all that is needed to interpret it."""
+    """The mean of a metric over the photos of a set, with its protocol and data."""
 
     metric: str
     protocol: str
@@ -114,7 +114,7 @@ def score_set(
     Args:
         data: name of the set.
         pairs: its pairs.
-        produce: what restores a photo: `restore_pairs` or `outputs_from_folder`.
+        produce: returns the output for a pair: from `restore_pairs` or `outputs_from_folder`.
         protocol: how photos are compared.
         progress: called after each pair.
         inputs: name of a pair -> scores of its degraded photo. Missing ones are measured and added, so that several
@@ -124,7 +124,7 @@ def score_set(
         The scores; a photo that cannot be read, restored or compared is in `failed`.
 
     Raises:
-        MissingExtra, BadSettings: every photo would fail by it.
+        MissingExtra, BadSettings: errors that would occur for every photo.
     """
     photos, failed, known = [], {}, {} if inputs is None else inputs
     for pair in pairs:
@@ -155,12 +155,12 @@ def load_pair(pair: Pair) -> tuple[Picture, Picture]:
 
 
 def restore_pairs(restorer: Restore) -> Produce:
-    """Return what gives a restorer's outputs to `score_set`."""
+    """Return a `produce` function for `score_set` that runs a restorer."""
     return lambda pair, degraded: restorer(degraded)
 
 
 def outputs_from_folder(folder: Path, pairs: Iterable[Pair]) -> Produce:
-    """Return what gives existing outputs to `score_set`.
+    """Return a `produce` function for `score_set` that reads existing outputs.
 
     Args:
         folder: one output for each pair, named as its degraded photo (any suffix, any case).
@@ -174,13 +174,13 @@ def outputs_from_folder(folder: Path, pairs: Iterable[Pair]) -> Produce:
     missing = [name for name, path in outputs.items() if path is None]
     if missing:
         raise BadFolder(
-            f"{folder}: {len(missing)} of {len(outputs)} outputs are missing, the first for {missing[0]!r}; add them"
+            f"{folder}: {len(missing)} of {len(outputs)} outputs are missing, the first for {missing[0]!r}: add them"
         )
 
     def produce(pair: Pair, degraded: Picture) -> Picture:
         path = outputs.get(pair.name)
         if path is None:
-            raise BadImage(f"{folder}: no output for {pair.name!r}; add it")
+            raise BadImage(f"{folder}: no output for {pair.name!r}: add it")
         return to_float(read(path).pixels)
 
     return produce
@@ -195,7 +195,7 @@ def clear_pairs(folder: str | Path) -> list[Pair]:
     folder = Path(folder)
     pairs = [Pair(path, path, path.relative_to(folder).with_suffix("").as_posix()) for path in pictures(folder)]
     if not pairs:
-        raise BadFolder(f"{folder} holds no pictures; give a folder of clear photos")
+        raise BadFolder(f"{folder} contains no pictures: give a folder of clear photos")
     return pairs
 
 

@@ -45,7 +45,7 @@ def checked_count(count: Count) -> int | None:
     if count == "all":
         return None
     if count < 1:
-        raise BadSettings(f"sheet is {count}: give the number of photos to show, 1 at least, or all")
+        raise BadSettings(f"sheet is {count}: give the number of photos to show, at least 1, or all")
     return count
 
 
@@ -69,7 +69,7 @@ def contact_sheet(path: Path, result: SetScores, produce: Produce) -> None:
 
 
 def chosen(result: SetScores) -> list[tuple[str, PhotoScore]]:
-    """Return the best, median and worst photo by PSNR with these labels; fewer for fewer photos."""
+    """Return the best, median and worst photo by PSNR with their labels; fewer if there are fewer photos."""
     best_first = result.worst_first()[::-1]
     labels: dict[int, str] = {}
     # Of two photos the second is the worst rather than the median.

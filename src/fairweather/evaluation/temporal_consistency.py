@@ -1,7 +1,7 @@
 """Temporal consistency of restored videos: the warping error along the motion, and flicker.
 
-Motion and occlusion are measured in the degraded video (or the truth, if known), never in the restored one, so a
-restorer cannot gain by output that is easy to follow. Memory is constant: only the last frames are stored.
+Motion and occlusion are measured in the degraded video (or the truth, if known), never in the restored one, so output
+that is easier to track does not improve the score. Memory is constant: only the last frames are stored.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TemporalScore:
     restored: float
     """Warping error of the restored video."""
     gain: float
-    """Factor by which the change of contrast alone multiplies the input's error: its square."""
+    """Factor by which the change of contrast alone multiplies the input's error: the square of the contrast ratio."""
     normalised: float
     """`restored / gain`, which is compared with `input`."""
     ratio: float
@@ -201,16 +201,16 @@ class TemporalMeter:
             if frame.shape != shape:
                 which = {"": "of the input", "truth": "of the truth"}.get(name, f"of {name[1:]!r}")
                 raise BadImage(
-                    f"frame {self._frames} {which} has {size(frame)} pixels, the video {size(np.empty(shape))}; give "
+                    f"frame {self._frames} {which} has {size(frame)} pixels, the video {size(np.empty(shape))}: give "
                     "frames of one size"
                 )
         if min(shape[:2]) < SMALLEST:
             raise BadImage(
-                f"frames of {size(np.empty(shape))} pixels are too small: give {SMALLEST} pixels per side at least"
+                f"frames of {size(np.empty(shape))} pixels are too small: use at least {SMALLEST} pixels per side"
             )
         if self._last and self._last.keys() != frames.keys():
             raise BadImage(
-                f"frame {self._frames} has {sorted(frames)}, the one before {sorted(self._last)}: give equal names"
+                f"frame {self._frames} has {sorted(frames)}, the previous one {sorted(self._last)}: use equal names"
             )
         self._shape = shape
 
@@ -229,7 +229,7 @@ def temporal_score(frames: Iterable[tuple[Array, Array] | tuple[Array, Array, Ar
         meter.add(before, {"": after}, truth[0] if truth else None)
         count += 1
     if count < 2:
-        raise BadImage(f"a video of {count} frames has no motion; give two frames at least")
+        raise BadImage(f"a video of {count} frames has no motion: give at least two frames")
     return meter.scores()[""]
 
 
@@ -260,7 +260,7 @@ class _Flicker:
         self._count = 0
 
     def restart(self) -> None:
-        """Start another scene, which is not compared with the one before."""
+        """Start another scene, which is not compared with the previous one."""
         self._means.clear()
 
     def add(self, mean: NDArray[np.float64]) -> None:

@@ -80,8 +80,8 @@ def check_generator_arguments(name: str, arguments: Mapping[str, Any], *, where:
 
     Args:
         name: a key of `GENERATORS`.
-        arguments: plain values, as they stand in a settings file or on a model's card.
-        where: start of error messages: a file, say.
+        arguments: plain values, as in a settings file or on a model's card.
+        where: start of error messages, e.g. a file.
 
     Raises:
         UnknownName: there is no such generator.
@@ -118,7 +118,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 @runtime_checkable
 class Generator(Protocol):
-    """What callers need of a generator, which is also an `nn.Module` with keyword arguments that all have defaults.
+    """The interface of a generator, which is also an `nn.Module` with keyword arguments that all have defaults.
 
     Optional attributes:
 
@@ -131,7 +131,7 @@ class Generator(Protocol):
     """
 
     output: Literal["image", "maps"]
-    """What the exported part predicts: the picture, or maps that are applied outside the network."""
+    """Output of the exported part: the picture, or maps that are applied outside the network."""
     multiple_of: int
     """Required divisor of the input's sides."""
     receptive_field: int | None

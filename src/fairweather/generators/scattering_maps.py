@@ -16,7 +16,7 @@ MIN_TRANSMISSION = 0.1
 
 
 class ScatteringMaps(nn.Module):
-    """Ours, after the scattering model (Narasimhan & Nayar 2002) and deep guided filtering (Wu et al., CVPR 2018).
+    """Our design, after the scattering model (Narasimhan & Nayar 2002), with guided filtering (Wu et al., CVPR 2018).
 
     N x 3 x H x W in [0, 1] -> the same, any H and W. 2,027,330 parameters.
 
@@ -24,8 +24,8 @@ class ScatteringMaps(nn.Module):
     predicts from it the transmission t at every second reduced pixel, and an airlight A and a small offset O that vary
     slowly. The gain K = 1 / t is aligned to the photo's edges by a guided filter on luma (He, Sun & Tang, TPAMI 2013;
     coefficients enlarged as in He & Sun, arXiv:1505.00996), and the result at full size is J = A + K (I - A) + O. The
-    network's input includes the dark channel at four scales (He, Sun & Tang, CVPR 2009), so that this prior need not
-    be learned from few scenes.
+    network's input includes the dark channel at four scales (He, Sun & Tang, CVPR 2009), so that this prior does not
+    have to be learned from few scenes.
 
     `maps_module` is the part that is exported (reduced photo -> N x 7 x h/2 x w/2: t, A, O). At inference
     `fairweather.inference.haze_maps` does the rest in NumPy; `forward` does the same in PyTorch for training.
@@ -76,7 +76,7 @@ class ScatteringMapsNetwork(nn.Module):
     def __init__(self, *, widths: Sequence[int], blocks: int, offset: float, mirror: bool) -> None:
         super().__init__()
         if not 1 <= len(widths) <= 4 or min(widths) < 1 or blocks < 0:
-            raise BadSettings(f"1 to 4 widths from 1, and blocks from 0, are needed, got {list(widths)} and {blocks}")
+            raise BadSettings(f"needs 1 to 4 widths from 1, and blocks from 0, got {list(widths)} and {blocks}")
         self.offset, self.mirror = offset, mirror
         self.stem = _conv(48 + 5, widths[0])
         self.encoder = nn.ModuleList(_stage(width, blocks) for width in widths)

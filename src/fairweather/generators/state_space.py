@@ -12,7 +12,7 @@ REACH = (2.0, 54.0)
 """Shortest and longest initial time constant of a head's state spaces, in frames; those between are evenly spaced on a
 logarithmic scale. Gu & Dao (section 3.6) start with up to 1,000, for longer sequences."""
 LEAST = 1e-3
-"""Least weight of a frame, which avoids a division by zero."""
+"""Minimum weight of a frame, which avoids a division by zero."""
 
 
 def scan(decay: Tensor, inflow: Tensor, first: Tensor) -> Tensor:
@@ -61,8 +61,8 @@ class SelectiveStateSpace(nn.Module):
         super().__init__()
         if min(channels, heads, states) < 1 or channels % heads:
             raise BadSettings(
-                f"channels, heads and states must be at least 1, and heads divide channels: got {channels}, {heads}, "
-                f"{states}"
+                f"channels, heads and states must be at least 1, and channels a multiple of heads: got {channels}, "
+                f"{heads}, {states}"
             )
         self.heads, self.states, self.each = heads, states, channels // heads
         self.inwards = nn.Conv2d(channels, channels, 1, bias=False)

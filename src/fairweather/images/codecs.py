@@ -59,12 +59,12 @@ class SizeError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture file claims before anything is decoded."""
+    """What the header of a picture file declares."""
 
     format: str
     """JPEG, PNG, WEBP, TIFF, AVIF, BMP, PPM or HEIF, by its first bytes."""
     width: int
-    """Upright: after the turn that EXIF asks for."""
+    """Upright, i.e. after the rotation by EXIF orientation."""
     height: int
     grey: bool
     alpha: bool
@@ -87,7 +87,7 @@ class Header:
 
 
 def sniff(data: bytes) -> str:
-    """Return the format that the first bytes show ("GIF" too, which is not supported), or ""."""
+    """Detect the format from the first bytes: also "GIF", which is not supported, or "" if it is unknown."""
     for start, name in ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"BM", "BMP"), (b"GIF8", "GIF")):
         if data.startswith(start):
             return name
@@ -108,7 +108,7 @@ def probe(file: IO[bytes], format: str) -> Header:
 
     Raises:
         MissingExtra: HEIC without pillow-heif.
-        Exception: of any type, from Pillow, where the header is damaged.
+        Exception: of any type, raised by Pillow for a damaged header.
     """
     file.seek(0)
     start = file.read(26)
@@ -154,7 +154,7 @@ def decode(data: bytes, format: str, name: str, max_pixels: int) -> tuple[Stored
     Raises:
         SizeError: above `max_pixels`.
         MissingExtra: HEIC without pillow-heif.
-        Exception: of any type, where the file is damaged or of an unsupported variant.
+        Exception: of any type, for a damaged file or an unsupported variant.
     """
     picture = _open(io.BytesIO(data), format)
     width, height = picture.size
@@ -162,7 +162,7 @@ def decode(data: bytes, format: str, name: str, max_pixels: int) -> tuple[Stored
         raise SizeError(width, height)
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and format not in ("TIFF", "HEIF"):
-        raise ValueError(f"it is an animation of {frames} frames, and only still pictures are supported")
+        raise ValueError(f"an animation of {frames} frames is not supported")
     if frames > 1:
         _log.warning("%s holds %d pictures; only the first is read", name, frames)
     bits = data.find(b"pixi") + 9 if format in ("AVIF", "HEIF") else 0
@@ -181,7 +181,7 @@ def decode(data: bytes, format: str, name: str, max_pixels: int) -> tuple[Stored
         stored = _decode_with_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, picture.size)
     else:
         stored = _decode_with_pillow(data, picture)
-        if format == "TIFF":  # Pillow turns TIFFs itself, and then removes the tag
+        if format == "TIFF":  # Pillow rotates TIFFs itself, and then removes the tag
             orientation = picture.getexif().get(ORIENTATION, 1)
     if format == "JPEG" and (damage := find_damage(data, stored)):
         raise ValueError(damage)
@@ -200,7 +200,7 @@ def encode(stored: Stored, mode: str, format: str, kind: Kind) -> bytes:
 
     Raises:
         MissingExtra: HEIC without pillow-heif.
-        ValueError, OSError: the encoder refuses, e.g. a picture that is too wide for the format.
+        ValueError, OSError: the encoder fails, e.g. for a picture that is too wide for the format.
     """
     # A profile is valid only for the colour space that it was made for.
     same_space = kind.mode in _PROFILE_SPACES and _PROFILE_SPACES[kind.mode] == _PROFILE_SPACES[mode]
@@ -302,7 +302,7 @@ def _decode_with_pillow(data: bytes, picture: ImageFile.ImageFile) -> Stored:
         or mode.startswith("I;")
         or (picture.format == "PPM" and mode == "RGB" and _is_deep_ppm(data))
     ):
-        raise ValueError("its samples are neither 8 nor 16 bits of a PNG or TIFF; convert it to one of these")
+        raise ValueError("unsupported sample format: only 8 bits, and 16 bits in PNG and TIFF, are supported")
     picture.load()
     transparent = picture.has_transparency_data
     if mode in ("1", "L", "LA", "La"):
@@ -337,7 +337,7 @@ def _decode_with_opencv(data: bytes, flags: int, size: tuple[int, int]) -> Any:
     finally:
         opencv_log.setLogLevel(level)
     if stored is None or stored.shape[1::-1] != size or stored.dtype not in (np.uint8, np.uint16):
-        raise ValueError("it is damaged, or of a variant that is not supported")
+        raise ValueError("damaged, or an unsupported variant")
     if stored.ndim == 3 and stored.shape[2] >= 3:
         code = cv2.COLOR_BGR2RGB if stored.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         for top, bottom in _strips(*stored.shape[:2]):  # OpenCV copies its input even in place
@@ -363,17 +363,17 @@ def _decode_tiff(data: bytes, picture: ImageFile.ImageFile) -> Stored:
     (photometric,), (samples,) = _tag(picture, _PHOTOMETRIC), _tag(picture, _SAMPLES)
     integers = set(_tag(picture, _SAMPLE_FORMAT)) == {1} and set(_tag(picture, _BITS)) <= {8, 16}
     if not integers or (photometric, samples) not in ((1, 1), (2, 3), (2, 4)):
-        raise ValueError("its samples are not plain RGB or grey of 8 or 16 bits; convert it to that")
+        raise ValueError("unsupported sample format: only RGB and grey with 8 or 16 bits are supported")
     big = 43 in data[2:4]
     if big and _tag(picture, ORIENTATION) != (1,):
-        raise ValueError("it is a BigTIFF with an orientation, which is not supported; save it upright")
-    upright = data if big else reset_orientation(data)[1]  # OpenCV would turn it, whatever the flags
+        raise ValueError("a BigTIFF with an orientation is not supported")
+    upright = data if big else reset_orientation(data)[1]  # OpenCV would rotate it, whatever the flags
     (width,), (height,) = _tag(picture, _WIDTH), _tag(picture, _HEIGHT)
     return _decode_with_opencv(upright, cv2.IMREAD_UNCHANGED, (width, height))  # type: ignore[no-any-return]
 
 
 def _upright(stored: Any, orientation: int) -> Stored:
-    """Turn a picture by its EXIF orientation, 2 to 8 (EXIF 2.32, tag 0x0112); other values change nothing."""
+    """Rotate or mirror a picture by its EXIF orientation, 2 to 8 (EXIF 2.32, tag 0x0112); ignore other values."""
     if orientation in (5, 7):
         stored = cv2.transpose(stored)
     if orientation in (2, 4, 7):

@@ -1,12 +1,12 @@
-"""The supported formats, and `Kind`: what a file is besides its pixels, so that the same kind can be written again.
+"""The supported formats, and `Kind`: the properties of a file other than its pixels, so that they can be preserved.
 
-Choices, where a format leaves one:
+How pictures are written, where the format allows a choice:
 
 - JPEG from a JPEG: the source's quantization tables, subsampling and progressive flag; from anything else
   quality 95 without chroma subsampling. CMYK and YCCK are written as CMYK, all planes with the first plane's table.
 - WebP: lossless stays lossless, else quality 95. AVIF: quality 90, 4:4:4, lossless alpha. HEIC: quality 90, 4:4:4;
   lossless with alpha. AVIF and HEIC with 10 or 12 bits are read as 8 bits, with a warning.
-- TIFF: uncompressed stays uncompressed, all else is deflate with a predictor. Of several pages the first is read,
+- TIFF: uncompressed stays uncompressed, all else is deflate with a predictor. Only the first of several pages is read,
   with a warning. 16-bit grey with alpha is written as RGBA.
 - One-bit pictures become 8-bit grey. Palette PNGs stay palette PNGs while the result has at most 256 colours.
 - The thumbnail inside EXIF is dropped (it shows the old picture), and so are XMP, JPEG comments and gain maps.
@@ -24,7 +24,7 @@ FORMATS = MappingProxyType({
     ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF",
     ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM", ".pnm": "PPM",
 })  # fmt: skip
-"""Lower-case suffix -> format, of all that can be read and written."""
+"""Lower-case suffix -> format, for all formats that can be read and written."""
 
 ALPHA = frozenset({"PNG", "WEBP", "TIFF", "AVIF", "HEIF"})
 """Formats with alpha; in the others it is flattened on white."""
@@ -38,7 +38,7 @@ INK = frozenset({"JPEG", "TIFF"})
 
 @dataclass(frozen=True)
 class Kind:
-    """What a picture file is besides its pixels."""
+    """The properties of a picture file other than its pixels."""
 
     format: str = ""
     """A value of `FORMATS`; empty for an array."""

@@ -1,7 +1,7 @@
 """Photos in files and in memory: read, write, check, and convert between integers and floats in [0, 1].
 
-What a file is besides its pixels (`Kind`) stays with the photo, so that it is written as the same kind of file. EXIF
-orientation is applied on reading and reset. Files are written atomically.
+A photo keeps the properties of its file (`Kind`: format, profile, compression, ...), so that it is written as the same
+kind of file. EXIF orientation is applied on reading and reset. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fairweather.images.codecs import Header, SizeError, Stored, decode, encode,
 from fairweather.images.formats import ALPHA, DEEP, FORMATS, GREY, INK, Kind
 
 MAX_PIXELS = 200_000_000
-"""Default limit of a header's claim, checked before decoding (a guard against decompression bombs)."""
+"""Default limit of the pixels that a header declares, checked before decoding (against decompression bombs)."""
 
 SUFFIXES: frozenset[str] = frozenset(FORMATS)
 """Lower-case suffixes of pictures that can be read and written."""
@@ -31,7 +31,7 @@ SUFFIXES: frozenset[str] = frozenset(FORMATS)
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """An upright picture, and the kind of file that it comes from."""
+    """An upright picture, and the kind of file that it was read from."""
 
     pixels: NDArray[Any]
     """H x W x 3, uint8 or uint16, RGB; grey photos have three equal channels."""
@@ -53,7 +53,7 @@ class Photo:
         if pixels.shape != self.pixels.shape or pixels.dtype != self.pixels.dtype:
             raise BadImage(
                 f"pixels of {pixels.shape} {pixels.dtype} cannot replace those of {self.pixels.shape} "
-                f"{self.pixels.dtype}; give the same shape and dtype"
+                f"{self.pixels.dtype}: give the same shape and dtype"
             )
         return replace(self, pixels=pixels)
 
@@ -75,14 +75,15 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo
         stored, kind = decode(data, format, str(path), max_pixels)
     except SizeError as error:
         raise BadImage(
-            f"{path}: {error}, above the limit of {max_pixels:,}; "
+            f"{path} {error}, above the limit of {max_pixels:,}: "
             f"if you trust the file, raise the limit with --max-pixels {error.pixels}"
         ) from None
     except (FairweatherError, MemoryError):
         raise
     except Exception as error:  # decoders raise a dozen types on damage: OSError, SyntaxError, struct.error, cv2.error
         raise BadImage(
-            f"{path}: cannot be decoded as {format} ({_line(error)}); get a whole copy, or save it anew elsewhere"
+            f"{path} cannot be decoded as {format} ({_line(error)}): "
+            "get a complete copy, or save it with another program"
         ) from error
     return _to_photo(stored, kind)
 
@@ -119,11 +120,12 @@ def header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Hea
             raise
         except Exception as error:  # as in `read`
             raise BadImage(
-                f"{path}: its {format} header is damaged ({_line(error)}); get a whole copy, or save it anew elsewhere"
+                f"{path} has a damaged {format} header ({_line(error)}): "
+                "get a complete copy, or save it with another program"
             ) from error
     if found.width * found.height > max_pixels:
         raise BadImage(
-            f"{path}: claims {found.width:,} x {found.height:,} pixels, above the limit of {max_pixels:,}; "
+            f"{path} claims {found.width:,} x {found.height:,} pixels, above the limit of {max_pixels:,}: "
             "make it smaller"
         )
     return found
@@ -148,7 +150,7 @@ def write(path: str | os.PathLike[str], photo: Photo | NDArray[Any]) -> None:
         photo = _from_array(photo)
     format = FORMATS.get(path.suffix.lower(), photo.kind.format)
     if not format:
-        raise BadImage(f"{path}: the suffix names no format; use one of {', '.join(sorted(SUFFIXES))}")
+        raise BadImage(f"{path} has no known suffix: use one of {', '.join(sorted(SUFFIXES))}")
     stored, mode = _to_channels(photo, format)
     try:
         data = encode(stored, mode, format, photo.kind)
@@ -157,7 +159,7 @@ def write(path: str | os.PathLike[str], photo: Photo | NDArray[Any]) -> None:
     except Exception as error:
         height, width = photo.pixels.shape[:2]
         raise BadImage(
-            f"{path}: {width} x {height} pixels cannot be written as {format} ({_line(error)}); choose another suffix"
+            f"{path}: {width} x {height} pixels cannot be written as {format} ({_line(error)}): choose another suffix"
         ) from error
     with atomic(path) as temporary:
         temporary.write_bytes(data)
@@ -187,25 +189,25 @@ def from_float(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 def _open(path: Path) -> Iterator[IO[bytes]]:
     try:
         if path.is_dir():
-            raise BadImage(f"{path}: is a folder, not a picture; give a picture's file")
+            raise BadImage(f"{path} is a folder, not a picture: give the path of a picture")
         if path.exists() and not path.is_file():
-            raise BadImage(f"{path}: is not a regular file; give a picture's file")
+            raise BadImage(f"{path} is not a regular file: give the path of a picture")
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise BadImage(f"{path}: no such file; check the name") from None
+        raise BadImage(f"{path}: no such file: check the name") from None
     except OSError as error:
-        raise BadImage(f"{path}: cannot be read ({error.strerror}); check its permissions and the disk") from error
+        raise BadImage(f"{path} cannot be read ({error.strerror}): check its permissions and the disk") from error
 
 
 def _format(path: Path, data: bytes) -> str:
     """Return the format that a file's first bytes show."""
     if not data:
-        raise BadImage(f"{path}: the file is empty (0 bytes); get a whole copy")
+        raise BadImage(f"{path}: the file is empty (0 bytes): get a complete copy")
     format = sniff(data)
     if format in ("", "GIF"):
-        what = "GIF is not supported" if format else "not a picture: its first bytes are those of no known format"
-        raise BadImage(f"{path}: {what}; convert it to JPEG, PNG, WebP, TIFF, AVIF or HEIC")
+        what = "GIF is not supported" if format else "not a picture of a known format"
+        raise BadImage(f"{path}: {what}: convert it to JPEG, PNG, WebP, TIFF, AVIF or HEIC")
     return format
 
 
@@ -229,7 +231,7 @@ def _from_array(array: NDArray[Any]) -> Photo:
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
     if not fits or not array.size or array.dtype not in (np.uint8, np.uint16):
         raise BadImage(
-            f"an array of {array.shape} {array.dtype} is not a picture; "
+            f"an array of {array.shape} {array.dtype} is not a picture: "
             "give H x W x 3 or H x W of uint8 or uint16 (from_float converts)"
         )
     return _to_photo(np.ascontiguousarray(array), Kind(mode="L" if array.ndim == 2 else "RGB"))

@@ -61,7 +61,7 @@ def find_damage(data: bytes, pixels: NDArray[Any]) -> str | None:
         pixels: H x W or H x W x C uint8, as decoded.
 
     Returns:
-        The damage, or None where none was found.
+        The damage, or None if none was found.
     """
     corner = pixels[-4:, -4:]
     grey_corner = bool(((corner == 127) | (corner == 128)).all())  # neutral in every colour space, plates included
@@ -114,7 +114,7 @@ def has_end(data: bytes) -> bool:
 
 
 def _first_scan(data: bytes) -> int:
-    """The position of the first scan's marker; 0 where there is none."""
+    """The position of the first scan's marker; 0 if there is none."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         if data[place + 1] == 0xDA:

@@ -19,7 +19,7 @@ _log = logging.getLogger("fairweather")
 def reset_orientation(exif: bytes) -> tuple[int, bytes]:
     """Return the orientation of EXIF data, and the data with orientation 1 and without thumbnail.
 
-    Bytes are changed in place rather than written anew, since makers' notes hold offsets.
+    Bytes are changed in place, since maker notes contain offsets.
 
     Args:
         exif: a TIFF stream, with or without the "Exif" prefix.

@@ -1,4 +1,4 @@
-"""From a photo and a model folder to the restored photo; knows nothing of training."""
+"""Inference: from a photo and a model folder to the restored photo, without any training code."""
 
 from fairweather.inference.restorer import AutoRestorer, Restorer, load
 

@@ -61,13 +61,13 @@ class Report:
     unchanged: int = 0
     """Photos and videos copied because there was nothing to remove."""
     skipped: int = 0
-    """Outputs that existed."""
+    """Outputs that were skipped because they existed."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Each input that failed, with a message that names it."""
     incomplete: list[tuple[str, str]] = field(default_factory=list)
     """Each video that is truncated or damaged, with a message; what could be read is restored."""
     interrupted: str | None = None
-    """A message if Ctrl-C interrupted a video, of which a part is written."""
+    """A message if Ctrl-C interrupted a video; the part restored so far is written."""
     pixels: int = 0
     """Pixels of the restored photos."""
     frames: int = 0
@@ -125,8 +125,8 @@ def plan(
     """Expand files, folders and patterns (`*`, `?`, `[...]`, `**`) to jobs, in a stable order.
 
     A folder is searched recursively and its structure kept under `out`; a pattern keeps the structure below the part
-    before its first wildcard. Inside folders and patterns, pictures and videos count by suffix; hidden files and the
-    contents of `out` do not. A named file counts whatever its suffix. Nothing is created.
+    before its first wildcard. In folders and patterns, pictures and videos are found by their suffix; hidden files and
+    the contents of `out` are ignored. A file that is named explicitly may have any suffix. Nothing is created.
 
     Args:
         inputs: files, folders, patterns; for videos also addresses, cameras and "-".
@@ -135,7 +135,7 @@ def plan(
 
     Raises:
         BadImage: an input does not exist.
-        BadFolder: an input folder has no pictures, two inputs have one output, an output is an input, or an output
+        BadFolder: an input folder has no pictures, two inputs have the same output, an output is an input, or an output
             cannot be written.
         BadSettings: there are no inputs, or a video's output needs a name.
     """
@@ -151,7 +151,7 @@ def plan(
         else:
             found += _expand(given, target)
     if not found and not jobs:
-        raise BadSettings("there is nothing to restore: name files, folders or patterns")
+        raise BadSettings("nothing to restore: name files, folders or patterns")
     if len(found) == 1 and found[0][2] and target.suffix.lower() in SUFFIXES and not target.is_dir():
         return [*_checked([Job(str(found[0][0]), str(target))]), *jobs]
     files = [Job(str(source), str(target / below), _is_video(str(source))) for source, below, _ in found]
@@ -246,7 +246,7 @@ def run(
 
 
 def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
-    """The jobs whose output does not exist, or all of them."""
+    """The jobs whose output does not exist, or all jobs with `overwrite`."""
     if overwrite:
         return list(jobs)
     todo = [job for job in jobs if job.video or not os.path.exists(job.destination)]
@@ -258,7 +258,7 @@ def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
 
 
 def sweep_outputs(jobs: Iterable[Job]) -> None:
-    """Remove what killed runs left in the output folders."""
+    """Remove temporary files of killed runs from the output folders."""
     folders = {os.path.dirname(job.destination) or "." for job in jobs}
     for folder in folders | {job.destination for job in jobs if job.video and job.destination != "-"}:
         sweep(folder)
@@ -290,7 +290,7 @@ def _run_photos(
             finished, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
             for future in finished:
                 if _ends_the_run(error := future.exception()):
-                    raise error  # at once, whatever is still in progress
+                    raise error  # at once, without waiting for photos in progress
             while in_progress and in_progress[0][1].done():
                 job, future = in_progress.popleft()
                 with failures(report, job.source):
@@ -312,7 +312,7 @@ def _run_photos(
 def _restore_photo(
     job: Job, restorer: PhotoRestorer | None, options: RestoreOptions, budget: MemoryBudget, stop: threading.Event
 ) -> tuple[int | None, str]:
-    """Restore one photo from file to file, in a thread of its own.
+    """Restore one photo from file to file, in its own thread.
 
     Returns:
         The number of restored pixels (None for a copy), and the decision in words.
@@ -421,7 +421,7 @@ def failures(report: Report, source: str) -> Iterator[None]:
             message = "not enough memory: close other programs, or use a smaller photo"
         elif isinstance(error, FairweatherError):
             message = str(error)
-        else:  # engines raise types of their own; one photo must not end a run of hours
+        else:  # engines raise their own types; one photo must not end a run of hours
             _log.debug("%s", source, exc_info=True)
             message = f"{type(error).__name__}: {error}"
         report.failed.append((source, message if source in message else f"{source}: {message}"))
@@ -462,7 +462,7 @@ def progress_bar(report: Report, total: int, wanted: bool) -> Iterator[Callable[
 
 
 def _is_video(given: str, out: Path | None = None, video: bool = False) -> bool:
-    """Whether an input is a video: by its name, or a folder that `--video` or the output's name makes one."""
+    """Whether an input is a video: by its name, or a folder of frames by `--video` or the output's name."""
     suffix = os.path.splitext(given)[1].lower()
     if os.path.isdir(given):
         if video or out is None or out.is_dir() or out.suffix.lower() == ".webp":
@@ -478,7 +478,7 @@ def _is_video(given: str, out: Path | None = None, video: bool = False) -> bool:
 
 
 def _expand(given: str, target: Path) -> list[tuple[Path, Path, bool]]:
-    """The files of one input: path, path below the output folder, and whether it is named, not found in a folder."""
+    """The files of one input: path, path below the output folder, and whether the file was named explicitly."""
     path = Path(given)
     if os.path.exists(given) and not os.path.isdir(given):
         return [(path, Path(path.name), True)]
@@ -488,7 +488,7 @@ def _expand(given: str, target: Path) -> list[tuple[Path, Path, bool]]:
     if os.path.isdir(given):
         found = [(file, file.relative_to(path), False) for file in _search(path, target, suffixes)]
         if not found:
-            raise BadFolder(f"{path}: no pictures in this folder: looked for {', '.join(sorted(suffixes))}")
+            raise BadFolder(f"{path}: no pictures in this folder: supported suffixes are {', '.join(sorted(suffixes))}")
         return found
     if not glob.has_magic(given):
         raise BadImage(f"{path}: no such file or folder: check the name")
@@ -505,7 +505,7 @@ def _expand(given: str, target: Path) -> list[tuple[Path, Path, bool]]:
         elif match.is_file() and match.suffix.lower() in suffixes:
             found.append((match, match.relative_to(root), True))
     if not found:
-        raise BadFolder(f"{given}: no picture matches this pattern: check it, and quote it")
+        raise BadFolder(f"{given}: no picture matches this pattern: check it, and put it in quotes")
     return found
 
 
@@ -513,7 +513,7 @@ def _search(folder: Path, target: Path, suffixes: frozenset[str]) -> Iterator[Pa
     """Pictures below a folder, sorted, without hidden ones and without the output folder."""
 
     def refuse(error: OSError) -> None:
-        raise BadFolder(f"{error.filename}: cannot be listed ({error.strerror}): check its permissions")
+        raise BadFolder(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
 
     results = os.path.realpath(target)
     for place, folders, files in os.walk(folder, onerror=refuse):

@@ -25,18 +25,18 @@ def cancel_scope(event: threading.Event | None) -> Iterator[None]:
 
 
 def check_cancelled() -> None:
-    """Raise Cancelled if this thread's event is set; called between steps that take long."""
+    """Raise Cancelled if this thread's event is set; called between long steps."""
     event = current_cancel_event()
     if event is not None and event.is_set():
         raise Cancelled
 
 
 def current_cancel_event() -> threading.Event | None:
-    """This thread's event, to be passed on to a thread that works for it."""
+    """This thread's event, for passing it on to helper threads."""
     return getattr(_current, "event", None)
 
 
 def cancel_requested() -> Callable[[], bool]:
-    """Return a function that tells, in any thread, whether this thread's event is set."""
+    """Return a function, callable from any thread, that returns whether this thread's event is set."""
     event = current_cancel_event()
     return (lambda: False) if event is None else event.is_set

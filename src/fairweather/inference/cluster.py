@@ -2,11 +2,11 @@
 
 Each worker is a process with its own models and one thread for its network; within it, `batch.run` overlaps decoding,
 restoring and encoding. Workers read and write the photos under the same paths (a shared file system, or one machine).
-The photos of a worker that is lost are handed out again one by one; since outputs are complete or absent, and existing
-ones are skipped, each result exists once. A photo that has lost several workers in a row is reported as failed.
+The photos of a lost worker are assigned again one by one; since outputs are complete or absent, and existing ones are
+skipped, each result exists once. A photo with which several workers in a row are lost is reported as failed.
 Videos are restored on the machine that started the run.
 
-Ray Data is not used: its retries do not know existing outputs, and it requires pandas and Arrow.
+Ray Data is not used: its retries do not skip existing outputs, and it requires pandas and Arrow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fairweather.inference.restorer import RestoreOptions
 BATCH_SIZE = 8
 """Photos per batch: enough that a worker reads the next one while it restores one."""
 MAX_ATTEMPTS = 3
-"""Workers that a photo may lose."""
+"""Number of lost workers after which a photo is reported as failed."""
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _log = logging.getLogger("fairweather")
 
@@ -100,7 +100,7 @@ class _Answer:
 
 
 class Worker:
-    """One process of the pool. Models are opened with the first batch, so that their errors become an answer."""
+    """One process of the pool. Models are opened with the first batch, so that errors are returned as its answer."""
 
     def __init__(self, options: RestoreOptions, open_restorer: OpenRestorer) -> None:
         self._options, self._open = options, open_restorer
@@ -170,7 +170,7 @@ def _distribute(
     log_line: Callable[[str], None],
     show: Callable[[], None],
 ) -> None:
-    """Hand out the batches until all are done; `names` are the sources as the user wrote them."""
+    """Assign the batches to workers until all are done; `names` are the sources as the user wrote them."""
     try:
         while waiting or pool.busy:
             while waiting and len(pool.busy) < workers:
@@ -181,7 +181,7 @@ def _distribute(
                 waiting.extend(one for one in retries if one.attempts < MAX_ATTEMPTS)
                 for one in (one for one in retries if one.attempts >= MAX_ATTEMPTS):
                     source = names[one.jobs[0].source]
-                    message = f"{source}: {MAX_ATTEMPTS} workers were lost with it: restore it alone, or reduce it"
+                    message = f"{source}: {MAX_ATTEMPTS} workers were lost during it: restore it alone, or reduce it"
                     report.failed.append((source, message))
                 show()
                 continue

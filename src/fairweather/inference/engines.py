@@ -1,6 +1,6 @@
 """Engines: what runs a network.
 
-An engine is a callable from one float32 array to one float32 array, so a lambda will do in a test:
+An engine is a callable from one float32 array to one float32 array, so a test can use a lambda:
 
     N x 3 x h x w in [0, 1], sides multiples of the card's `multiple_of`  ->  N x C x ..., C = 3 (image) or 7 (maps)
 
@@ -82,7 +82,7 @@ def open_engine(
     if precision not in get_args(Precision):
         raise BadSettings(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
     if threads is not None and threads < 1:
-        raise BadSettings(f"threads must be at least 1, not {threads}; omit it for the engine's default")
+        raise BadSettings(f"threads must be at least 1, not {threads}: omit it for the engine's default")
     if precision == "int8" and name.startswith("torch"):
         raise BadSettings(f"engine {name} does not support precision int8: use openvino or onnxruntime")
     if precision == "int8" and card.quantized is None:
@@ -160,13 +160,14 @@ def load_generator(folder: Path, card: model_folder.Card) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # initialisation must not advance the caller's random state
             generator: nn.Module = GENERATORS[card.generator](**card.arguments)
     except BadSettings as error:
-        raise BadCard(f"{error}; restore the file, or export the model again") from None
+        raise BadCard(f"{error}: restore the file, or export the model again") from None
     weights = {key: torch.from_numpy(value) for key, value in model_folder.read_weights(folder).items()}
     try:
         generator.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise BadCard(
-            f"{folder / model_folder.WEIGHTS} does not fit generator {card.generator} of {path}: {error}"
+            f"{folder / model_folder.WEIGHTS} does not fit generator {card.generator} of {path} "
+            f"({_last_line(error)}): export the model again"
         ) from None
     return generator.eval()
 
@@ -176,7 +177,7 @@ def openvino_core() -> Any:
     """The only OpenVINO core of this process, never released.
 
     OpenVINO's CPU plugin (2026.4) sets the thread's signal stack. When two cores are released, it restores one that it
-    has freed, and the next signal, such as Ctrl-C, is a segmentation fault.
+    has freed, and the next signal, such as Ctrl-C, causes a segmentation fault.
     """
     import openvino
 

@@ -1,4 +1,4 @@
-"""Guards: keep a restored photo from being worse than the original, whatever the network did.
+"""Guards: prevent common artefacts in a restored photo, regardless of the network.
 
 Four guards, none of which changes a photo that the network left unchanged:
 
@@ -140,7 +140,7 @@ def _tint(photo: Array, restored: Array, unit: float) -> Floats | None:
     grey = np.array([[[60, 0, 0], [60, a, b]]], np.float32)
     plain, tinted = cv2.cvtColor(grey, cv2.COLOR_LAB2RGB)[0]
     tint = np.asarray((tinted - plain) * (1 - allowed / length), np.float32)
-    for _ in range(3):  # the effect of a tone curve on the mean depends on the photo: correct by what it reached
+    for _ in range(3):  # iterate, since the effect of a tone curve on the mean depends on the photo
         reached = length - float(np.hypot(*(_chroma(_untinted(after, tint)) - _chroma(before))))
         tint = tint * np.float32(np.clip((length - allowed) / max(reached, 1e-3), 0.5, 2))
     return tint

@@ -1,7 +1,7 @@
 """Memory: a budget for the whole process, and how much of it a photo needs, estimated from its header.
 
-The budget counts resident memory, as the operating system does. The interpreter, the engines and the loaded models
-come off first (measured when a run starts, plus an allowance for what the first photos load); each photo in progress
+The budget counts resident memory, as the operating system does. The interpreter, the engines and the loaded models are
+subtracted first (measured when a run starts, plus an allowance for what the first photos load); each photo in progress
 reserves its maximum; networks that work in windows get the rest. A photo is read only when its reservation fits.
 
 Estimates are upper bounds: what a decoder or encoder allocates besides the pixels was measured for each format
@@ -67,8 +67,8 @@ class MemoryBudget:
     """The memory of one run over photos and videos.
 
     Args:
-        total: limit in bytes. None: three quarters of what is free, which only delays the reading of photos and rejects
-            none.
+        total: limit in bytes. None: three quarters of the free memory; photos may then have to wait, but none is
+            rejected.
         allowance: bytes on top of the resident memory at the start.
         copies: restored copies of a photo that are alive at once besides the photo itself.
         comfortable: bytes kept free for windows while several photos are in memory: with less, overlaps grow.
@@ -106,7 +106,7 @@ class MemoryBudget:
         if self.strict and self.total < self.base + MIN_WINDOW_MEMORY:
             raise BadSettings(
                 f"--memory {format_size(self.total)} is too small: fairweather and its models need "
-                f"{format_size(self.base + MIN_WINDOW_MEMORY)} here: give that plus about 12 bytes per pixel of a photo"
+                f"{format_size(self.base + MIN_WINDOW_MEMORY)} here: add about 12 bytes per pixel of a photo to that"
             )
 
     def admit(self, source: str | Path, destination: str | Path, max_pixels: int = MAX_PIXELS) -> bool:
@@ -135,7 +135,7 @@ class MemoryBudget:
         return True
 
     def release(self, source: str | Path) -> None:
-        """The photo is written or has failed."""
+        """Release a photo's memory when it is written or has failed."""
         with self._lock:
             self.reserved.pop(str(source), None)
 
@@ -182,7 +182,7 @@ class MemoryBudget:
         return self._alone in self.reserved or (sum(self.reserved.values()) + need > self._usable() - self._kept_free())
 
     def _usable(self) -> int:
-        """For photos and windows together."""
+        """Bytes for photos and windows together."""
         return self.total - self.base - self.held
 
     def _kept_free(self) -> int:

@@ -1,4 +1,4 @@
-"""Restorers: a photo in, the restored photo of the same size and type out, whatever the network."""
+"""Restorers: a photo in, the restored photo of the same size and type out, for any network."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ PreviewLayout = Literal["side", "split"]
 Memory: TypeAlias = int | Callable[[], int]
 """Bytes, or a function that returns them."""
 _ENGINE_LOCK = threading.RLock()
-"""Held while a network runs, and from the first to the last window of a photo: each run uses all cores, and as much
-memory as is allowed."""
+"""Lock: one network runs at a time, from the first to the last window of a photo, since each uses all cores and all
+allowed memory."""
 _ALLOCATION = re.compile(r"alloc|(out of|not enough|insufficient) memory", re.IGNORECASE)
 _log = logging.getLogger("fairweather")
 
@@ -48,7 +48,7 @@ class RestoreOptions:
     """How photos and videos are restored: the options of `fairweather restore`."""
 
     model: str | None = None
-    """Name or path of the model to use, whatever the weather."""
+    """Name or path of the model to use, regardless of the weather."""
     weather: str = "auto"
     """What to remove, a `WeatherChoice`."""
     strength: float = 1.0
@@ -225,7 +225,7 @@ class Restorer:
         return self._guarded(photo, restored, guard)
 
     def plan(self, photo: NDArray[Any] | None = None, weather: str = "auto") -> RestorePlan:
-        """This model alone, whatever the weather: counterpart of `AutoRestorer.plan`."""
+        """A plan with this model only: counterpart of `AutoRestorer.plan`."""
         return weather_detection.plan(_no_detection, model=self.card)
 
     def open(self, model: str) -> Restorer:
@@ -376,7 +376,7 @@ class Restorer:
                 "export the model again"
             )
         if not np.isfinite(output).all():
-            raise BadCard(f"model {name}: the output contains NaN or Inf: train it again, or use another model")
+            raise BadCard(f"model {name}: the output contains NaN or Inf: train the model again, or use another one")
         return output
 
 

@@ -303,7 +303,7 @@ class MotionEstimator:
         x, y = columns + flow[..., 0], rows + flow[..., 1]
         matched = cv2.remap(last, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         off = cv2.absdiff(light, matched).astype(np.float32) / 255
-        # Flow to the previous frame and back ends where it began, unless the pixel is occluded in one of the two
+        # Flow to the previous frame and back ends where it started, unless the pixel is occluded in one of the two
         # (Sundaram et al., ECCV 2010, section 4) or outside the frame.
         round_trip = np.square(flow + cv2.remap(back, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)).sum(-1)
         round_trip /= FLOW_ROUND_TRIP_TOLERANCE**2 + np.float32(0.01) * np.square(flow).sum(-1)

@@ -6,8 +6,8 @@ whole. Where a window ends inside the photo, at least `halo` pixels of its outpu
 own border nothing is, because the network treats that border as in the whole. The combined output therefore equals
 that of the whole photo, up to float rounding.
 
-All windows of a photo have the same size, so an engine with dynamic shapes prepares itself once. The padded photo is
-never materialized: windows are read through reflected indices.
+All windows of a photo have the same size, so an engine with dynamic shapes is prepared once. The padded photo is never
+materialized: windows are read through reflected indices.
 """
 
 from __future__ import annotations

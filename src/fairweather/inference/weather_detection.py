@@ -1,8 +1,8 @@
 """Weather detection: which weather a photo shows, and which models restore it.
 
 The detector is a network in models/weather, a folder of its own format (recognizer.json instead of card.json), combined
-with evidence from the models that remove weather: a model trained to remove haze and to leave clear photos alone
-measures how much haze there is. On held-out photos each misses some of what the other finds (docs/models.md).
+with evidence from the models that remove weather: a model that removes haze and leaves clear photos unchanged measures
+how much haze there is. On held-out photos each of the two detects some weather that the other misses (docs/models.md).
 `runs/ship/weather.py` trains the network and fits the decision rules. NumPy, OpenCV and small networks, no PyTorch.
 """
 
@@ -80,7 +80,7 @@ class RestorePlan(NamedTuple):
     """How a photo or video is restored; without parts it stays unchanged."""
 
     weather: Weather | None
-    """The detected weather; None where the caller named the weather or the model."""
+    """The detected weather; None if the caller named the weather or the model."""
     parts: tuple[PlannedModel, ...]
     """The models in the order in which they run."""
     missing: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ DETECTOR_FOLDER = model_folder.MODELS / "weather"
 DETECTOR_FORMAT = 2
 SCALES = (480, 960)
 """Short sides, in pixels, to which a photo is reduced to look for streaks: these are a few pixels wide at one of the
-two, whatever the camera. A photo of up to 1.5 times the first keeps its size."""
+two, for any camera. A photo of up to 1.5 times the first keeps its size."""
 WINDOW_COLUMNS, WINDOW_ROWS = 3, 2
 """Number of windows along the longer and the shorter side."""
 NO_HAZE_EVIDENCE, NO_RAIN_EVIDENCE = math.log(0.01), -60.0

@@ -22,7 +22,7 @@ LAYERS = tuple(f"relu{stage}_{at}" for stage, row in enumerate(STAGES, 1) for at
 FILE = "vgg19-dcbb9e9d.pth"
 """Name of torchvision's ImageNet weights, as torch caches them."""
 SEED = 19
-"""Seed of the random network. Another seed is another loss: runs could not be resumed."""
+"""Seed of the random network; with another seed the loss changes, and runs cannot be resumed."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Distance = Literal["mse", "l1"]
@@ -125,7 +125,7 @@ class Perceptual(nn.Module):
         return f"{self.origin} VGG-19 features after {', '.join(self.layers)}"
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode."""
+        """Do nothing: the network always stays in eval mode."""
         return super().train(False)
 
     def get_extra_state(self) -> Tensor:
@@ -135,14 +135,14 @@ class Perceptual(nn.Module):
         if not torch.equal(state.cpu(), self.get_extra_state()):
             was = "ImageNet's" if state[0] else "random"
             raise BadSettings(
-                f"the run was started with {was} VGG-19 weights, and the {self.origin} ones found now differ: restore "
+                f"the run was started with {was} VGG-19 weights, but the {self.origin} ones found now differ: restore "
                 f"the same {FILE} in {_cache()} (or remove it), or start another run"
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def move(tensor: Tensor) -> Tensor:
             result = fn(tensor)
-            # Follow the device only: another type would round the weights for good.
+            # Follow the device only: another type would round the weights permanently.
             return result if result.dtype == tensor.dtype else tensor.to(result.device)
 
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
@@ -150,7 +150,7 @@ class Perceptual(nn.Module):
 
 
 def vgg19(deepest: int) -> tuple[nn.Sequential, dict[str, int]]:
-    """VGG-19 without values up to ReLU number `deepest` (from 0), and the index of each ReLU in it."""
+    """VGG-19 with uninitialized weights up to ReLU number `deepest` (from 0), and the index of each ReLU in it."""
     network, places, channels = nn.Sequential(), {}, 3
     for stage, row in enumerate(STAGES, 1):
         if stage > 1:
@@ -173,12 +173,12 @@ def _cache() -> Path:
 def _read(network: nn.Sequential, path: Path) -> None:
     remedy = f"give torchvision's {FILE}, or remove the setting (or the file) to use random features"
     if not path.is_file():
-        raise BadSettings(f"{path}: there are no VGG-19 weights: {remedy}")
+        raise BadSettings(f"{path}: no VGG-19 weights found: {remedy}")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({key: state[f"features.{key}"].float() for key in network.state_dict()})
     except Exception as error:  # the type for a truncated or foreign file depends on its content
-        raise BadSettings(f"{path} holds no VGG-19 weights ({type(error).__name__}: {error}): {remedy}") from error
+        raise BadSettings(f"{path} contains no VGG-19 weights ({type(error).__name__}: {error}): {remedy}") from error
 
 
 def _randomise(network: nn.Sequential) -> None:
@@ -198,7 +198,7 @@ def _digest(network: nn.Sequential) -> int:
 
 
 def _freeze(layer: nn.Module) -> None:
-    """Turn parameters into buffers that are not stored, for which there is no optimizer, average or exchange."""
+    """Turn parameters into non-persistent buffers, which are not optimized, averaged, synchronized or saved."""
     for name, parameter in list(layer.named_parameters(recurse=False)):
         delattr(layer, name)
         value = parameter.detach()

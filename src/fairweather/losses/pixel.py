@@ -1,8 +1,8 @@
 """Pixel losses: L1, Charbonnier and mean squared error.
 
 All take `output` and `target` of one shape, N x C x H x W in [0,1], and return a scalar, computed in fp32 also under
-autocast. An optional `weight`, broadcastable to them (a mask is N x 1 x H x W), makes the scalar a weighted mean, that
-is the mean inside a mask of any size; it is zero for an empty mask.
+autocast. With an optional `weight`, broadcastable to them (a mask is N x 1 x H x W), it is the weighted mean, i.e. the
+mean inside a mask; it is zero for an empty mask.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def mse(output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def charbonnier(output: Tensor, target: Tensor, weight: Tensor | None = None, *, eps: float = 1e-3) -> Tensor:
-    """Mean of sqrt(d^2 + eps^2), a smooth L1 (Lai et al., LapSRN, CVPR 2017, section 3.3); `eps` for equal pictures."""
+    """Mean of sqrt(d^2 + eps^2), a smooth L1 (Lai et al., LapSRN, CVPR 2017, section 3.3); equals `eps` at d = 0."""
     return _mean((_difference(output, target).square() + eps * eps).sqrt(), weight)
 
 

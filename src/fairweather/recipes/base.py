@@ -15,7 +15,7 @@ from fairweather.generators import padded
 
 Schedule = Literal["constant", "linear", "cosine"]
 Build = Callable[[], nn.Module]
-"""Makes one fresh generator; a recipe that needs two calls it twice."""
+"""Builds a new generator; a recipe that needs two calls it twice."""
 
 # Bounds of the recipes' settings; they are checked by fairweather.validation.
 Weight = Annotated[float, Meta(ge=0, le=1e6)]
@@ -71,7 +71,7 @@ class OptimizerGroup:
 
 
 class Update(Protocol):
-    """What the training engine offers to a recipe's step."""
+    """The interface of the training engine for a recipe's step."""
 
     def __call__(self, name: str, loss: Tensor) -> None:
         """Take one optimizer step on `loss`.
@@ -87,15 +87,15 @@ class Update(Protocol):
         Args:
             name: which history.
             fakes: N x C x H x W.
-            size: capacity of the history in samples; 0 returns the fakes as they are.
+            size: capacity of the history in samples; 0 returns the fakes unchanged.
         """
 
 
 class Recipe(nn.Module, ABC):
     """A whole training algorithm: networks, optimizer groups and one step.
 
-    It never sees devices, precision, distribution or checkpoints. The constructor takes `build`, which makes a
-    generator, and the recipe's settings (a frozen dataclass), so that any recipe trains any generator.
+    A recipe is independent of devices, precision, distribution and checkpoints. The constructor takes `build`, which
+    builds a generator, and the recipe's settings (a frozen dataclass), so that any recipe trains any generator.
     """
 
     settings_type: ClassVar[type[Any]]
@@ -140,7 +140,7 @@ class Recipe(nn.Module, ABC):
 
     @abstractmethod
     def restorer_network(self) -> nn.Module:
-        """The generator that maps degraded to clear: the model folder is made of it."""
+        """The generator that maps degraded to clear, which is exported to the model folder."""
 
     def preview(self, network: nn.Module, degraded: Tensor) -> Tensor:
         """The output of a network that this recipe trains, for a sample sheet."""

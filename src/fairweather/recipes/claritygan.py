@@ -17,7 +17,7 @@ class ClarityGANSettings(CycleGANSettings):
     """CycleGAN's settings, and those of the perceptual term."""
 
     perceptual: Weight = 1.0
-    """Weight of the difference in VGG-19's features between a photo and its reconstruction; 0 leaves it out."""
+    """Weight of the difference in VGG-19's features between a photo and its reconstruction; 0 disables it."""
     layers: Layers = ("relu3_3", "relu4_3")
     """The layers whose features are compared; shallower ones (relu2_2) are much cheaper."""
     vgg: str | None = None
@@ -28,8 +28,9 @@ class ClarityGAN(CycleGAN):
     """The public project ClarityGAN, after Engin, Genc and Ekenel, Cycle-Dehaze: Enhanced CycleGAN for Single Image
     Dehazing, CVPRW 2018: CycleGAN with a perceptual term for cycle consistency.
 
-    To L1, a reconstruction that is off by a pixel is as bad as a blurred one; features tell them apart (Johnson et al.,
-    ECCV 2016). The term compares the end of a cycle with its start, never photos across domains, which should differ.
+    L1 penalizes a reconstruction that is shifted by a pixel as much as a blurred one; features distinguish the two
+    (Johnson et al., ECCV 2016). The term compares the end of a cycle with its start, never photos of different domains,
+    which should differ.
 
     Terms: CycleGAN's, and `perceptual_degraded`, `perceptual_clear`.
     """

@@ -32,7 +32,7 @@ class CycleGANSettings:
     cycle: Weight = 10.0
     """Weight of the L1 cycle consistency; the adversarial terms weigh 1."""
     identity: Weight = 5.0
-    """Weight of the L1 difference that a generator makes to a photo of its own target domain."""
+    """Weight of the identity term: L1 difference between a photo of a generator's target domain and its output."""
     pool: Annotated[int, Meta(ge=0, le=10_000)] = 50
     """Size of each discriminator's sample history (Shrivastava et al., CVPR 2017); 0 uses fresh fakes only."""
     lr: Rate = 2e-4
@@ -49,8 +49,8 @@ class CycleGAN(Recipe):
     """Zhu, Park, Isola and Efros, Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks,
     ICCV 2017.
 
-    `restore` maps degraded to clear, `degrade` clear to degraded. Identity asks each of them to leave a photo of its
-    target domain unchanged: `restore` a clear one, `degrade` a degraded one. Both generators share one Adam, both
+    `restore` maps degraded to clear, `degrade` clear to degraded. The identity term trains each of them to leave photos
+    of its target domain unchanged: `restore` clear ones, `degrade` degraded ones. Both generators share one Adam, both
     discriminators another. The adversarial loss is least squares, halved for the discriminators.
 
     Terms: `adversarial_clear`, `adversarial_degraded`, `cycle_degraded`, `cycle_clear`, `identity_clear`,

@@ -42,7 +42,7 @@ class HazeHealSettings:
     threshold: Share | None = None
     """Share of airlight above which a pixel is in the mask (default: each pixel is weighted by its share)."""
     perceptual: Weight = 0.005
-    """Weight of the difference in VGG-19's features; 0 leaves it out."""
+    """Weight of the difference in VGG-19's features; 0 disables it."""
     layers: Layers = ("relu3_3", "relu4_3")
     """The layers whose features are compared; shallower ones (relu2_2) are much cheaper."""
     vgg: str | None = None

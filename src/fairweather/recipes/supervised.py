@@ -48,7 +48,7 @@ class SupervisedSettings:
     psnr_ceiling: Decibel = 35.0
     """PSNR in dB at which that term levels off; without it, photos that are nearly clear outweigh all others."""
     adversarial: Weight = 0.0
-    """Weight of the hinge loss against a PatchGAN with spectral norm (Miyato et al., ICLR 2018); 0 leaves it out."""
+    """Weight of the hinge loss against a PatchGAN with spectral norm (Miyato et al., ICLR 2018); 0 disables it."""
     discriminator_warmup: Annotated[int, Meta(ge=0, le=10**9)] = 200
     """Steps in which only the discriminator uses the adversarial loss; over as many further steps its weight for the
     generator rises to full. An untrained discriminator would damage trained weights."""
@@ -111,7 +111,7 @@ class Supervised(Recipe):
             )
         }
         if self.discriminator is not None:
-            # No warm-up: it has to catch up with a trained generator.
+            # No warm-up: the discriminator has to catch up with a trained generator.
             groups["discriminator"] = OptimizerGroup(
                 (self.discriminator,), lr=s.lr_discriminator, betas=(0.5, 0.999), schedule="cosine"
             )

@@ -139,7 +139,7 @@ def frames_of(strips: Tensor) -> Tensor:
     """N x 3 x T S x S -> N x T x 3 x S x S. Raises BadSettings if T is not a whole number."""
     height, side = strips.shape[-2:]
     if height % side:
-        raise BadSettings(f"a strip of {side} x {height} pixels is no whole number of square frames: set data.frames")
+        raise BadSettings(f"a strip of {side} x {height} pixels is not a sequence of square frames: set data.frames")
     return torch.stack(torch.split(strips, side, 2), 1)
 
 

@@ -1,4 +1,4 @@
-"""Training: `train` runs a recipe to its end and returns the run, whose folder holds the model.
+"""Training: `train` runs a recipe to its end and returns the run, whose folder contains the model.
 
 Imports no torch, so that `fairweather.train` can be inspected and `--help` is quick.
 """
@@ -71,8 +71,8 @@ def train(
 ) -> Run:
     """Train a recipe on photos.
 
-    With `devices` above 1 this program is started once more per further process; all of them train, and return once
-    the main one has written the model. KeyboardInterrupt (Ctrl-C) writes a last checkpoint.
+    With `devices` above 1, this program is started again for each further process; all of them train, and return when
+    the main one has written the model. On KeyboardInterrupt (Ctrl-C), a last checkpoint is written.
 
     Args:
         recipe: cyclegan, claritygan, derain (unpaired photos), pix2pix, hazeheal, supervised (pairs) or
@@ -81,9 +81,9 @@ def train(
         generator: name of the network; by default the recipe's.
         generator_arguments: arguments of the generator.
         settings: fields of the recipe's settings.
-        config: TOML file with tables [run], [data], [recipe], [generator]; arguments win over it.
+        config: TOML file with tables [run], [data], [recipe], [generator]; arguments override it.
         out: the run folder.
-        resume: continue the run in `out` from its last checkpoint: exactly, unless its length is in minutes.
+        resume: continue the run in `out` from its last checkpoint; exact, unless its length is in minutes.
         **options: fields of `fairweather.training.config.RunConfig` (steps, epochs, minutes, batch, seed, start,
             precision, device, devices, ...) and `DataConfig` (degraded, clear, crop, hold_back, ...). None means the
             config file's value, else the default.

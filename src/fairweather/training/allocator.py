@@ -1,7 +1,7 @@
 """glibc memory settings that make eager training on a Linux CPU nearly twice as fast.
 
-By default glibc gives every large tensor fresh pages from the kernel and returns them when it is freed, and training
-spends half of its time in page faults. These thresholds keep the pages; glibc reads them when a process starts.
+By default glibc requests fresh pages from the kernel for every large tensor and returns them when it is freed, and
+training spends half of its time in page faults. These thresholds keep the pages; glibc reads them at process start.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def tuned(environment: Mapping[str, str]) -> bool:
 
 
 def restart_tuned() -> None:
-    """Replace this process by the same program with the settings; do nothing if they are set.
+    """Restart this program with the settings, unless they are set.
 
-    For the command line, before torch is imported: the program runs again from its start.
+    For the command line, before torch is imported: the process is replaced (exec), so the program starts over.
     """
     if tuned(os.environ) or _MARK in os.environ:
         return

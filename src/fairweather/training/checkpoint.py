@@ -32,10 +32,10 @@ _written: set[Path] = set()
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write `folder/latest.pt`; the one before becomes `previous.pt` once this one is complete, unless it is damaged.
+    """Write `folder/latest.pt`; when it is complete, the old one becomes `previous.pt`, unless that is damaged.
 
     Raises:
-        BadFolder: the checkpoint cannot be written; existing ones stay as they are.
+        BadFolder: the checkpoint cannot be written; existing ones are unchanged.
     """
     make_folder(folder, "--out")
     path = folder / CHECKPOINT_NAME
@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         while isinstance(reason, BadFolder) and isinstance(reason.__cause__, OSError):
             reason = reason.__cause__
         why = getattr(reason, "strerror", None) or reason
-        raise BadFolder(f"{path}: the checkpoint cannot be written ({why}); {remedy(folder)}") from error
+        raise BadFolder(f"{path}: the checkpoint cannot be written ({why}): {remedy(folder)}") from error
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
@@ -100,23 +100,23 @@ def process_checkpoint(state: dict[str, Any], rank: int, size: int) -> dict[str,
 
 
 def remedy(folder: Path) -> str:
-    """What to do after a failed write: which checkpoint is kept, and how to resume from it."""
+    """What to do after a failed write: the last good checkpoint, and how to resume from it."""
     for name in (CHECKPOINT_NAME, PREVIOUS_NAME):
         if not isinstance(state := _read(folder / name), str):
             return f"{folder / name} (step {state['step']}) is the last good one: free space, then resume with --resume"
-    return f"{folder} holds no checkpoint: free space, then start the run again in another folder (--out)"
+    return f"{folder} contains no checkpoint: free space, then start the run again in another folder (--out)"
 
 
 @contextmanager
 def disk_errors(run: Path, target: Path) -> Iterator[None]:
-    """Turn a failed write of a run's file into one line that names the file, the last good checkpoint and the remedy.
+    """Turn a failed write of a run's file into an error that names the file, the last good checkpoint and the remedy.
 
     Args:
         run: the run folder.
         target: the file or folder that is written, for errors that do not name one.
 
     Raises:
-        BadFolder: the disk is full or does not work.
+        BadFolder: the disk is full or failing.
     """
     try:
         yield
@@ -124,7 +124,7 @@ def disk_errors(run: Path, target: Path) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, BadFolder) else error
         if not isinstance(cause, OSError) or cause.errno not in DISK:
             raise
-        raise BadFolder(f"{target}: cannot be written: {DISK[cause.errno]}; {remedy(run / 'checkpoints')}") from error
+        raise BadFolder(f"{target} cannot be written ({DISK[cause.errno]}): {remedy(run / 'checkpoints')}") from error
 
 
 def checkpoint_damage(path: Path) -> str | None:
@@ -139,7 +139,7 @@ def checkpoint_damage(path: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     if not trailer.startswith(TRAILER):
-        return "there is no checksum at its end: the file is cut off, or from an older version"
+        return "it has no checksum at its end: the file is truncated, or from an older version"
     return None if trailer == TRAILER + b"%08x" % found else "its checksum is wrong"
 
 
@@ -172,11 +172,11 @@ def set_random_states(states: dict[str, Any]) -> None:
         kind, keys, *rest = states["numpy"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise BadFolder(f"the checkpoint holds an invalid random state ({error}): start the run again") from error
+        raise BadFolder(f"the checkpoint contains an invalid random state ({error}): start the run again") from error
 
 
 class _Summing:
-    """A file that computes the checksum of what is written to it."""
+    """A file wrapper that computes the checksum of the written data."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sum = file, 0
@@ -190,7 +190,7 @@ class _Summing:
 
 
 def _read(path: Path) -> dict[str, Any] | str:
-    """The checkpoint, or what is wrong with it."""
+    """Return the checkpoint, or a description of what is wrong with it."""
     if (damage := checkpoint_damage(path)) is not None:
         return damage
     try:

@@ -1,7 +1,7 @@
 """The settings of a run: dataclasses that define the TOML schema, the command line's flags and `train`'s arguments.
 
     [run]        RunConfig      length, precision, hardware, checkpoints and logs
-    [data]       DataConfig     the photos, and what the model's card says of them
+    [data]       DataConfig     the photos, and how the model's card describes them
     [recipe]     name, and the fields of the recipe's own settings
     [generator]  name, and the generator's own arguments
 
@@ -65,14 +65,14 @@ class RunConfig:
     """Seed of the initial weights, the sample order and every random draw."""
     start: PathText | None = None
     """Initial weights for fine-tuning: a run folder, a model folder or a shipped model's name. The generator and its
-    arguments are taken from there unless given. Optimizers and schedules start anew; ignored when resuming."""
+    arguments are taken from there unless given. Optimizers and schedules start fresh. Ignored when resuming."""
     precision: Precision = "auto"
-    """fp32, or mixed precision with bf16 or fp16 (CUDA only). auto: bf16 if the device computes it in hardware."""
+    """fp32, or mixed precision with bf16 or fp16 (CUDA only). auto: bf16 if the device supports it in hardware."""
     device: Device = "auto"
     """cpu, cuda or mps. auto: cuda if available, else mps, else cpu."""
     devices: Annotated[int, Meta(ge=1, le=1024)] = 1
     """Number of processes, each on its own GPU or on a share of the CPU. Gradients are averaged; batch statistics,
-    dropout and sample histories belong to each process. Under torchrun its number of processes."""
+    dropout and sample histories are separate. Under torchrun, the default is its number of processes."""
     compile: bool = False
     """Compile the generators with torch.compile: the first step takes a minute or more, later ones less. Needs a C++
     compiler; results differ in the last bits."""
@@ -104,7 +104,7 @@ class DataConfig:
     """The photos (`folder` for pairs or `sources`, else `degraded` and `clear`), and facts for the model's card."""
 
     folder: PathText | None = None
-    """Folder of pairs (hazy/ and GT/, say), or the folder that the paths of `sources` are relative to."""
+    """Folder of pairs (e.g. hazy/ and GT/), or the folder to which the paths of `sources` are relative."""
     degraded: PathText | None = None
     """Folder of degraded photos, for unpaired training."""
     clear: PathText | None = None
@@ -112,7 +112,7 @@ class DataConfig:
     crop: Annotated[int, Meta(ge=1, le=8192)] | None = None
     """Side of the training crops in pixels (default: augment.crop, else the recipe's)."""
     on_device: bool | None = None
-    """Decode the photos of a mixture once into device memory and make batches there; `run.workers` is then unused
+    """Decode the photos of a mixture into device memory once, and prepare batches there, without `run.workers`
     (default: on CUDA, if the photos fit)."""
     hold_back: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Share of the scenes held out of training; their PSNR is measured every `validate_steps` and at the end."""
@@ -129,10 +129,10 @@ class DataConfig:
     short_side: Annotated[int, Meta(ge=1, le=65536)] | None = None
     """Short side in pixels to which the photos of a mixture are reduced in memory (default: twice the crop)."""
     depths: PathText | None = None
-    """Folder of estimated depth maps for the synthetic haze of a mixture. In a config file relative to `folder`."""
+    """Folder of estimated depth maps for the synthetic haze of a mixture; in a config file relative to `folder`."""
     most_pixels: Count | None = None
-    """For the card of a model that predicts images: photos with more pixels are reduced to about this number and the
-    change is enlarged. For weather of a learned size in pixels, such as rain streaks; not used in training."""
+    """Recorded on the card of a model that predicts images, not used in training: larger photos are reduced to about
+    this many pixels, and the change is enlarged. For weather of a fixed size in pixels, such as rain streaks."""
     weather: Annotated[str, Meta(min_length=1, max_length=100, description="1 to 100 characters")] | None = None
     """Weather on the degraded photos, for the card (default: the recipe's)."""
     terms: str = "not stated"
@@ -172,7 +172,7 @@ class TrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
 
     def tables(self) -> Tables:
-        """The settings as plain values, as JSON gives them back."""
+        """The settings as plain values, as read from JSON."""
         tree = {"run": dataclasses.asdict(self.run), "data": dataclasses.asdict(self.data)}
         for key, named in (("recipe", self.recipe), ("generator", self.generator)):
             tree[key] = {"name": named.name, **named.settings}
@@ -187,12 +187,12 @@ Origins = dict[str, str]
 
 
 def collect_tables(recipe: str | None, config: str | Path | None, given: Tables) -> tuple[Tables, Origins]:
-    """Merge a settings file with arguments, which win over it.
+    """Merge a settings file with arguments, which override it.
 
     Args:
-        recipe: name of the recipe; must agree with the file's, if both name one.
+        recipe: name of the recipe; must be the same as the file's, if both name one.
         config: TOML file, or None.
-        given: arguments by table; None values are left out.
+        given: arguments by table; None values are ignored.
 
     Returns:
         The tables, and where each setting was given.
@@ -234,11 +234,11 @@ def complete_config(tables: Tables, origins: Mapping[str, str]) -> TrainingConfi
     data = dataclass_from(DataConfig, tables["data"], where=where["data"])
     name = tables["recipe"].get("name")
     if name is None:
-        raise BadSettings(f"{where['recipe']}: no recipe is named; there are: {', '.join(sorted(RECIPES))}")
+        raise BadSettings(f"{where['recipe']}: no recipe is given: use one of {', '.join(sorted(RECIPES))}")
     recipe: type[Recipe] = RECIPES[_known("recipe", name, RECIPES)]
     lengths = [key for key in LENGTHS if getattr(run, key) is not None]
     if len(lengths) > 1:
-        raise BadSettings(f"{where['run']}: {' and '.join(lengths)} are given; give one of {', '.join(LENGTHS)}")
+        raise BadSettings(f"{where['run']}: {' and '.join(lengths)} are given: give one of {', '.join(LENGTHS)}")
     crop = checked_value(data.augment.get("crop"), int | None, name=f"{where['data']}: augment.crop")
     own = {key: value for key, value in tables["recipe"].items() if key != "name"}
     settings = dataclass_from(recipe.settings_type, own, where=where["recipe"])
@@ -265,13 +265,13 @@ def complete_config(tables: Tables, origins: Mapping[str, str]) -> TrainingConfi
 def resume_config(
     record: dict[str, Any], tables: Tables, origins: Mapping[str, str]
 ) -> tuple[TrainingConfig, list[str]]:
-    """The settings of a run that resumes: those recorded, with changes to the `CHANGEABLE` ones.
+    """The settings of a resumed run: the recorded ones, with changes to those that are `CHANGEABLE`.
 
     Returns:
         The settings, and which lengths differ from the recorded ones (valid only with constant learning rates).
 
     Raises:
-        BadSettings: another setting is given and differs from the recorded one.
+        BadSettings: any other setting differs from the recorded one.
     """
     own: Tables = record["settings"]
     # The record holds what "auto" resolved to; it is compared once the hardware is known.
@@ -282,7 +282,7 @@ def resume_config(
     given = {**tables, "run": run}
     if given["recipe"].get("name", own["recipe"]["name"]) != own["recipe"]["name"]:
         before, now = own["recipe"]["name"], given["recipe"]["name"]
-        raise BadSettings(f"recipe is {now!r}, but the run was started with {before!r}; use another folder (--out)")
+        raise BadSettings(f"recipe is {now!r}, but the run was started with {before!r}: use another folder (--out)")
     merged = {table: {**own[table], **given.get(table, {})} for table in own}
     if any(key in run for key in LENGTHS):
         merged["run"] |= {key: run.get(key) for key in LENGTHS}
@@ -300,7 +300,7 @@ def resume_config(
             elif name not in CHANGEABLE:
                 raise BadSettings(
                     f"{name} is {value!r} ({origins.get(name, 'by default')}), but the run was started with "
-                    f"{recorded!r}; resume without it, or start another run in another folder"
+                    f"{recorded!r}: resume without it, or start another run in another folder"
                 )
     return config, differing
 
@@ -320,7 +320,7 @@ def read_toml(path: str | Path) -> Tables:
 
 def _read_toml(path: Path, extending: tuple[Path, ...]) -> Tables:
     if path in extending:
-        raise BadSettings(f"{path}: it extends itself, by way of {extending[-1]}: remove `extends` from one of them")
+        raise BadSettings(f"{path} extends itself through {extending[-1]}: remove `extends` from one of them")
     tables: Tables = _parsed(path, tomllib.loads, f"extends, in {extending[-1]}" if extending else "--config")
     extended: Any = tables.pop("extends", None)
     check_keys(tables, TABLES, where=str(path), kind="table")
@@ -360,7 +360,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         for key in ("recipe", "generator"):
             checked_value(record["settings"][key].get("name"), str, name=f"{path}: settings.{key}.name")
     except BadSettings as error:
-        raise BadFolder(f"{error}; restore the file from a copy, or start another run") from None
+        raise BadFolder(f"{error}: restore the file from a copy, or start another run") from None
     return record
 
 
@@ -379,19 +379,19 @@ def to_plain(value: Any) -> Any:
 
 
 def _parsed(path: Path, parse: Any, origin: str) -> Any:
-    """The content of a TOML or JSON file. Raises BadFolder where there is none, BadSettings where it is invalid."""
+    """The content of a TOML or JSON file. Raises BadFolder if it does not exist, BadSettings if it is invalid."""
     if not path.exists() or path.is_dir():
-        raise BadFolder(f"{path}: there is no such file ({origin})")
+        raise BadFolder(f"{path}: no such file ({origin}): check the path")
     if not path.is_file():
-        raise BadSettings(f"{path}: not a regular file ({origin})")
+        raise BadSettings(f"{path} is not a regular file ({origin}): check the path")
     try:
         return parse(path.read_text(encoding="utf-8"))
     except RecursionError:
-        raise BadSettings(f"{path}: nested too deeply to be read") from None
+        raise BadSettings(f"{path} is nested too deeply: flatten it") from None
     except ValueError as error:  # not UTF-8, a syntax error, or a number of thousands of digits
         raise BadSettings(f"{path}: {error}") from None
     except OSError as error:
-        raise BadFolder(f"{path}: cannot be read: {error.strerror}") from None
+        raise BadFolder(f"{path} cannot be read ({error.strerror}): check its permissions") from None
 
 
 def _drop_overridden(tables: Tables, over: Mapping[str, Mapping[str, Any]]) -> None:

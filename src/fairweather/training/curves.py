@@ -49,17 +49,17 @@ def read_curves(run: str | os.PathLike[str]) -> Curves:
     run = Path(run)
     path = run / "stats.jsonl"
     if not path.is_file():
-        raise BadFolder(f"{path}: there is no such file: give a run folder (the --out of `fairweather train`)")
+        raise BadFolder(f"{path}: no such file: give a run folder (the --out of `fairweather train`)")
     lines = read_stats(path)
     if not lines:
-        raise BadFolder(f"{path} holds no step yet: wait for the first one, or check why the run ended before it")
+        raise BadFolder(f"{path} has no steps yet: wait for the first one, or check why the run ended before it")
     points: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for term, value in line.items():
             if term not in ("step", "time") and _is_finite(value):
                 points.setdefault(term, []).append((line["step"], value))
     if not points:
-        raise BadFolder(f"{path} holds no finite number to plot: every loss is NaN or infinite")
+        raise BadFolder(f"{path} has nothing to plot, since every loss is NaN or infinite: use another run")
     arrays = {term: np.asarray(pairs, np.float64) for term, pairs in points.items()}
     return Curves(
         folder=run.resolve(),
@@ -74,9 +74,9 @@ def draw_curves(runs: Sequence[Curves], path: str | os.PathLike[str]) -> Path:
     """Write the image (PNG, SVG, PDF or JPEG by its suffix). Raises BadSettings, BadFolder, MissingExtra."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise BadSettings(f"{path}: unsupported image format: give a name that ends in {', '.join(SUFFIXES)} (-o)")
+        raise BadSettings(f"{path}: unsupported image format: use a name that ends in {', '.join(SUFFIXES)} (-o)")
     try:
-        from matplotlib.figure import Figure  # not pyplot, which keeps state and looks for a display
+        from matplotlib.figure import Figure  # not pyplot, which has global state and searches for a display
     except ImportError:
         raise MissingExtra("matplotlib", "train", "plotting") from None
     panels = _panels(runs)

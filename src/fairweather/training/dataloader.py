@@ -1,4 +1,4 @@
-"""Datasets and batches of a run, in an order that depends on the seed and the step alone."""
+"""Datasets and batches of a run, in an order that depends only on the seed and the step."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class SampleSource(Protocol):
         """Samples per epoch."""
 
     def sample(self, seed: int, epoch: int, index: int) -> dict[str, Tensor]:
-        """`degraded` and `clear`, each 3 x H x W in [0,1]; every random draw depends on the arguments alone."""
+        """`degraded` and `clear`, each 3 x H x W in [0,1]; every random draw depends only on the arguments."""
 
 
 class BatchLoader:
     """Endless batches of a dataset, starting after `position` samples.
 
-    A batch may hold the end of one epoch and the start of the next, so a dataset smaller than a batch is no special
-    case. Of `size` processes, the one of rank r gets every `size`-th sample from the r-th on: together they see what
-    one process with batches of `size * batch` sees.
+    A batch may contain the end of one epoch and the start of the next, so a dataset smaller than a batch is no special
+    case. Of `size` processes, the one of rank r gets every `size`-th sample from the r-th on: together they get the
+    samples of one process with batches of `size * batch`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class BatchLoader:
 
 
 class DeviceBatchLoader:
-    """The same batches, made on the device by `GPUBatches`; on CUDA in a thread, concurrently with training."""
+    """The same batches, prepared on the device by `GPUBatches`; on CUDA in a thread, concurrently with training."""
 
     def __init__(
         self, photos: GPUBatches, *, seed: int, batch: int, position: int = 0, rank: int = 0, size: int = 1,
@@ -138,7 +138,7 @@ class DeviceBatchLoader:
                     now = torch.cuda.current_stream(self.photos.device)
                     now.wait_event(made)
                     for side in (batch.degraded, batch.clear):
-                        side.record_stream(now)  # its memory is used there, not only on the stream that made it
+                        side.record_stream(now)  # its memory is used there, not only on the stream that allocated it
                 yield batch
         finally:
             ended.set()
@@ -207,11 +207,11 @@ def check_headers(data: DataConfig, recipe: type[Recipe], crop: int, quiet: bool
 
 
 def check_sources(data: DataConfig, recipe: type[Recipe], name: str) -> None:
-    """Raise BadSettings if the settings name no data, too much, or what the recipe cannot be trained on."""
+    """Raise BadSettings if the settings name no data, conflicting data, or data that the recipe cannot use."""
     if data.on_device and not data.sources:
-        raise BadSettings("data.on_device is for mixtures: list data.sources, or remove it")
+        raise BadSettings("data.on_device is for mixtures only: list data.sources, or remove it")
     if data.depths is not None and not data.sources:
-        raise BadSettings("data.depths is for mixtures: list data.sources, or remove depths (--depths)")
+        raise BadSettings("data.depths is for mixtures only: list data.sources, or remove depths (--depths)")
     if recipe.uses_clips and not (data.sources and data.frames):
         raise BadSettings(f"{name} trains on clips: list data.sources and set the frames per clip (data.frames)")
     if data.frames and not recipe.uses_clips:
@@ -269,7 +269,7 @@ def gpu_batches(data: DataConfig, dataset: Dataset, device: torch.device) -> GPU
     """Load a mixture's photos into device memory if `data.on_device` is true, or by default on CUDA if they fit.
 
     Raises:
-        BadSettings: `data.on_device` is true, and it is not a mixture or does not fit.
+        BadSettings: `data.on_device` is true, but the dataset is not a mixture or does not fit.
     """
     if data.on_device is False or (data.on_device is None and device.type != "cuda"):
         return None
@@ -282,5 +282,5 @@ def gpu_batches(data: DataConfig, dataset: Dataset, device: torch.device) -> GPU
     except BadSettings as error:
         if data.on_device:
             raise
-        log.warning("batches are made on the CPU: %s", error)
+        log.warning("batches are prepared on the CPU: %s", error)
         return None

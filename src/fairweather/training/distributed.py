@@ -1,6 +1,6 @@
-"""Several processes for one run: starting them, ending them together, and averaging gradients and statistics.
+"""Several processes for one run: starting and ending them, and averaging gradients and statistics.
 
-A process finds its place in the environment variables of torchrun and Lightning: WORLD_SIZE, RANK or LOCAL_RANK,
+A process reads its rank from the environment variables of torchrun and Lightning: WORLD_SIZE, RANK or LOCAL_RANK,
 MASTER_ADDR, MASTER_PORT. If they are not set, `start_processes` sets them and runs this program's command line once
 more for each further process. Lightning's own launcher is not used: it drops the interpreter's options, and when a
 process fails it kills the main one before that can report why. torchrun works too, but would have to be the command.
@@ -38,13 +38,13 @@ from fairweather.training.config import Device, Precision
 
 _MAIN_PID = "FAIRWEATHER_MAIN"
 GRACE = 10.0
-"""Seconds in which the main process may notice by itself, and report in more detail, that another one has ended."""
+"""Seconds for the main process to detect by itself, and report in more detail, that another process has ended."""
 
 _children: list[subprocess.Popen[bytes]] = []
 
 
 def world_size() -> int | None:
-    """Number of processes of the run; None if this one was started alone."""
+    """Number of processes of the run; None if this process was started alone."""
     if "WORLD_SIZE" in os.environ and "LOCAL_RANK" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     return None
@@ -65,7 +65,7 @@ def resolve_devices(given: int | None, origin: str | None) -> int | None:
     if started is not None and given is not None and given != started:
         raise BadSettings(
             f"run.devices is {given} ({origin}), but {started} process{'es were' if started > 1 else ' was'} started "
-            "(WORLD_SIZE): leave it out under torchrun, or start as many"
+            "(WORLD_SIZE): omit it under torchrun, or start as many"
         )
     return given if started is None else started
 
@@ -90,7 +90,7 @@ def start_processes(count: int) -> None:
         **{"LOCAL_RANK": "0", "WORLD_SIZE": str(count), _MAIN_PID: str(os.getpid())},
     }
     command = [sys.executable, *sys.orig_argv[1:]]
-    # In a process group of its own: Ctrl-C then reaches the main process alone, which stops the others in order.
+    # In a separate process group: Ctrl-C then reaches only the main process, which stops the others in order.
     apart: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
     for rank in range(1, count):
         environment = {**os.environ, "LOCAL_RANK": str(rank)}
@@ -116,8 +116,8 @@ def describe_exit(ended: list[tuple[int, int]]) -> str:
 def watch_processes() -> Callable[[], None]:
     """End this process soon after one that it depends on has ended; the returned function stops the watch.
 
-    The main process watches those that it started, each other process the one that started it. Otherwise a collective
-    operation would wait for a dead process until its time limit.
+    The main process watches those that it started; each other process watches the one that started it. Otherwise a
+    collective operation would wait for a dead process until its time limit.
     """
     over = threading.Event()
     parent = int(os.environ.get(_MAIN_PID, os.getppid()))
@@ -142,7 +142,7 @@ def watch_processes() -> Callable[[], None]:
 
 @contextmanager
 def agree_on_errors() -> Iterator[None]:
-    """For errors before the process group exists, which all processes find alike: the main one reports them."""
+    """For errors that occur in all processes before the process group exists: only the main one reports them."""
     try:
         yield
     except FairweatherError:
@@ -185,7 +185,8 @@ class ProcessGroup:
         self.local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         count = {"cpu": self.local, "cuda": torch.cuda.device_count()}.get(device, 1)
         if self.local > count:
-            raise BadSettings(f"run.devices is {size}, but this machine has {count} {device} device{'s'[: count != 1]}")
+            found = f"{count} {device} device{'s'[: count != 1]}"
+            raise BadSettings(f"run.devices is {size}, but this machine has {found}: use at most {count}")
         if world_size() is None:
             start_processes(size)
         self.finish = watch_processes()
@@ -242,7 +243,7 @@ class ProcessGroup:
     def mean_buffers(self, module: nn.Module) -> None:
         """Synchronize buffers: the mean of batch norm statistics, and the main process's values of all others.
 
-        (Spectral norm's vectors are equally good with the opposite sign, so their mean means nothing.)
+        (Spectral norm's vectors are equally valid with the opposite sign, so their mean is meaningless.)
         """
         if self.size == 1:
             return
@@ -257,7 +258,7 @@ class ProcessGroup:
                 buffer.copy_(part.view_as(buffer))
 
     def settle(self, values: dict[str, float], seconds: float, stop: bool) -> tuple[dict[str, float], float, bool]:
-        """The mean of each value, the main process's seconds, and whether any process is to stop."""
+        """The mean of each value, the main process's seconds, and whether any process must stop."""
         if self.size == 1:
             return values, seconds, stop
         own = [*(value / self.size for value in values.values()), seconds if self.main else 0.0, float(stop)]
@@ -304,7 +305,7 @@ class ProcessGroup:
             raise self.agreed(FairweatherError(reason))
 
     def agreed(self, error: BaseException, code: int = 1) -> BaseException:
-        """What to raise if all processes fail alike: `error` in the main one; the others exit after it."""
+        """The exception to raise if all processes fail alike: `error` in the main one; the others exit after it."""
         if self.size > 1 and not self.main:
             with suppress(RuntimeError):
                 dist.all_reduce(torch.zeros(1), group=self._objects)
@@ -326,7 +327,7 @@ class ProcessGroup:
             ended = exited_processes(patience=5.0)
             reason = "" if ended else f" ({str(error).partition('. ')[0]})"
             raise FairweatherError(
-                f"{describe_exit(ended)}{reason}; resume from the last checkpoint with --resume"
+                f"{describe_exit(ended)}{reason}: resume from the last checkpoint with --resume"
             ) from None
 
 

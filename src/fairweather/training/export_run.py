@@ -106,7 +106,7 @@ def export_run(
         The model's card.
 
     Raises:
-        BadFolder: there is no run, no checkpoint, or no step has been taken.
+        BadFolder: there is no run or no checkpoint, or the run has not taken a step.
         BadSettings: the recipe has no generator for this direction.
         ParityFailed: an engine and the trained network disagree.
     """
@@ -120,13 +120,13 @@ def export_run(
     except BadFolder as error:
         if direction == "restore" and has_ended(run, None):
             return export_model_folder(shipped, out, photos=photos, choice=choice, half=half)
-        raise BadFolder(f"{run}: no checkpoint to export ({error})") from error
+        raise BadFolder(f"{run} has no checkpoint to export ({error}): train it first") from error
     step = saved["step"]
     ended = has_ended(run, step)
     if direction == "restore" and ended:
         return export_model_folder(shipped, out, photos=photos, choice=choice, half=half)
     if step == 0:
-        raise BadFolder(f"{run} holds no trained network yet: its last checkpoint is from before the first step")
+        raise BadFolder(f"{run} has not taken a step, so there is nothing to export: train it first (--resume)")
     settings = settings_of(record, run)
     kind = RECIPES[settings.recipe.name]
     network = trained_network(settings, saved["engine"], direction)
@@ -221,11 +221,11 @@ def write_model(
 
 
 def training_facts(settings: TrainingConfig, step: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's `training`: settings, and `facts`."""
+    """The card's `training` field: the settings of the run, completed with `facts`."""
     data, run = settings.data, settings.run
     listed = ("kind", "path", "weight", "fog", "streaks")
     sources = [{key: source[key] for key in listed if key in source} for source in data.sources]
-    # Names of folders without their paths, which mean nothing on other machines.
+    # Names of folders without their paths, which are meaningless on other machines.
     folders = {key: Path(value).name for key in ("folder", "degraded", "clear") if (value := getattr(data, key))}
     return {
         "recipe": settings.recipe.name,
@@ -261,7 +261,7 @@ def settings_of(record: dict[str, Any], run: Path) -> TrainingConfig:
         return complete_config(record["settings"], {})
     except (KeyError, BadSettings) as error:
         raise BadSettings(
-            f"{run / 'run.json'} holds settings that this release does not know ({error}): use the one that wrote it"
+            f"{run / 'run.json'} has settings that this release does not know ({error}): use the release that wrote it"
         ) from None
 
 
@@ -301,5 +301,5 @@ def _open_data(settings: TrainingConfig, kind: type[Recipe]) -> Dataset:
 
 
 def _file_name(value: Any) -> Any:
-    """A setting for the card: the name of a file without its path."""
+    """A setting for the card; a path is reduced to the file name."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

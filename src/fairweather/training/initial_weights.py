@@ -23,7 +23,7 @@ class InitialWeights:
     """A trained generator."""
 
     place: str
-    """What `run.start` names."""
+    """The value of `run.start`: a name or path."""
     generator: NamedArguments
     weights: dict[str, Tensor]
     training: dict[str, Any]
@@ -72,7 +72,7 @@ class InitialWeights:
             reason = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
             raise BadCard(
                 f"run.start: the weights of {self.place} do not fit this release's {self.generator.name} ({reason}): "
-                "export it again with the release that wrote it, or start from another one"
+                "export it again with the release that wrote it, or start from another run or model"
             ) from None
 
 
@@ -94,7 +94,7 @@ def read_initial_weights(place: str) -> InitialWeights:
 
     Raises:
         UnknownName: there is no such model.
-        BadFolder: the folder holds neither a model nor a trained run.
+        BadFolder: the folder contains neither a model nor a trained run.
         BadCard: the model is damaged.
         BadSettings: the model is one that degrades.
     """
@@ -109,7 +109,7 @@ def read_initial_weights(place: str) -> InitialWeights:
         return _of_model(run / "model", place)
     if saved["step"] == 0:
         raise BadFolder(
-            f"run.start: {run} holds no trained network yet: its last checkpoint is from before the first step"
+            f"run.start: {run} has not taken a step, so it has no trained weights: start from another run or model"
         )
     record = read_record(run)
     settings = export_run.settings_of(record, run)

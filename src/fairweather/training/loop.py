@@ -32,7 +32,7 @@ log = logging.getLogger("fairweather")
 def fit(prepared: PreparedRun, *, resume: bool) -> int:
     """Train to the end of the run.
 
-    With several processes, the main one's clock counts, and it writes all files.
+    With several processes, the main one's clock is used, and only the main one writes files.
 
     Args:
         prepared: the run.
@@ -92,7 +92,7 @@ def fit(prepared: PreparedRun, *, resume: bool) -> int:
             except FloatingPointError as error:
                 explained = BadSettings(
                     f"{error} in step {clock.step + 1}: lower recipe.lr, set recipe.clip where the recipe has it, or "
-                    f"use precision fp32; {folder / 'checkpoints'} holds the last good state"
+                    f"use precision fp32 ({folder / 'checkpoints'} contains the last good state)"
                 )
                 raise processes.agreed(explained) from error
             clock.tick()
@@ -114,7 +114,7 @@ def fit(prepared: PreparedRun, *, resume: bool) -> int:
             if cadence.due(clock) or last or stop:
                 save()
             if stop:
-                log.info("stopped after step %d; resume with --resume", clock.step)
+                log.info("stopped after step %d: resume with --resume", clock.step)
                 raise processes.agreed(KeyboardInterrupt(), 130)
     return clock.step
 
@@ -146,7 +146,7 @@ class Clock:
 
 
 class Cadence:
-    """When the next checkpoint is due."""
+    """Decides when the next checkpoint is due."""
 
     def __init__(self, run: RunConfig, clock: Clock) -> None:
         self.steps, minutes = run.checkpoint_steps, run.checkpoint_minutes

@@ -1,4 +1,4 @@
-"""The training engine (devices, precision, optimizers, averaging) and what it is made of: Muon, EMA, sample history."""
+"""The training engine (devices, precision, optimizers, averaging) and its parts: Muon, EMA, sample history."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def choose_device(device: Device) -> Device:
     if device == "auto":
         return next(name for name, there in available.items() if there)
     if not available[device]:
-        raise BadSettings(f"run.device is {device!r}, which this machine or its PyTorch does not have: use 'auto'")
+        raise BadSettings(f"run.device is {device!r}, which this machine or its PyTorch does not support: use 'auto'")
     return device
 
 
@@ -224,7 +224,7 @@ def choose_precision(precision: Precision, device: Device) -> Precision:
         return "bf16" if device == "cpu" and in_hardware is not None and in_hardware() else "fp32"
     if precision == "fp16" and device != "cuda":
         raise BadSettings(
-            f"run.precision is 'fp16' on {device}, and its gradient scaler exists on CUDA only: use 'bf16' or 'fp32'"
+            f"run.precision is 'fp16' on {device}, but its gradient scaler exists on CUDA only: use 'bf16' or 'fp32'"
         )
     return precision
 
@@ -246,7 +246,7 @@ class EMA:
     """Exponential moving average of parameters and batch norm statistics; integers are copied.
 
     The decay warms up, min(decay, (1 + n) / (10 + n)) after n updates (as TensorFlow's ExponentialMovingAverage with
-    num_updates), so that the initial weights are soon forgotten.
+    num_updates), so that the influence of the initial weights fades quickly.
 
     torch.optim.swa_utils.AveragedModel gives the same weights (within 2e-8 after 50 updates) in the same time, but
     needs another averaging function for the warm-up and prefixes the names of the weights: it would not be shorter.
@@ -284,7 +284,7 @@ class Muon(torch.optim.Optimizer):
     learning rates and decays apply. A convolution is a matrix of outputs x (inputs * kernel). Biases, norms and narrow
     matrices are updated by AdamW (Loshchilov and Hutter, ICLR 2019).
 
-    torch.optim.Muon (PyTorch 2.13) takes 2D tensors alone and rejects every convolution, 1 x 1 ones too; channels-last
+    torch.optim.Muon (PyTorch 2.13) accepts only 2D tensors and rejects every convolution, even 1 x 1; channels-last
     weights have no 2D view, and the rest would need a second optimizer. It computes in bf16: after 12 steps, weights
     differ by 0.5 % of their change, and a step takes half the time where the CPU has bf16.
     """
@@ -371,7 +371,7 @@ class SampleHistory:
     """Mixes fresh fakes with earlier ones (Shrivastava et al., Learning from Simulated and Unsupervised Images through
     Adversarial Training, CVPR 2017, section 2.3).
 
-    Fakes are returned as they are until the history is full. Then each one, with probability 1/2, replaces an earlier
+    Fakes are returned unchanged until the history is full. Then each one, with probability 1/2, replaces an earlier
     one, which is returned instead. The `generator` of the draws is on the CPU; checkpoints hold its state.
     """
 
@@ -451,7 +451,7 @@ def recalibrate_batchnorm(
     arXiv:2105.07576, section 3).
 
     Args:
-        network: returned as it is if it has no batch norm.
+        network: returned unchanged if it has no batch norm.
         samples: the training data.
         seed: of the sample order.
         most: maximum number of samples.
@@ -480,13 +480,13 @@ def _check_finite(name: str, what: str, value: float | Tensor) -> None:
 
 
 def _explained(error: Exception, *, compiled: bool) -> BadSettings | None:
-    """The settings that caused an error of PyTorch, or None."""
+    """The error about the settings that caused an error of PyTorch, or None if they did not."""
     if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = " ".join(str(error).split("\n\n")[0].split())
-        return BadSettings(f"run.compile: the network cannot be compiled here ({reason}): leave it out")
+        return BadSettings(f"run.compile: the network cannot be compiled here ({reason}): omit it")
     if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
         return BadSettings(
-            "run.batch is 1 and the network reduces a crop to a single pixel, of which batch norm has no statistics: "
+            "run.batch is 1 and the network reduces a crop to a single pixel, too little for batch norm: "
             "raise run.batch, data.crop or generator.size, or lower generator.levels"
         )
     return None

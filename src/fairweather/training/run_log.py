@@ -36,7 +36,7 @@ def epoch_due(step: int, length: int, batch: int, every: int) -> bool:
 class EpochMeter:
     """Summarizes the lines of stats.jsonl by epoch.
 
-    It depends on those lines alone, so a resumed run, which reads them again, ends with the same epochs.
+    It depends only on those lines, so a resumed run, which reads them again, ends with the same epochs.
     """
 
     def __init__(self, *, length: int, batch: int) -> None:
@@ -88,7 +88,7 @@ def read_stats(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_stats(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drop the lines after `step`, whose steps a resumed run takes again, and return the others."""
+    """Remove the lines after `step`, since a resumed run repeats those steps, and return the others."""
     kept = [line for line in read_stats(path) if line["step"] <= step]
     _rewrite(path, kept)
     return kept
@@ -199,7 +199,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        log.info("no TensorBoard files, since tensorboard is not installed; stats.jsonl holds the same numbers")
+        log.info("no TensorBoard files, since tensorboard is not installed; stats.jsonl has the same numbers")
         return None
     # purge_step hides what a killed run wrote after its last checkpoint.
     return SummaryWriter(str(folder), purge_step=step + 1)

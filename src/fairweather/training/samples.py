@@ -1,4 +1,4 @@
-"""Sample sheets and holdout PSNR during training; neither affects it."""
+"""Sample sheets and holdout PSNR during training; neither affects the training."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def restore(engine: TrainingEngine, degraded: Tensor) -> Tensor:
 
 def _output(engine: TrainingEngine, degraded: Tensor, through: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
     network = engine.restorer_network()
-    # In float32 for every precision of training: as it is exported.
+    # In float32 for every training precision, as in the export.
     with evaluation_mode(network):
         restored = through(network, degraded.to(engine.fabric.device))
     return restored.float().clamp(0, 1).cpu()

@@ -1,4 +1,4 @@
-"""What `train` does around the loop: check everything before any work, build networks and data, record, export."""
+"""Setup and end of a run: check everything before any work, build networks and data, write run.json, export."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PreparedRun:
     engine: TrainingEngine
     dataset: Dataset
     gpu_batches: GPUBatches | None
-    """Makes the batches of the dataset on the device; None: the data loader makes them."""
+    """Prepares the batches of the dataset on the device; None: the data loader does."""
     out: Path
 
 
@@ -115,14 +115,14 @@ def check_crop(recipe: Recipe, crop: int, settings: TrainingConfig) -> None:
     if crop % multiple:
         near = max(1, round(crop / multiple)) * multiple
         raise BadSettings(
-            f"data.crop is {crop}, but {settings.generator.name} needs a multiple of {multiple}; {near} is the nearest"
+            f"data.crop is {crop}, but {settings.generator.name} needs a multiple of {multiple}: use {near}"
         )
 
 
 def _load_config(
     recipe: str | None, config: str | Path | None, given: Tables, out: Path, *, resume: bool
 ) -> tuple[TrainingConfig, list[str], dict[str, Any] | None, InitialWeights | None]:
-    """The settings; when resuming, which lengths changed and the run's record; else its initial weights."""
+    """The settings; when resuming, also the changed lengths and the run's record; otherwise the initial weights."""
     tables, origins = collect_tables(recipe, config, given)
     devices = distributed.resolve_devices(tables["run"].get("devices"), origins.get("run.devices"))
     if devices is not None:
@@ -131,9 +131,9 @@ def _load_config(
     if resume:
         record = read_record(out)
         return *resume_config(record, tables, origins), record, None
-    # A run that was killed before its first checkpoint has nothing to resume from and nothing to lose.
+    # A run that was killed before its first checkpoint cannot be resumed, and a restart loses nothing.
     if any(path.exists() for path in (out / "stats.jsonl", out / "model", *(out / "checkpoints").glob("*.pt"))):
-        raise BadFolder(f"{out} holds a run already: resume it (--resume), or use another folder (--out)")
+        raise BadFolder(f"{out} already contains a run: resume it (--resume), or use another folder (--out)")
     start = None
     if tables["run"].get("start") is not None:
         start = read_initial_weights(str(tables["run"]["start"]))
@@ -187,7 +187,7 @@ def _build(
 def _log_start(prepared: PreparedRun) -> None:
     config, run, engine = prepared.config, prepared.config.run, prepared.engine
     if (batches := prepared.gpu_batches) is not None:
-        log.info("batches are made on %s; its photos take %.2f GiB there", batches.device, batches.used / 2**30)
+        log.info("batches are prepared on %s; the photos take %.2f GiB there", batches.device, batches.used / 2**30)
     size = engine.processes.size
     log.info(
         "%s with %s on %s (%s), %d photos per epoch, batch %s, %s",
@@ -230,7 +230,7 @@ def _check_machine(record: dict[str, Any], settings: TrainingConfig) -> None:
     for key in ("device", "precision"):
         before, now = record["settings"]["run"].get(key), getattr(settings.run, key)
         if before != now:
-            raise BadSettings(f"run.{key} is {now!r}, but the run was started with {before!r}: resume it with that one")
+            raise BadSettings(f"run.{key} is {now!r}, but the run was started with {before!r}: resume with that value")
     old, new = ({**one["versions"], "threads": one["machine"].get("threads")} for one in (record, _environment()))
     changed = [f"{key} {old.get(key)} -> {value}" for key, value in new.items() if value != old.get(key)]
     if changed:
@@ -257,7 +257,7 @@ def _write_record(prepared: PreparedRun, start: dict[str, Any] | None) -> None:
         with atomic(out / "run.json") as path:
             path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise BadFolder(f"{out}: the run folder cannot be written ({error}): choose another (--out)") from error
+        raise BadFolder(f"the run folder {out} cannot be written ({error}): choose another (--out)") from error
 
 
 def _environment() -> dict[str, Any]:

@@ -35,7 +35,7 @@ FINEST, COARSEST = 16, 28
 MEASURED_BPP, MEASURED_CRF = 0.1, 23.0
 """Bits per pixel of typical video at a CRF of H.264."""
 _PLAYER_ENCODERS = ("libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1", "mpeg4")
-"""Encoders whose files are played by players that know only the usual pixel formats."""
+"""Encoders for players that support only the usual pixel formats."""
 _CRF_SCALE = {"libvpx": 1.1, "libvpx-vp9": 1.4, "libsvtav1": 1.4}
 """Factor from a CRF of H.264, which ends at 51, to about the same quality in others, which end at 63."""
 
@@ -49,21 +49,21 @@ class VideoTrack:
     time_base: Fraction
     """Seconds per unit of the frames' times."""
     rate: Fraction | None
-    """Mean frames per second, as announced."""
+    """Mean frames per second, as declared."""
     codec: str
     pixel_format: str
     bit_rate: int | None = None
     """Bits per second of the video stream."""
     frames: int | None = None
-    """Announced number of frames, or an estimate from the announced length."""
+    """Declared number of frames, or an estimate from the declared length."""
     aspect: Fraction | None = None
     """Width / height of a pixel."""
     colour: tuple[int, int, int, int] = (2, 2, 2, 0)
     """FFmpeg's numbers of matrix, primaries, transfer curve and range (2, 2, 2, 0: unspecified)."""
     matrix: tuple[int, ...] | None = None
-    """The display matrix that turns the stored frame upright, nine numbers."""
+    """The display matrix that rotates the stored frame upright, nine numbers."""
     rotation: int = 0
-    """Degrees counter-clockwise of that turn."""
+    """Degrees counter-clockwise of that rotation."""
     profile: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ def choose_encoding(
         quality: the encoder's own number (CRF if it has one), instead of the source's quality.
 
     Raises:
-        BadSettings: the codec has no encoder here, or the container cannot hold it.
+        BadSettings: the codec has no encoder here, or the container does not support it.
     """
     import av
 
@@ -111,9 +111,9 @@ def choose_encoding(
             name = av.Codec(ENCODERS.get(codec, codec), "w").name
         except (av.codec.codec.UnknownCodecError, ValueError) as error:
             known = ", ".join(sorted({"h264", "hevc", "vp9", "av1", "prores", "ffv1"}))
-            raise BadSettings(f"--codec {codec}: there is no such encoder here; try {known}") from error
+            raise BadSettings(f"--codec {codec}: FFmpeg has no such encoder here: use {known}") from error
         if not holds(name):
-            raise BadSettings(f"--codec {codec}: a {container} file cannot hold it; write to .mkv, or omit --codec")
+            raise BadSettings(f"--codec {codec}: {container} files do not support it: write to .mkv, or omit --codec")
     else:
         name = ENCODERS.get(track.codec, "libx264")
         if name == "mpeg4" and track.time_base.denominator > 65535:  # MPEG-4's own limit
@@ -167,7 +167,7 @@ def container_of(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in CONTAINERS:
         raise BadSettings(
-            f"{path}: videos are written as {', '.join(sorted(CONTAINERS))}, or as frames (frames/%05d.png); name one"
+            f"{path}: unsupported video format: use {', '.join(sorted(CONTAINERS))}, or frames (frames/%05d.png)"
         )
     return CONTAINERS[suffix]
 
@@ -226,7 +226,7 @@ def _deep(pixel_format: str) -> bool:
 
 
 def _loss(source: Any, other: Any) -> tuple[int, ...]:
-    """The cost of changing the pixel format, worst first: lost depth, lost chroma, then both gained in vain."""
+    """The cost of changing the pixel format, worst first: lost depth, lost chroma, then unneeded depth and chroma."""
     bits, other_bits = (max(part.bits for part in format_.components) for format_ in (source, other))
     chroma, other_chroma = (_chroma_samples(format_) for format_ in (source, other))
     return (

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 QUEUED_FRAMES = 3
-"""Frames that may wait before each step."""
+"""Capacity in frames of the queue before each step."""
 MAX_STEP_SECONDS = 1.0
 """Longer frames count as this long in temporal smoothing."""
 DETECTION_FRAMES = 8
@@ -63,7 +63,7 @@ class VideoResult(NamedTuple):
     incomplete: str | None = None
     """A message if a part of the source is missing; the rest is restored."""
     interrupted: str | None = None
-    """A message if Ctrl-C ended it early."""
+    """A message if Ctrl-C interrupted it."""
 
 
 @dataclass
@@ -93,15 +93,15 @@ def restore_video(
     """Restore one video.
 
     The output is complete or absent. If Ctrl-C interrupts it, the part written so far becomes a playable file next to
-    the output (`clear.part.mp4`, or `clear.part-2.mp4` if that exists); for a live source, which has no other end, it
-    becomes the output itself.
+    the output (`clear.part.mp4`, or `clear.part-2.mp4` if that exists); for a live source, which ends only this way,
+    it becomes the output itself.
 
     Args:
         source: a file, a folder of frames, an address, a camera, or "-" for standard input.
         destination: a file, a folder, a frame pattern such as `frames/%05d.png`, or "-" for standard output.
-        restorer: the models, or what restores the frames; None leaves them unchanged.
+        restorer: the models, or a FrameRestorer; None leaves the frames unchanged.
         options: strength, cut, preview and encoding.
-        budget: the run's memory budget, from which the video's frames take their share.
+        budget: the run's memory budget, from which memory for the frames is reserved.
         log_line: receives the decision in words.
         progress: called after each frame with the total number of frames, if known.
 
@@ -180,7 +180,7 @@ def process_video(
 
     Args:
         source: the frames.
-        sink: where they go.
+        sink: the writer of the restored frames.
         restorer: restores them.
         start: first second of the part to restore; times in the output begin at 0.
         end: its end in seconds.
@@ -347,7 +347,7 @@ def check_outputs(videos: Sequence[tuple[str, str]], photos: Iterable[str] = (),
         overwrite: whether files that are not inputs may be replaced.
 
     Raises:
-        BadFolder: one of these does not hold.
+        BadFolder: one of these checks fails.
         BadSettings: a frame pattern does not contain exactly one number.
     """
     inputs = [*map(Path, photos), *(file for source, _ in videos for file in _input_files(source))]
@@ -404,7 +404,7 @@ def _choose(
     restorer: Restorer | AutoRestorer | FrameRestorer | None,
     options: RestoreOptions,
 ) -> tuple[FrameRestorer | None, str]:
-    """Decide what restores a video (None: nothing), and describe it."""
+    """Choose the FrameRestorer of a video (None: nothing to restore), and describe the decision."""
     if not isinstance(restorer, Restorer | AutoRestorer):
         return restorer, ""
     line = ""
@@ -424,7 +424,7 @@ def _choose(
 
 
 class _Unchanged:
-    """Leaves the frames as they are, for cutting or transcoding a video without weather."""
+    """Returns frames unchanged, for cutting or transcoding a video without weather."""
 
     def begin(self, frame: Array, step: float) -> Callable[[], Array]:
         return lambda: frame
@@ -442,7 +442,7 @@ def _missing(video: FrameSource, options: RestoreOptions, source: str, destinati
     """A message if a part of the video could not be read."""
     if not isinstance(video, VideoReader) or not (missing := video.missing(options.end)):
         return None
-    place = "" if destination == "-" else f"; they are in {destination}"
+    place = "" if destination == "-" else f"; the result is in {destination}"
     return f"{source}: the video is truncated or damaged: {missing}{place}"
 
 
@@ -509,7 +509,7 @@ def _zero(source: FrameSource, frame: Frame) -> int:
 
 
 class _FrameQueue:
-    """A bounded queue between two threads that both leave it when the work stops."""
+    """A bounded queue between two threads; both stop waiting when the work is stopped."""
 
     _END = object()
 

@@ -1,4 +1,4 @@
-"""Sources of video frames: files, cameras and addresses (FFmpeg through PyAV), folders of frames, animated WebP."""
+"""Sources of video frames: files, cameras and streams (FFmpeg through PyAV), folders of frames, animated WebP."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Array = NDArray[Any]
 NETWORK = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt|rtp)://", re.IGNORECASE)
 DEVICE = re.compile(r"/dev/video\d+")
 TIMEOUT = 15.0
-"""Seconds without data after which a camera or an address fails."""
+"""Seconds without data after which a camera or a stream fails."""
 MAX_FRAME_PIXELS = 64_000_000
 _DEMUXERS = (
     *("mov", "matroska", "avi", "gif", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "nut", "mxf", "ivf"),
@@ -70,7 +70,7 @@ class FrameSource(Protocol):
     name: str
     track: VideoTrack
     live: bool
-    """Whether it ends only when it is stopped."""
+    """Whether it is a live source, which ends only when it is stopped."""
 
     def items(self) -> Iterator[Frame | Packet]:
         """Yield the frames in presentation order, and between them the packets of the streams that are copied."""
@@ -180,7 +180,7 @@ class VideoReader:
         videos = [one for one in self._container.streams.video if one.codec_context and not _is_cover(one)]
         if not videos:
             self.close()
-            raise BadImage(f"{self.name}: it has no video stream that can be decoded; give a video")
+            raise BadImage(f"{self.name} has no video stream that can be decoded: give a video")
         self.stream = videos[0]
         self.stream.thread_type = "AUTO"
         self._check_size(self.stream.width, self.stream.height)
@@ -196,7 +196,7 @@ class VideoReader:
             raise self._damaged(error) from error
         if self._first is None:
             self.close()
-            raise BadImage(f"{self.name}: no frame of it can be decoded; get a whole copy")
+            raise BadImage(f"{self.name}: no frame can be decoded: get a complete copy")
         self.track = self._track(self._first)
         self._check_size(self.track.width, self.track.height)
 
@@ -204,7 +204,7 @@ class VideoReader:
         if width * height > self._max_pixels:
             self.close()
             raise TooLarge(
-                f"{self.name}: frames of {width} x {height} exceed the limit of {self._max_pixels:,} pixels; "
+                f"{self.name}: frames of {width} x {height} exceed the limit of {self._max_pixels:,} pixels: "
                 "make the video smaller"
             )
 
@@ -218,9 +218,9 @@ class VideoReader:
         if not self.live and name != "-":
             path = Path(name)
             if not path.exists():
-                raise BadImage(f"{path}: no such file; check the name")
+                raise BadImage(f"{path}: no such file: check the name")
             if not path.stat().st_size:
-                raise BadImage(f"{path}: is empty; get a whole copy")
+                raise BadImage(f"{path} is empty: get a complete copy")
         try:
             opened: InputContainer = av.open(
                 sys.stdin.buffer if name == "-" else name,
@@ -279,7 +279,7 @@ class VideoReader:
         self._container.close()
 
     def missing(self, end: float | None = None) -> str | None:
-        """Describe what the file announces but does not hold.
+        """Describe what the file declares but does not contain.
 
         Before `items` has reached the end, only the container is examined.
 
@@ -287,7 +287,7 @@ class VideoReader:
             end: end of the requested part in seconds; what is missing after it does not count.
 
         Returns:
-            E.g. "15 of 60 frames are there"; None for a complete file.
+            E.g. "only 15 of 60 frames are present"; None for a complete file.
         """
         if self.live or self.name == "standard input":
             return None
@@ -297,17 +297,17 @@ class VideoReader:
         lost = sum(entry.pos + entry.size > size for entry in table)
         wanted = end is None or (self._ended and self._end < end)
         if lost and wanted:
-            return f"{len(table) - lost} of {len(table)} frames are there"
+            return f"only {len(table) - lost} of {len(table)} frames are present"
         announced = announced_size(self.name) if not lost and not self._lists_every_frame(table) else None
         if announced is not None and announced > size and wanted:
             length = (self._container.duration or 0) / 1e6
             if self._ended and 0 < self._end < length:
-                return f"{self._end:.1f} of {length:.1f} s are there"
-            return f"{size:,} of {announced:,} bytes are there"
-        return f"all but {self._lost} damaged frames are there" if self._lost else None
+                return f"only {self._end:.1f} of {length:.1f} s are present"
+            return f"only {size:,} of {announced:,} bytes are present"
+        return f"damaged frames: {self._lost}" if self._lost else None
 
     def _lists_every_frame(self, table: Any) -> bool:
-        """Whether the table is that of an MP4; FFmpeg builds AVI's from the frames that are there."""
+        """Whether the table is that of an MP4; FFmpeg builds AVI's from the frames that are present."""
         return "mp4" in self._container.format.name and 0 < self.stream.frames <= len(table)
 
     def _decode(self) -> Iterator[Any]:
@@ -329,7 +329,7 @@ class VideoReader:
             except (av.error.InvalidDataError, av.error.ArgumentError) as error:
                 if started and not 0 < context.width * context.height <= self._max_pixels:
                     raise BadImage(
-                        f"{self.name}: its frames become much larger than the first; convert it to frames of one size"
+                        f"{self.name}: later frames are much larger than the first: convert it to frames of one size"
                     ) from error
                 damaged += 1  # a lost packet of a stream does not end it
                 self._lost += started
@@ -341,11 +341,11 @@ class VideoReader:
         self._ended = True
 
     def _count(self, packet: Packet) -> None:
-        """Limit what an untrusted file is unpacked to."""
+        """Limit the uncompressed size of an untrusted file."""
         if self._other_bytes is not None:
             self._other_bytes -= packet.size + _PACKET_BYTES
             if self._other_bytes < 0:
-                raise BadImage(f"{self.name}: audio and data unpack to far more than the file; convert it without them")
+                raise BadImage(f"{self.name}: audio and data expand to far more than the file size: remove them")
 
     def _frame(self, decoded: Any, clock: _Clock) -> Frame:
         deep = self.track.deep
@@ -395,7 +395,7 @@ class VideoReader:
         )
 
     def _bit_rate(self, length: float | None) -> int | None:
-        """The bit rate of the whole file without its audio, where the stream has none of its own."""
+        """The bit rate of the whole file without its audio, if the stream does not declare its own."""
         others = sum(stream.bit_rate or 0 for stream in self._container.streams.audio)
         whole = self._container.bit_rate or (self._container.size * 8 / length if length else 0)
         return int(whole - others) if whole > others and not self.live else None
@@ -404,8 +404,8 @@ class VideoReader:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if not self.live and getattr(error, "errno", None) == errno.EINVAL:
             reason = "not a supported container"
-        remedy = "check the address, and that it sends" if self.live else "get a whole copy, or convert it"
-        return BadImage(f"{self.name}: cannot be read as a video ({reason}); {remedy}")
+        remedy = "check the address, and that it is sending" if self.live else "get a complete copy, or convert it"
+        return BadImage(f"{self.name} cannot be read as a video ({reason}): {remedy}")
 
 
 class FrameFolder:
@@ -420,7 +420,7 @@ class FrameFolder:
             key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)],
         )
         if not self.files:
-            raise BadFolder(f"{folder}: there are no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
+            raise BadFolder(f"{folder}: no pictures in this folder: supported are {', '.join(sorted(SUFFIXES))}")
         first = read(self.files[0]).pixels
         self.track = VideoTrack(
             width=first.shape[1],
@@ -444,7 +444,7 @@ class FrameFolder:
             if photo.pixels.shape != shape or (photo.pixels.dtype == np.uint16) != self.track.deep:
                 found = f"{photo.pixels.shape[1]} x {photo.pixels.shape[0]} {photo.pixels.dtype}"
                 raise BadImage(
-                    f"{file}: {found} is not the size and depth of the first frame, {self.files[0].name}; "
+                    f"{file}: {found} is not the size and depth of the first frame, {self.files[0].name}: "
                     "remove it from the folder"
                 )
             yield Frame(photo.pixels, number, 1, photo=photo)
@@ -466,7 +466,7 @@ class AnimatedWebP:
             self._image = Image.open(path)
             self._image.load()
         except (OSError, SyntaxError, ValueError) as error:
-            raise BadImage(f"{path}: cannot be read as an animated WebP ({error}); get a whole copy") from error
+            raise BadImage(f"{path} cannot be read as an animated WebP ({error}): get a complete copy") from error
         count = getattr(self._image, "n_frames", 1)
         self.track = VideoTrack(
             width=self._image.width,
@@ -486,7 +486,8 @@ class AnimatedWebP:
                 self._image.seek(number)
                 shown = np.asarray(self._image.convert("RGBA"))
             except (OSError, EOFError, SyntaxError) as error:
-                raise BadImage(f"{self.name}: is damaged at frame {number + 1} ({error}); get a whole copy") from error
+                damage = f"{self.name} is damaged at frame {number + 1} ({error})"
+                raise BadImage(f"{damage}: get a complete copy") from error
             duration = max(1, int(self._image.info.get("duration", 100)))
             alpha = None if shown[..., 3].min() == 255 else shown[..., 3]
             yield Frame(np.ascontiguousarray(shown[..., :3]), time, duration, alpha)
@@ -513,17 +514,17 @@ class _Clock:
 
 
 def announced_size(path: str | os.PathLike[str]) -> int | None:
-    """Return the size that a container announces, which is more than that of a file that was cut short.
+    """Return the file size that a container declares, which is larger than that of a truncated file.
 
-    FFmpeg reads such a file without an error. A complete file never announces more than its size, whatever its rate,
+    FFmpeg reads such a file without an error. A complete file never declares more than its size, whatever its rate,
     edit lists or audio.
 
     Args:
-        path: MP4 and MOV announce it by their boxes, Matroska and WebM by their segment, AVI and WebP by their RIFF
-            header.
+        path: MP4 and MOV declare the size by their boxes, Matroska and WebM by their segment, AVI and WebP by their
+            RIFF header.
 
     Returns:
-        Bytes; None where nothing is announced, e.g. by a recording.
+        Bytes; None if no size is declared, e.g. by a recording.
     """
     try:
         with Path(path).open("rb") as file:

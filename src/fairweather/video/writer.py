@@ -1,9 +1,9 @@
 """Writers of videos: a file with all streams of its source (FFmpeg through PyAV), or a folder of frames.
 
-A folder of frames cannot appear atomically as a file does, so a killed run leaves some frames under their final names.
+A folder of frames cannot be written atomically as a file can, so a killed run leaves frames under their final names.
 During a run a hidden list (`.%05d.png.unfinished`) names each frame before it is written; it is removed after the last
 one. If there is a list, its frames belong to an interrupted run: the next run removes exactly these and starts again,
-since temporal smoothing needs the frames before. A run locks its list; the system unlocks it when the process ends.
+since temporal smoothing needs the previous frames. A run locks its list; the system unlocks it when the process ends.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class VideoWriter:
         size: tuple[int, int] | None = None,
         start: float = 0.0,
     ) -> None:
-        """Create the file, with the source's other streams, metadata and chapters as far as the container holds them.
+        """Create the file, with the source's other streams, metadata and chapters if the container supports them.
 
         Args:
             path: the file, with any suffix, or "-" for standard output.
@@ -128,14 +128,14 @@ class VideoWriter:
         self._durations: dict[int, int] = {}
 
     def _copy_streams(self, source: VideoReader, container: str) -> None:
-        """Add the streams, metadata and chapters of the source that the container holds."""
+        """Add the streams, metadata and chapters of the source that the container supports."""
         takes = self._out.supported_codecs
         for stream in source.streams:
             codec = stream.codec_context.name if stream.codec_context else "none"
             kind = stream.codec_context.codec.canonical_name if stream.codec_context else None
             try:
                 if container in ("gif", "webp") or (kind is not None and kind not in takes):
-                    raise ValueError(f"{container} cannot hold it")
+                    raise ValueError(f"{container} does not support it")
                 if kind is None:
                     raise ValueError("its codec is unknown")
                 self._copied[stream.index] = copied = self._out.add_stream_from_template(stream)
@@ -145,7 +145,7 @@ class VideoWriter:
                 copied.disposition = stream.disposition
             except Exception as error:
                 _log.warning(
-                    "%s: its %s stream (%s) is dropped: %s; .mkv can hold nearly all",
+                    "%s: its %s stream (%s) is dropped: %s; .mkv supports nearly all",
                     source.name,
                     stream.type,
                     codec,
@@ -309,7 +309,7 @@ class FrameOutput:
             self._file.write(HEADER)
             self._file.flush()
         except OSError as error:
-            raise BadFolder(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
+            raise BadFolder(f"{path} cannot be written ({error.strerror}): choose another folder with -o") from error
         self._path, self._claimed = path, False
 
     def claim(self, name: str) -> None:
@@ -319,13 +319,13 @@ class FrameOutput:
             BadFolder: a file of that name exists.
         """
         if not self._overwrite and (self.folder / name).exists():
-            raise BadFolder(f"{self.folder / name}: exists; choose another folder with -o, or --overwrite")
+            raise BadFolder(f"{self.folder / name} exists: choose another folder with -o, or use --overwrite")
         try:
             self._claimed = True
             self._file.write(os.fsencode(name) + b"\n")
             self._file.flush()
         except OSError as error:
-            raise BadFolder(f"{self._path}: cannot be written ({error.strerror}); make room on the disk") from error
+            raise BadFolder(f"{self._path} cannot be written ({error.strerror}): free some disk space") from error
 
     def finish(self) -> None:
         """Remove the list, after the last frame."""
@@ -346,7 +346,7 @@ def check_pattern(target: Path) -> None:
         BadSettings: it does not.
     """
     if "%" in target.name and not (len(_NUMBER.findall(target.name)) == 1 == target.name.count("%")):
-        raise BadSettings(f"{target}: needs one number in its name, as in frames/%05d.png")
+        raise BadSettings(f"{target} needs one number in its name, as in frames/%05d.png")
 
 
 def folder_of(target: Path) -> Path:
@@ -362,7 +362,7 @@ def list_of(target: Path) -> Path:
 def listed(target: Path) -> list[str] | None:
     """Return the names on the list of an interrupted run; None if there is none.
 
-    The last frame may be incomplete, and so may its name, which is left out then.
+    The last frame may be incomplete, and so may its name, which is then omitted.
     """
     try:
         head, *names = list_of(target).read_bytes().split(b"\n")
@@ -410,5 +410,5 @@ def _lock(file: BinaryIO, target: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             file.close()
-            raise BadFolder(f"{target}: another run is writing there; wait for it, or choose another -o") from error
+            raise BadFolder(f"{target}: another run is writing there: wait, or choose another folder (-o)") from error
         # Some network file systems have no locks.

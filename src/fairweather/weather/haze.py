@@ -50,7 +50,7 @@ class HazeSettings:
     """Share of pictures with non-homogeneous haze: beta is multiplied by fractal noise (compare NH-HAZE, Ancuti et
     al., CVPRW 2020)."""
     linear: float = 0.25
-    """Share of pictures composed in linear light, as light adds up; the rest in sRGB, like RESIDE and most data."""
+    """Share of pictures composed in linear light, which is physical; the rest in sRGB, like RESIDE and most data."""
     noise: float = 0.02
     """Largest standard deviation of the sensor noise after the haze, on the scale [0, 1]."""
     clear: float = 0.0
@@ -59,7 +59,7 @@ class HazeSettings:
     near: Range = (0.0, 0.0)
     """Distance of the nearest point as a share of the farthest: there is haze in front of the foreground, too."""
     bend: Range = (1.0, 1.0)
-    """Power of the depth, drawn log-uniformly, since an estimated or invented depth map is known up to a curve only.
+    """Exponent of the depth, drawn log-uniformly, since estimated and invented depths are not linear in the distance.
     Above 1 the foreground is clearer and the distance denser, as along a road."""
     even: bool = False
     """Draw the density uniformly, as RESIDE does."""
@@ -171,7 +171,7 @@ def rehaze(
 def _finish(
     clear: Tensor, transmission: Tensor, generator: Generator, settings: HazeSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    # settings that are off draw nothing, so that new settings do not change the pictures of a seed
+    # settings that are off draw no random numbers, so that new settings do not change the pictures of a seed
     count, _, height, width = clear.shape
     patchy = happens(count, settings.patchy, generator, clear)
     if patchy.any():
@@ -213,7 +213,7 @@ def _airlight(count: int, generator: Generator, settings: HazeSettings, like: Te
 
 
 def _scene(clear: Tensor, airlight: Tensor, left_clear: Tensor, generator: Generator, settings: HazeSettings) -> Tensor:
-    """The scene under the haze: darker, tinted or noisy, as the settings have it."""
+    """The scene under the haze: darker, tinted or noisy, depending on the settings."""
     count, scene = len(clear), clear
     if settings.dark > 0:
         power = uniform(count, settings.gamma, generator, clear)
@@ -229,10 +229,10 @@ def _scene(clear: Tensor, airlight: Tensor, left_clear: Tensor, generator: Gener
 
 
 def nightfall(clear: Tensor, transmission: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Turn pictures by day into the same scenes at night.
+    """Turn daytime pictures into the same scenes at night.
 
     The scene is lit by a bluish sky at 1 to 5 % of daylight and by 2 to MOST_LAMPS lamps, each with a pool of light
-    that falls off with the square of the distance. Lamps do not light the sky or anything as far, by the transmission.
+    that falls off with the square of the distance. Lamps do not light the sky or other distant parts (by transmission).
 
     Returns:
         Light of the scene and light of its lamps, N x 3 x H x W each, in linear light. Lamps exceed 1, white.

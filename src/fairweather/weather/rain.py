@@ -1,4 +1,4 @@
-"""Rain: streaks in layers of depth, the veil of rain too far away to be streaks, and drops on the lens.
+"""Rain: layers of streaks, the veil of rain too far away to show streaks, and drops on the lens.
 
     I = T (J + S) + (1 - T) A        Li, Cheong and Tan, Heavy Rain Image Restoration, CVPR 2019, eq. 3
 
@@ -90,7 +90,7 @@ class RainSettings:
         for name in ("angle", "spread"):
             check_number(f"rain.{name}", getattr(self, name), 0, 90)
         if self.coverage[1] == 1:
-            raise BadSettings("rain.coverage ends at 1: give a largest value below 1")
+            raise BadSettings("rain.coverage ends at 1: give a maximum below 1")
         check_range("rain.layers", self.layers, 1, 16)
         check_number("rain.most_drops", self.most_drops, 0, 1000)
         check_number("rain.scale", self.scale, above=True)
@@ -104,7 +104,7 @@ def rain(
     layers: Tensor | None = None,
     depth: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Add rain to clear pictures, each with its own draw of everything.
+    """Add rain to clear pictures, with separate random draws for each.
 
     Args:
         clear: N x 3 x H x W in [0,1].
@@ -205,9 +205,9 @@ def falling_streaks(
 ) -> Tensor:
     """Compute the streaks of a clip, T x 1 x H x W in [0,1]: each layer falls along its slant from frame to frame.
 
-    A streak is the path of a drop while the shutter is open. So between two frames a layer falls by its streaks' length
-    over the share of the time that the shutter is open, drawn from [0.3, 1]; the nearest layer falls fastest. Streaks
-    that leave at the bottom do not return at the top.
+    A streak is the path of a drop while the shutter is open. So between two frames a layer falls by the length of its
+    streaks divided by the share of time that the shutter is open, drawn from [0.3, 1]; the nearest layer falls fastest.
+    Streaks that leave at the bottom do not reappear at the top.
     """
     like = torch.zeros(()) if like is None else like
     angle, length, thickness, coverage, strength = _draw_streaks(1, settings, generator, like)

@@ -27,7 +27,7 @@ from fairweather.web.storage import remove_tree
 ModelQuery = Annotated[str, Query(max_length=100, description="auto, or a name listed by /api/v1/models")]
 WeatherQuery = Annotated[
     Literal["auto", "haze", "rain", "both", "none"],
-    Query(description="what to remove; auto: what is detected. Only with model auto"),
+    Query(description="what to remove (only with model auto); auto removes what is detected"),
 ]
 StrengthQuery = Annotated[
     float, Query(ge=0, le=1, allow_inf_nan=False, description="0 returns the photo, 1 removes all of the weather")
@@ -82,8 +82,8 @@ class VideoStatus(BaseModel):
     name: str
     state: TaskState
     frames: int = Field(description="frames restored so far")
-    total_frames: int | None = Field(description="null where the file does not declare it")
-    frames_per_second: float | None = Field(description="speed of the restoring")
+    total_frames: int | None = Field(description="null if the file does not declare it")
+    frames_per_second: float | None = Field(description="restoration speed")
     seconds_left: float | None
     width: int
     height: int
@@ -92,13 +92,13 @@ class VideoStatus(BaseModel):
     weather: WeatherEstimate | None
     models: list[str] | None = Field(description="models applied, in this order; null until decided")
     changed: bool | None = Field(description="false: the result is the uploaded file")
-    missing: str | None = Field(description="what the file declares and does not contain: it is cut short or damaged")
+    missing: str | None = Field(description="what a truncated or damaged file lacks")
     download: str = Field(description="file name of the result")
     error: ErrorDetail | None = Field(description="why it failed")
 
 
 class ModelInfo(BaseModel):
-    """A model, as described by its card."""
+    """A model, from its card."""
 
     name: str
     weather: str
@@ -162,7 +162,7 @@ RESTORED_PHOTO = {
 _VIDEO_TYPES = sorted({*uploads.VIDEO_MEDIA_TYPES.values()})
 _VIDEO_HEADERS = _headers(
     Content_Disposition="a file name for the result",
-    X_Fairweather_Missing="what a video that is cut short or damaged lacks",
+    X_Fairweather_Missing="what a truncated or damaged video lacks",
 )
 RESTORED_VIDEO: dict[int | str, dict[str, Any]] = {
     200: {
@@ -225,7 +225,7 @@ def api_router(service: Service) -> APIRouter:
 
             def start() -> VideoTask:
                 info = uploads.inspect_video(source, name, service.limits)
-                check_cancelled()  # the client may have gone
+                check_cancelled()  # the client may have disconnected
                 return service.videos.start(VideoTask(folder, source, name, info, settings, smooth))
 
             task = await service.requests.run(start)
@@ -310,12 +310,12 @@ def video_status(task: VideoTask) -> VideoStatus:
 
 
 def finished(task: VideoTask) -> VideoTask:
-    """Return a task that is done. Raises RequestRefused: 409 before, and the task's error."""
+    """Return a task that is done. Raises RequestRefused: 409 if it is not done, or the task's error."""
     if task.state == "failed":
-        raise task.error or RequestRefused(404, "gone", f"{task.name}: was cancelled: send it again")
+        raise task.error or RequestRefused(404, "gone", f"{task.name} was cancelled: send it again")
     if task.state != "done":
         raise RequestRefused(
-            409, "not_ready", f"{task.name}: is not restored yet: poll /api/v1/videos/{task.token} until it is done"
+            409, "not_ready", f"{task.name} is not restored yet: poll /api/v1/videos/{task.token} until it is done"
         )
     return task
 
@@ -324,12 +324,12 @@ def stored_file(request: Request, path: pathlib.Path, **options: Any) -> FileRes
     """Respond with a stored file, or the ranges of it that the request names.
 
     Raises:
-        RequestRefused: 404 where it does not exist; 416 where a range starts behind its end.
+        RequestRefused: 404 if it does not exist; 416 if a range starts after its end.
     """
     try:
         stat = path.stat()
     except FileNotFoundError:
-        raise RequestRefused(404, "gone", "this file is not stored any more: send the photo or video again") from None
+        raise RequestRefused(404, "gone", "this file is no longer stored: send the photo or video again") from None
     ranges = request.headers.get("range", "")
     for start, end in re.findall(r"(\d*)-(\d*)", ranges):
         if (int(start) if start else stat.st_size - int(end)) >= stat.st_size:

@@ -40,7 +40,7 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-"""Nothing is loaded from other hosts."""
+"""Security headers: nothing is loaded from other hosts."""
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?", re.IGNORECASE)
 _RANGE = re.compile(r"bytes=\s*(\d{1,18}-\d{0,18}|-\d{1,18})(\s*,\s*(\d{1,18}-\d{0,18}|-\d{1,18}))*\s*")
 _log = logging.getLogger("fairweather")
@@ -51,7 +51,7 @@ def create(service: Service, *, hosts: Iterable[str] | None = None, page: bool =
 
     Args:
         service: what it serves.
-        hosts: the names that the server answers to; None: any.
+        hosts: the host names that are accepted; None: any.
         page: whether to serve the page; without it Gradio is not imported.
     """
     gradio_app: FastAPI | None = None
@@ -131,7 +131,7 @@ class RequestFilter:
         app: the application of the API and the page's own routes.
         gradio_app: the application that serves the rest of the page. It is not mounted in `app`, since it would then
             answer the paths that `app` rejects.
-        hosts: the names that the server answers to; None: any.
+        hosts: the host names that are accepted; None: any.
     """
 
     def __init__(self, app: Any, gradio_app: Any = None, hosts: Iterable[str] | None = None) -> None:
@@ -144,7 +144,7 @@ class RequestFilter:
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
-            return  # a websocket, which is not used; what is not accepted is closed
+            return  # a websocket, which is not used: not accepting it closes it
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if not _valid_range(headers.get("range", "")):  # ignored, as RFC 9110 allows
             scope = {**scope, "headers": [item for item in scope["headers"] if item[0] != b"range"]}
@@ -169,7 +169,7 @@ class RequestFilter:
             return RequestRefused(400, "bad_host", f"Host {host[:100]!r} is not a host name with an optional port")
         if self.hosts is not None and name not in self.hosts:
             return RequestRefused(
-                421, "unknown_host", f"this server does not answer to {host[:100]!r}: start it with "
+                421, "unknown_host", f"this server does not accept the host {host[:100]!r}: start it with "
                 f"--allow-host {name}, or use the address that it printed"
             )  # fmt: skip
         if origin is not None and method not in ("GET", "HEAD"):
@@ -181,7 +181,7 @@ class RequestFilter:
         if path.startswith(OWN_PATHS):
             return None
         if GRADIO_PATHS.fullmatch(path) is None:
-            return RequestRefused(404, "no_such_path", "there is nothing at this path: the API is under /api/v1/")
+            return RequestRefused(404, "no_such_path", "this path does not exist: the API is under /api/v1/")
         if method not in ("GET", "HEAD"):
             message = f"{method} is not allowed for this path: the API is under /api/v1/"
             return RequestRefused(405, "method_not_allowed", message, headers={"Allow": "GET, HEAD"})
@@ -189,7 +189,7 @@ class RequestFilter:
 
 
 def allowed_hosts(bound: str, allowed: Iterable[str] = ()) -> set[str] | None:
-    """The names that a server answers to, so that no page elsewhere can reach it by a name of its own (DNS rebinding).
+    """The host names that a server accepts, so that no other site can reach it by its own name (DNS rebinding).
 
     Args:
         bound: the address that it listens on.
@@ -210,7 +210,7 @@ def allowed_hosts(bound: str, allowed: Iterable[str] = ()) -> set[str] | None:
 
 
 def host_name(header: str) -> str | None:
-    """The name in a Host header, `[::1]:7860` -> `::1`; None where it is not `host` or `host:port`."""
+    """The name in a Host header, `[::1]:7860` -> `::1`; None if it is not `host` or `host:port`."""
     found = _HOST.fullmatch(header)
     if found is None or int(found[2] or 0) > 65535:
         return None

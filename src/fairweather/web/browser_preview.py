@@ -27,10 +27,10 @@ class BrowserPreview:
     Args:
         path: the file.
         video: the video that the frames come from.
-        width: pixels of an upright frame.
-        height: likewise.
+        width: width of an upright frame in pixels.
+        height: height of an upright frame in pixels.
         sound: whether to copy sound that browsers play.
-        result: the writer of the result, which everything is passed on to.
+        result: the writer of the result, to which everything is forwarded.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class _PreviewSource(VideoReader):
     def __init__(self, video: VideoReader, sound: bool) -> None:
         self.__dict__.update(video.__dict__)
         self._sound = sound
-        # The matrix is written down, since players guess it from the size, which differs from the original's.
+        # The matrix is stored, since players guess it from the size, which differs from the original's.
         self.track = replace(video.track, colour=(video.track.yuv, *video.track.colour[1:3], 1), metadata={})
 
     @property

@@ -1,4 +1,4 @@
-"""The work of a server: requests in a bounded queue, each in a thread, and videos one after another."""
+"""The jobs of a server: requests in a bounded queue, each in a thread, and videos one at a time."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class RestoredFile(NamedTuple):
 
 
 class Service:
-    """What the page and the API share: limits, queues, memory, models and files.
+    """The state that the page and the API share: limits, queues, memory, models and files.
 
     Args:
         limits: the server's limits.
@@ -118,7 +118,7 @@ class Service:
                 start = file.read(64)
             if start and not sniff(start):
                 raise RequestRefused(
-                    415, "not_a_photo", f"{name}: is not a photo that can be read: send JPEG, PNG, WebP, TIFF, AVIF or "
+                    415, "not_a_photo", f"{name} is not a photo that can be read: send JPEG, PNG, WebP, TIFF, AVIF or "
                     f"HEIC, or a video as {uploads.VIDEO_FORMATS}"
                 )  # fmt: skip
             found = header(path, max_pixels=2**62)
@@ -126,8 +126,8 @@ class Service:
             raise as_refusal(error, str(path), name) from None
         if found.width * found.height > self.limits.max_pixels:
             raise RequestRefused(
-                413, "too_many_pixels", f"{name}: has {found.width:,} x {found.height:,} pixels, and the limit of this "
-                f"server is {self.limits.max_pixels / 1e6:g} megapixels: make it smaller"
+                413, "too_many_pixels", f"{name} has {found.width:,} x {found.height:,} pixels, more than the "
+                f"{self.limits.max_pixels / 1e6:g} megapixels that this server accepts: make it smaller"
             )  # fmt: skip
         return found
 
@@ -170,13 +170,13 @@ class Service:
         return self._reserved(
             lambda: self.budget.admit(source, result or source, self.limits.max_pixels),
             lambda: self.budget.release(source),
-            f"{name}: is",
+            f"{name} is",
         )
 
     def video_memory(self, need: int, name: str) -> AbstractContextManager[None]:
         """Wait for the bytes that a video needs, and reserve them. Raises RequestRefused (413) and Cancelled."""
         return self._reserved(
-            lambda: self.budget.hold(need), lambda: self.budget.free(need), f"{name}: its frames are"
+            lambda: self.budget.hold(need), lambda: self.budget.free(need), f"the frames of {name} are"
         )
 
     @contextmanager
@@ -216,7 +216,7 @@ class RequestQueue:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Take a slot. Raises RequestRefused (503) at once where all are taken. Called in the event loop's thread."""
+        """Take a slot, or raise RequestRefused (503) at once if none is free. Called in the event loop's thread."""
         if self.active >= self.limits.workers + self.limits.queue:
             raise RequestRefused(
                 503, "busy", f"the server is busy with {self.active} requests: try again in {RETRY_SECONDS} s",
@@ -232,8 +232,8 @@ class RequestQueue:
         """Run a function in a thread as soon as one is free.
 
         Raises:
-            RequestRefused: 504 where it does not finish in time; it is cancelled then.
-            Exception: whatever the function raises.
+            RequestRefused: 504 if it does not finish in time, after which it is cancelled.
+            Exception: any exception of the function.
         """
         cancel = threading.Event()
 
@@ -276,7 +276,7 @@ class VideoTask:
     settings: RestoreSettings
     smooth: bool = True
     weather: Weather | None = None
-    """What was detected; None until then."""
+    """The detected weather; None until it is known."""
     on_page: bool = False
     """Whether the page plays it, before and after."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
@@ -286,7 +286,7 @@ class VideoTask:
     progress: VideoProgress = field(default_factory=VideoProgress)
     changed: bool | None = None
     missing: str | None = None
-    """What the file declares and does not contain."""
+    """What the file declares but does not contain."""
     error: RequestRefused | None = None
     overdue: bool = False
     cancel: threading.Event = field(default_factory=threading.Event)
@@ -314,7 +314,7 @@ class VideoTask:
 
 
 class VideoQueue:
-    """The videos of a server: a bounded number waits, and one is restored in a thread that ends with the queue."""
+    """The videos of a server: one is restored at a time, in a thread; a bounded number waits."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -327,7 +327,7 @@ class VideoQueue:
         """Queue a video; its folder belongs to the task from here on.
 
         Raises:
-            RequestRefused: 503 where too many wait; the folder is still the caller's then.
+            RequestRefused: 503 if too many wait; the folder then still belongs to the caller.
         """
         with self._lock:
             busy = sum(isinstance(item, VideoTask) and item.busy for item in self.service.store.all())
@@ -349,7 +349,7 @@ class VideoQueue:
         found = self.service.store.get(token)
         if not isinstance(found, VideoTask):
             raise RequestRefused(
-                404, "gone", f"there is no such video (videos are stored for {self.service.limits.keep:g} min): "
+                404, "gone", f"unknown video (videos are stored for {self.service.limits.keep:g} min): "
                 "send it again"
             )  # fmt: skip
         return found
@@ -393,7 +393,7 @@ class VideoQueue:
         except Exception as error:
             if task.overdue:
                 task.error = RequestRefused(
-                    504, "timeout", f"{task.name}: took longer than {limits.video_timeout:g} s, the limit of this "
+                    504, "timeout", f"{task.name} took longer than {limits.video_timeout:g} s, the limit of this "
                     "server: make it smaller or shorter, or choose another model"
                 )  # fmt: skip
             elif not task.cancel.is_set():
@@ -454,17 +454,17 @@ class VideoQueue:
                 task.progress = progress
                 if next(calls) % 25 == 0 and tree_size(task.folder) > limits.disk:
                     raise RequestRefused(
-                        507, "disk_full", f"{task.name}: its result is too large for this server's disk: make it "
+                        507, "disk_full", f"the result of {task.name} is too large for this server's disk: make it "
                         "smaller or shorter"
                     )  # fmt: skip
 
             done = process_video(_BoundedVideo(video, task.name, limits, before), writer, restorer, tell=report)
         if not done.frames:
-            raise BadImage(f"{task.source}: no frame can be decoded: get a whole copy")
+            raise BadImage(f"{task.source}: no frame can be decoded: get a complete copy")
 
 
 class _BoundedVideo:
-    """A video whose frames and seconds are counted as they are read, since its file may declare fewer."""
+    """A video whose frames and seconds are counted while it is read, since its file may declare fewer."""
 
     live = False
 
@@ -489,7 +489,7 @@ class _BoundedVideo:
 
 
 def link_or_copy(source: Path, folder: Path) -> Path:
-    """Link a file into another folder, or copy it where the disk has no links, so that either may be removed."""
+    """Hard-link a file into another folder, or copy it if links are not supported, so that either may be removed."""
     target = folder / source.name
     try:
         os.link(source, target)

@@ -25,17 +25,17 @@ class Limits:
     max_pixels: int = 100_000_000
     """Pixels of a photo or of a video's frame, read from the header before anything is decoded."""
     max_video_seconds: float = 60.0
-    """Length of a video, as its file declares it and as its frames turn out."""
+    """Maximum length of a video, both as its file declares it and as its frames are counted."""
     workers: int = 2
     """Requests processed at once."""
     queue: int = 16
-    """Requests, and videos, that may wait; further ones get 503."""
+    """Number of requests, and of videos, that may wait; further ones get 503."""
     timeout: float = 120.0
-    """Seconds for an upload to arrive, and again from there to the response, waiting included."""
+    """Time limit in seconds for receiving an upload, and again for processing it, waiting included."""
     video_timeout: float = 1800.0
-    """Seconds for restoring one video."""
+    """Time limit in seconds for restoring one video."""
     keep: float = 30.0
-    """Minutes that videos and the page's photos are stored after their last use."""
+    """Minutes for which videos and the page's photos are stored after their last use."""
     disk: int = 2_000_000_000
     """Bytes of all stored files; beyond it those unused for longest are removed."""
 
@@ -59,8 +59,8 @@ class RequestRefused(FairweatherError):
     Args:
         status: the HTTP status, 4xx or 5xx.
         kind: what went wrong, in one identifier; docs/api.md lists them all.
-        message: what is wrong and how to fix it, with the file's name as its owner calls it.
-        retry_after: seconds after which another try makes sense.
+        message: what is wrong and how to fix it, with the client's name of the file.
+        retry_after: seconds after which to retry.
         headers: further headers of the response.
     """
 
@@ -88,7 +88,7 @@ class RequestRefused(FairweatherError):
 def too_large(name: str, limits: Limits) -> RequestRefused:
     """The error for an upload of too many bytes."""
     return RequestRefused(
-        413, "too_large", f"{name}: is larger than {limits.max_bytes / 1e6:g} MB, the limit of this server: "
+        413, "too_large", f"{name} is larger than {limits.max_bytes / 1e6:g} MB, the limit of this server: "
         "make it smaller, or save it with stronger compression"
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def as_refusal(error: Exception, path: str = "", name: str = "the request") -> R
     Args:
         error: what was raised.
         path: the file's path on the server, which the message must not contain.
-        name: what the client calls the file, which replaces the path.
+        name: the client's name of the file, which replaces the path.
 
     Returns:
         The error with its status; 500 without details for a fault of the server.
@@ -126,7 +126,7 @@ def as_refusal(error: Exception, path: str = "", name: str = "the request") -> R
         )
     if isinstance(error, MemoryError):
         return RequestRefused(
-            503, "out_of_memory", f"{name}: the server has not enough free memory: try again later, or make it smaller",
+            503, "out_of_memory", f"{name}: the server is short of memory: try again later, or make it smaller",
             10
         )  # fmt: skip
     return RequestRefused(

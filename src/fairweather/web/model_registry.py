@@ -1,4 +1,4 @@
-"""The models that a server offers, and the settings that a request may choose."""
+"""The models of a server, and the settings that a request may choose."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ModelRegistry:
 
     Raises:
         BadFolder, BadCard, UnknownName: a folder is not a valid model folder.
-        BadSettings: two models have one name.
+        BadSettings: two models have the same name.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ModelRegistry:
             folder = model_folder.find(given)
             name = model_folder.read_card(folder).name
             if name == AUTO_MODEL or self.folders.get(name, folder) != folder:
-                raise BadSettings(f"--models {given}: there already is a model {name!r}: change the name in its card")
+                raise BadSettings(f"--models {given}: a model named {name!r} exists: change the name in its card")
             self.folders[name] = folder
         self.cards = {name: model_folder.read_card(folder, verify=False) for name, folder in self.folders.items()}
         self.auto = AutoRestorer(

@@ -1,8 +1,8 @@
 """The page: its Gradio layout, the photos that it stores, and its routes under /page, which `static/page.js` calls.
 
-A photo is uploaded once; other strengths, models and views of it need no second upload. Its folder has the
-upload, the maps or pixels that a network predicted, and what the page shows. Between two requests nothing of a
-photo is in memory. A frame represents a video until it is restored.
+A photo is uploaded once; other strengths, models and views of it need no second upload. Its folder contains the
+upload, the maps or pixels that a network predicted, and the files that the page shows. Between requests no photo is in
+memory. A video is shown as one of its frames until it is restored.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class PagePhoto:
         return self.lock.locked()
 
     def stop(self) -> None:
-        """Nothing of a photo is processed between two requests."""
+        """Do nothing: a photo is processed only during a request."""
 
     @property
     def viewable(self) -> bool:
@@ -267,7 +267,7 @@ class PagePhotos:
         photo = self.service.store.get(token)
         if not isinstance(photo, PagePhoto):
             raise RequestRefused(
-                404, "gone", f"there is no such photo (photos are stored for {self.service.limits.keep:g} min): "
+                404, "gone", f"unknown photo (photos are stored for {self.service.limits.keep:g} min): "
                 "send it again"
             )  # fmt: skip
         return photo
@@ -351,10 +351,10 @@ class PagePhotos:
         return path
 
     def start_video(self, token: str, settings: RestoreSettings, smooth: bool) -> VideoTask:
-        """Start restoring a video. Raises RequestRefused: 422 for a photo, 503 where too many wait."""
+        """Start restoring a video. Raises RequestRefused: 422 for a photo, 503 if too many wait."""
         photo = self.get(token)
         if photo.video is None or photo.video_info is None:
-            raise RequestRefused(422, "bad_setting", f"{photo.name}: is a photo, and this path takes videos only")
+            raise RequestRefused(422, "bad_setting", f"{photo.name} is a photo: this path accepts videos only")
         self._models.check(settings)
         with self.service.folders.new_or_removed() as folder:
             source, info = link_or_copy(photo.video, folder), photo.video_info
@@ -370,7 +370,7 @@ class PagePhotos:
 
     def _plan(self, photo: PagePhoto, image: Photo, settings: RestoreSettings) -> RestorePlan:
         self._models.check(settings)
-        if photo.weather is None:  # shown by the page whatever the settings are
+        if photo.weather is None:  # shown by the page for any settings
             detect = self._models.auto.detect
             if photo.video is not None and photo.video_info is not None:  # the whole video is restored by one plan
                 photo.weather = uploads.video_weather(photo.video, photo.video_info, self.service.limits, detect)
@@ -380,7 +380,7 @@ class PagePhotos:
         return self._models.plan(lambda: weather, settings)
 
     def _maps_model(self, plan: RestorePlan) -> str | None:
-        """The model whose maps alone restore the photo, so that another strength needs no network."""
+        """The one model of a plan if it predicts maps: then another strength needs no network."""
         if len(plan.parts) == 1 and self._models.cards[plan.parts[0].model].output == "maps":
             return plan.parts[0].model
         return None
@@ -418,7 +418,7 @@ class PagePhotos:
 
 
 def _viewable(photo: Photo) -> Photo:
-    """A photo for a browser: without inks and EXIF, with its colour profile where that is one of RGB."""
+    """A photo for a browser: without CMYK planes and EXIF, and with its colour profile only if that is for RGB."""
     profile = photo.kind.icc if photo.kind.mode in ("RGB", "RGBA") else b""
     return replace(photo, inks=None, kind=Kind(icc=profile))
 

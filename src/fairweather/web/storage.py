@@ -1,7 +1,7 @@
 """The server's temporary folder, and the store of photos and videos in it, each with a token and a time to live.
 
-Every file that the server writes is in its folder, which is removed when it ends. A killed server leaves its folder
-behind; the next one finds its lock free and removes it.
+All files that the server writes are in this folder, which is removed when the server ends. The folder of a killed
+server is removed by the next one, which finds its lock free.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ServerFolders:
             self._lock = (self.root / LOCK).open("w")
         except OSError as error:
             raise BadFolder(
-                f"{error.filename or 'the folder for temporary files'}: is not writable ({error.strerror}): "
+                f"{error.filename or 'the folder for temporary files'} is not writable ({error.strerror}): "
                 "set TMPDIR to another folder"
             ) from error
         _try_lock(self._lock)
@@ -65,13 +65,13 @@ class ServerFolders:
             raise
 
     def close(self) -> None:
-        """Remove the folder with all that is in it."""
+        """Remove the folder and its contents."""
         self._lock.close()
         remove_tree(self.root)
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder, even while something is still written to it."""
+    """Remove a folder, even if files are still being written to it."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -102,7 +102,7 @@ def _remove_abandoned(parent: Path) -> list[Path]:
 
 
 def _try_lock(file: IO[str]) -> bool:
-    """Lock a file until it is closed; False where another process has it, or where there are no locks (Windows)."""
+    """Lock a file until it is closed; False if another process has locked it, or without file locks (Windows)."""
     try:
         import fcntl
     except ImportError:
@@ -118,7 +118,7 @@ class StoredItem(Protocol):
     """A photo or a video in the store."""
 
     token: str
-    """128 random bits; whoever knows it may use the item."""
+    """128 random bits; anyone who knows it may use the item."""
     folder: Path
     """The folder of all its files."""
     last_used: float
@@ -126,7 +126,7 @@ class StoredItem(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether it is being processed, so that it must stay."""
+        """Whether it is being processed, so that it must not be removed."""
         ...
 
     def stop(self) -> None:
@@ -148,7 +148,7 @@ class TTLStore:
             return list(self._items.values())
 
     def add(self, item: StoredItem) -> None:
-        """Add an item, and remove others where that exceeds the disk's limit."""
+        """Add an item, and remove others if that exceeds the size limit."""
         with self._lock:
             self._items[item.token] = item
         self.expire()
@@ -170,7 +170,7 @@ class TTLStore:
             remove_tree(item.folder)
 
     def expire(self) -> None:
-        """Remove items past their time to live, and those unused for longest where the disk's limit is exceeded."""
+        """Remove items past their time to live, and least recently used ones if the size limit is exceeded."""
         now, oldest = time.monotonic(), sorted(self.all(), key=lambda item: item.last_used)
         room = self.limits.disk - sum(tree_size(item.folder) for item in oldest)
         for item in oldest:

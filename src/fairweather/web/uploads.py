@@ -1,7 +1,7 @@
 """Uploads: receiving a request's file within the limits, and checking an uploaded video before it is processed.
 
-A video from a stranger is opened with the demuxer that its first bytes name and no other, and only this file is read,
-whatever it refers to.
+An untrusted video is opened only with the demuxer that its first bytes identify, and other files to which it refers are
+not read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fairweather.web.limits import Limits, RequestRefused, as_refusal, disk_full
 FORM_OVERHEAD = 64 << 10
 """Bytes of a multipart request in addition to its file."""
 DRAIN_SECONDS = 10.0
-"""Seconds for which the rest of a rejected body is read and discarded: a client that is cut off sees no response."""
+"""Seconds for which the rest of a rejected body is read and discarded: otherwise the client may see no response."""
 
 
 async def receive_upload(
@@ -53,7 +53,7 @@ async def receive_upload(
 
     Raises:
         RequestRefused: 400 for a form that cannot be read or an incomplete body, 408 for a slow one, 413 for a large
-            one, 422 where there is no file, 507 where the disk is full.
+            one, 422 without a file, 507 if the disk is full.
     """
     multipart = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
     limit = limits.max_bytes + (FORM_OVERHEAD if multipart else 0)
@@ -88,7 +88,7 @@ async def receive_upload(
         raise as_refusal(error, str(path), name or field) from error
     if not path.stat().st_size:
         raise RequestRefused(
-            422, "empty", f"{name}: is empty (0 bytes): send the file as the body, or as the form's part {field!r}"
+            422, "empty", f"{name} is empty (0 bytes): send the file as the body, or as the form's part {field!r}"
         )
     return path, name
 
@@ -164,14 +164,13 @@ BROWSER_CODECS = {".mp4": ("h264",), ".m4v": ("h264",), ".webm": ("vp8", "vp9")}
 """Codecs that every browser plays, with 8 bits."""
 BROWSER_AUDIO = ("aac", "mp3", "opus", "flac")
 MAX_PLAYED_PIXELS = 1920 * 1088
-"""Pixels of a frame of which two videos play smoothly in a browser."""
+"""Maximum pixels of a frame for two videos to play smoothly side by side in a browser."""
 MAX_PREVIEW_PIXELS = 1280 * 720
 """Pixels of a frame of a browser preview, about."""
 LENGTH_TOLERANCE = 0.5
 """Seconds over the limit that are accepted: sound often ends a little later than the frames."""
 MAX_GROWN_PIXELS = 1344 * 784
-"""Pixels that later frames may have whatever the first one has (720p with a codec's margins): recorded calls start
-small."""
+"""Pixels that later frames may always have (720p with a codec's margins), since recorded calls start small."""
 MAX_SEEK_FRAMES = 50
 """Frames decoded at most from a key frame to the middle of a video."""
 _PHOTO_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -189,7 +188,7 @@ class VideoInfo(NamedTuple):
     """Pixels of an upright frame."""
     frames: int | None
     seconds: float | None
-    """None where the file does not declare them."""
+    """None if the file does not declare them."""
     deep: bool
     """More than 8 bits per channel."""
     playable: bool
@@ -197,7 +196,7 @@ class VideoInfo(NamedTuple):
     sound: bool
     """Whether there is sound that browsers play."""
     missing: str | None
-    """What the file declares and does not contain, e.g. "15 of 60 frames are there"."""
+    """What the file declares and does not contain, e.g. "only 15 of 60 frames are present"."""
 
     @property
     def container(self) -> str:
@@ -230,7 +229,7 @@ def video_demuxer(path: Path) -> str | None:
 def video_instead_of_photo(name: str) -> RequestRefused:
     """The error for a video sent as a photo."""
     remedy = "POST it to /api/v1/videos" if find_spec(PYAV) else f"{_missing_extra()} on the server"
-    return RequestRefused(415, "video", f"{name}: is a video, and this path takes photos only: {remedy}")
+    return RequestRefused(415, "video", f"{name} is a video, and this path accepts photos only: {remedy}")
 
 
 def inspect_video(path: Path, name: str, limits: Limits) -> VideoInfo:
@@ -242,18 +241,18 @@ def inspect_video(path: Path, name: str, limits: Limits) -> VideoInfo:
         limits: the server's limits.
 
     Raises:
-        RequestRefused: 415 for a file that is not a video, and where PyAV is missing; 413 for a video that is too large
-            or too long; 422 for a damaged one.
+        RequestRefused: 415 for a file that is not a video, or if PyAV is missing; 413 for a video that is too large or
+            too long; 422 for a damaged one.
     """
     demuxer = video_demuxer(path)
     if demuxer is None:
-        raise RequestRefused(415, "not_a_video", f"{name}: is not a video that can be read: send {VIDEO_FORMATS}")
+        raise RequestRefused(415, "not_a_video", f"{name} is not a video that can be read: send {VIDEO_FORMATS}")
     if find_spec(PYAV) is None:
         raise as_refusal(_missing_extra(), str(path), name)
     if demuxer == "mov" and not _plausible_counts(path, limits):
         raise RequestRefused(
-            422, "bad_video", f"{name}: declares far more frames or audio samples than a video of "
-            f"{limits.max_video_seconds:g} s has, or in a compressed header: convert it"
+            422, "bad_video", f"{name} declares far more frames or audio samples than a video of "
+            f"{limits.max_video_seconds:g} s has, or has a compressed header: convert it"
         )  # fmt: skip
     try:
         video = open_upload(path, demuxer, limits)
@@ -323,7 +322,7 @@ def middle_frame(path: Path, info: VideoInfo, limits: Limits) -> NDArray[np.uint
     finally:
         video.close()
     if found is None:
-        raise BadImage(f"{path}: no frame can be decoded: get a whole copy")
+        raise BadImage(f"{path}: no frame can be decoded: get a complete copy")
     pixels: NDArray[Any] = found.pixels if found.pixels.dtype == np.uint8 else (found.pixels >> 8).astype(np.uint8)
     if aspect and aspect != 1 and not video.track.rotation % 180 and 0.2 < aspect < 5:
         pixels = cv2.resize(pixels, (max(1, round(pixels.shape[1] * aspect)), pixels.shape[0]))
@@ -347,7 +346,7 @@ def video_weather(path: Path, info: VideoInfo, limits: Limits, detect: Callable[
     finally:
         video.close()
     if found is None:
-        raise BadImage(f"{path}: no frame can be decoded: get a whole copy")
+        raise BadImage(f"{path}: no frame can be decoded: get a complete copy")
     return found[0]
 
 
@@ -355,14 +354,14 @@ def video_error(error: Exception, path: Path, name: str, limits: Limits) -> Requ
     """Convert an error about a video to one that may be sent to the client; faults of the server are logged."""
     if isinstance(error, TooLarge):
         return RequestRefused(
-            413, "too_many_pixels", f"{name}: its frames have more pixels than this server accepts "
+            413, "too_many_pixels", f"the frames of {name} have more pixels than this server accepts "
             f"({min(limits.max_pixels, MAX_FRAME_PIXELS) / 1e6:g} megapixels): make it smaller"
         )  # fmt: skip
     if isinstance(error, BadImage):
         return RequestRefused(422, "bad_video", str(error).replace(str(path), name))
     if type(error).__module__.startswith(f"{PYAV}.") and not (disk_full(error) or isinstance(error, MemoryError)):
         reason = getattr(error, "strerror", None) or type(error).__name__
-        return RequestRefused(422, "bad_video", f"{name}: cannot be restored as a video ({reason}): convert it")
+        return RequestRefused(422, "bad_video", f"{name} cannot be restored as a video ({reason}): convert it")
     refused = as_refusal(error, str(path), name)
     if refused.status == 500 and refused is not error:
         _log.error("%s", name, exc_info=error)
@@ -372,7 +371,7 @@ def video_error(error: Exception, path: Path, name: str, limits: Limits) -> Requ
 def too_long(name: str, limits: Limits) -> RequestRefused:
     """The error for a video of too many seconds or frames."""
     return RequestRefused(
-        413, "too_long", f"{name}: is longer than {limits.max_video_seconds:g} s (or {limits.max_frames:,} frames), "
+        413, "too_long", f"{name} is longer than {limits.max_video_seconds:g} s (or {limits.max_frames:,} frames), "
         "the limit of this server: cut it, or use fairweather restore on the command line"
     )  # fmt: skip
 
@@ -405,8 +404,8 @@ def _suffix(path: Path, name: str, demuxer: str) -> str:
     return ".webm" if demuxer == "matroska" and b"webm" in start else VIDEO_SUFFIXES[demuxer][0]
 
 
-# FFmpeg builds a list in memory of all frames and audio samples that an MP4 or MOV declares when it opens the file, and
-# a few bytes may declare a thousand million. So they are counted first.
+# When FFmpeg opens an MP4 or MOV, it builds a list in memory of all frames and audio samples that the file declares,
+# and a few bytes may declare a billion. So they are counted first.
 
 ENTRIES_PER_FRAME = 20
 """Entries in all lists of an MP4 for each frame that a video may have: audio has more, and fragments have several
@@ -414,7 +413,7 @@ boxes each."""
 SAMPLES_PER_SECOND = 200_000
 """Audio samples per second that uncompressed sound may list one by one (four tracks of 48 kHz)."""
 _COUNTING_BOXES = (b"stsz", b"stz2", b"trun")
-"""The boxes that declare the length of a list; FFmpeg reads them wherever they are."""
+"""The boxes that declare the length of a list; FFmpeg reads them at any position."""
 
 
 def _plausible_counts(path: Path, limits: Limits) -> bool:
@@ -461,7 +460,7 @@ def _count_entries(data: mmap.mmap, begin: int, end: int, entries: int, samples:
 
 
 def _boxes(data: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
-    """The name, begin and end of each outermost box of an MP4; the end may be behind the file's."""
+    """The name, start and end of each outermost box of an MP4; the end may be beyond the end of the file."""
     at = 0
     while at + 8 <= len(data):
         length, name, begin = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at

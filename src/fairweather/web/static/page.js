@@ -55,7 +55,7 @@
   async function restore(photo) {
     photo.status = "working";
     if (photo.file.size > limits.bytes) {
-      return fail(photo, `${photo.name}: is larger than ${limits.bytes / 1e6} MB, the limit of this server: make it smaller`);
+      return fail(photo, `${photo.name} is larger than ${limits.bytes / 1e6} MB, the limit of this server: make it smaller`);
     }
     for (;;) {
       photo.settings = { model: state.model, weather: state.weather, guard: state.guard };
@@ -78,7 +78,7 @@
     }
   }
 
-  // The answer's JSON; "gone" where the photo has to be sent again; nothing where the photo was refused.
+  // The JSON of the response; "gone" if the photo has to be sent again; undefined if it was rejected.
   async function call(photo, method, where, body) {
     for (;;) {
       const answer = await request(photo, method, where, body).catch(() => null);
@@ -224,7 +224,7 @@
     const models = result ? result.models.map(({ weather, model, amount }) => `${amount < 0.9 ? `${percent(amount)} of the ` : ""}${weather} with ${model}`) : [];
     find(".fw-applied").textContent = !result ? "" : models.length ? `Removed: ${models.join(", then ")}.` : "Nothing is removed: the photo is unchanged.";
     const missing = result && (photo.job?.missing || result.video?.missing);
-    if (missing) find(".fw-applied").textContent += ` The video is cut short or damaged: ${missing}.`;
+    if (missing) find(".fw-applied").textContent += ` The video is truncated or damaged: ${missing}.`;
     const ready = state.photos.filter((one) => one.status === "ready" && videos.link(one) !== null);
     find(".fw-all").hidden = ready.length < 2;
     find(".fw-all").textContent = `Download all ${ready.length}`;
@@ -278,7 +278,7 @@
     if (!photo || photo.status !== "ready") return;
     for (const name of IMAGES) find(name, root).removeAttribute("src");
     photo.reloads = (photo.reloads || 0) + 1;
-    if (photo.reloads > MAX_RELOADS) return fail(photo, `${photo.name}: cannot be shown: the server may be too busy, try again later`);
+    if (photo.reloads > MAX_RELOADS) return fail(photo, `${photo.name} cannot be shown: the server may be too busy, try again later`);
     Object.assign(photo, { status: "waiting", message: "loading again" });
     draw();
     next();

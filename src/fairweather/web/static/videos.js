@@ -62,7 +62,7 @@ window.fairweatherVideos = (() => {
       if (busy(job) && photo === page.current()) draw(photo);
     }
     if (photo.job !== job) return;
-    page.announce(job.state === "done" ? `${photo.name}: the video is restored${finished(photo) ? "" : ` ${OLD_SETTINGS}`}` : job.error?.message || `${photo.name}: was cancelled`);
+    page.announce(job.state === "done" ? `${photo.name}: the video is restored${finished(photo) ? "" : ` ${OLD_SETTINGS}`}` : job.error?.message || `${photo.name} was cancelled`);
     const focused = find(".fw-video").contains(document.activeElement);
     page.draw();
     if (focused && photo === page.current()) find(job.state === "done" ? "[data-do=play]" : "[data-do=video]").focus();
@@ -85,7 +85,7 @@ window.fairweatherVideos = (() => {
   function stop() {
     const photo = page.current();
     forget(photo);
-    page.announce(`${photo.name}: was cancelled`);
+    page.announce(`${photo.name} was cancelled`);
     page.draw();
     find("[data-do=video]").focus();
   }
@@ -220,7 +220,7 @@ window.fairweatherVideos = (() => {
     if (!photo) return;
     fetch(`/api/v1/videos/${photo.job.id}`).then((answer) => {
       if (answer.status === 404) return lost(photo);
-      page.announce(`${photo.name}: cannot be played in this browser: download it`);
+      page.announce(`${photo.name} cannot be played in this browser: download it`);
     }).catch(() => null);
   }
 
