@@ -38,9 +38,7 @@ types: install
 tests: install
 	@sh tests/web/chromium.sh
 	# files side by side in two processes of one thread each, for most of a test runs on one core
-	# tests/training in processes of its own: behind the others in one, a process still crashes now and then
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --ignore=tests/training
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile tests/training
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
 
 # The site, into site/: strict (a broken link or a docstring that does not match its function fails), without network.
 docs: install

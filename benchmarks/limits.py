@@ -80,9 +80,11 @@ def _quantized(values: Any, precision: str) -> Any:
 def _compiled(answer: Any, parameter: Any, precision: str, values: Floats) -> Callable[[], Any]:
     import openvino
 
+    from fairweather.inference.engines import openvino_core
+
     hint = "bf16" if precision == "bf16" else "f32"  # the float part of an int8 network
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-    compiled = openvino.Core().compile_model(openvino.Model([answer], [parameter], "limit"), "CPU", config)
+    compiled = openvino_core().compile_model(openvino.Model([answer], [parameter], "limit"), "CPU", config)
     request = compiled.create_infer_request()
     return lambda: request.infer([values], share_inputs=True, share_outputs=True)
 

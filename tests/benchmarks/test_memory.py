@@ -19,7 +19,7 @@ def test_a_row_has_both_peaks_and_the_difference(tiny_model: Path, capsys: pytes
     assert float(row[4]) > 50
     assert row[5] in ("0", "1")
     assert memory.main([*words, "20MB"]) == 1
-    assert "too little" in capsys.readouterr().out.splitlines()[-1]
+    assert "too small" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_difference_is_the_greatest_one(tmp_path: Path) -> None:

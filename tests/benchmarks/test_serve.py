@@ -45,15 +45,15 @@ def test_what_is_lost_and_what_differs_is_counted(unsteady: int) -> None:
     assert load.different == 1
     assert len(load.seconds) == len(load.resident) == 20
     text = serve.table(load)
-    assert "| answered with a photo | 15 of 20 |" in text
-    assert "| answered with 503 | 5 |" in text
+    assert "| responses with a photo | 15 of 20 |" in text
+    assert "| responses with 503 | 5 |" in text
 
 
 def test_no_answer_at_all_is_status_0() -> None:
-    assert serve.ask(1, "a.jpg", b"x") == (0, b"")
+    assert serve.send(1, "a.jpg", b"x") == (0, b"")
 
 
 def test_growth_is_seen() -> None:
     load = serve.Load([0.1] * 100, {200: 100}, 0, [number << 20 for number in range(100)], 10.0)
     assert "+100.0 MiB in 100 requests" in serve.table(load)
-    assert "| requests a second | 10.00 |" in serve.table(load)
+    assert "| requests per second | 10.00 |" in serve.table(load)

@@ -44,7 +44,7 @@ def test_a_model_is_exported_again(tiny_model: Path, tmp_path: Path, capsys: pyt
     assert (out / "weights.safetensors").read_bytes() == (tiny_model / "weights.safetensors").read_bytes()
     assert f"fairweather restore PHOTO --model {out}" in capsys.readouterr().out
     assert cli.main(["export", str(tiny_model), "-o", str(tmp_path)]) == 1
-    assert "no model" in capsys.readouterr().err
+    assert "nor a model folder" in capsys.readouterr().err
 
 
 def test_choice_is_kept_or_replaced(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

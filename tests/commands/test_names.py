@@ -30,10 +30,10 @@ INPUTS: dict[str, Line] = {
     "check-data": ["check-data", LONG],
     "check-data against": ["check-data", "set", "--against", LONG],
     "plot": ["plot", LONG],
-    "train": ["train", "supervised", "--data", LONG],
-    "train unpaired": ["train", "cyclegan", "--degraded", LONG, "--clear", "set/clear"],
+    "train": ["train", "supervised", "--data", LONG, "--out", "new"],
+    "train unpaired": ["train", "cyclegan", "--degraded", LONG, "--clear", "set/clear", "--out", "new"],
     "train with a config": ["train", "supervised", "--data", "set", "--config", f"{LONG}.toml"],
-    "train from a start": ["train", "supervised", "--data", "set", "--start", f"./{LONG}"],
+    "train from a start": ["train", "supervised", "--data", "set", "--start", f"./{LONG}", "--out", "new"],
     "resume": ["train", "--resume", "--out", LONG],
     "info": ["info", f"./{LONG}"],
 }
@@ -48,7 +48,7 @@ def test_an_input_whose_name_is_too_long_is_one_line(
     assert cli.main(INPUTS[name]) == 1
     error = capsys.readouterr().err
     assert error.count("error: ") + error.count("not restored: ") == 1, error
-    assert LONG in error
+    assert LONG in error or LONG[:40] in error  # values in messages are cut to 60 characters
 
 
 ODD = os.fsdecode(b"caf\xe9.png")
@@ -78,7 +78,7 @@ def test_names_that_are_not_utf8(
     (tmp_path / "odd" / "hazy" / os.fsdecode(b"broken\xe9.png")).write_bytes(b"no picture")
     (tmp_path / "odd" / "clear" / os.fsdecode(b"broken\xe9.png")).write_bytes(b"no picture")
     (tmp_path / "a.mp4").rename(os.fsdecode(b"vid\xe9o.mp4"))
-    broken = {"restore": 3, "restore one": 0, "synthesize": 0, "video": 0, "frames": 0}.get(name, 1)
+    broken = {"restore": 3, "restore one": 0, "synthesize": 0, "video": 0, "frames": 0}.get(name, 3)
     assert cli.main(NAMED[name]) == broken
     captured = capsys.readouterr()
     captured.out.encode()  # all of it can be printed

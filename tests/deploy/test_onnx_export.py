@@ -131,7 +131,7 @@ def test_a_failed_export_changes_nothing(tiny_model: Path, tmp_path: Path, monke
 
 def test_other_folders_are_not_replaced(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"dear")
-    with pytest.raises(BadFolder, match="no model"):
+    with pytest.raises(BadFolder, match="nor a model folder"):
         export_model_folder(tiny_model, tmp_path)
     with pytest.raises(BadFolder, match="is a file"):
         export_model_folder(tiny_model, tmp_path / "holiday.jpg")

@@ -16,7 +16,7 @@ import torch
 
 from fairweather import model_folder
 from fairweather.errors import BadCard, BadSettings, ParityFailed
-from fairweather.inference import temporal
+from fairweather.inference import engines, temporal
 from fairweather.inference.engines import RecurrentEngine, open_engine
 from fairweather.inference.restorer import AutoRestorer, Restorer, load
 from fairweather.inference.temporal import (
@@ -415,7 +415,7 @@ def test_a_model_without_a_memory_says_so() -> None:
 def test_quantizing_is_refused(model: Path, tmp_path: Path) -> None:
     from fairweather.deploy.quantization import quantize_model
 
-    with pytest.raises(BadSettings, match="has a memory"):
+    with pytest.raises(BadSettings, match="is recurrent"):
         quantize_model(model, tmp_path / "out", method="dynamic")
 
 
@@ -464,8 +464,6 @@ def test_a_card_whose_state_cannot_be_is_refused(model: Path, tmp_path: Path) ->
 def test_a_memory_is_not_rounded_unless_that_is_asked(
     model: Path, monkeypatch: pytest.MonkeyPatch, precision: str, hint: str
 ) -> None:
-    import openvino
-
     asked: dict[str, Any] = {}
 
     class Core:
@@ -473,7 +471,7 @@ def test_a_memory_is_not_rounded_unless_that_is_asked(
             asked.update(config)
             raise RuntimeError("enough")
 
-    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(engines, "openvino_core", Core)
     with pytest.raises(BadCard, match="enough"):
         open_engine("openvino", model, model_folder.read_card(model), precision=precision)
     assert asked["INFERENCE_PRECISION_HINT"] == hint

@@ -129,7 +129,7 @@ def test_a_video_equals_that_of_the_command(
         == 0
     )
     for one, other in zip(frames_of(result)[1], frames_of(command)[1], strict=True):
-        assert np.abs(one.astype(int) - other).mean() < 1  # x264 is not deterministic on a busy machine
+        assert np.abs(one.astype(int) - other).mean() < 2  # x264 is not deterministic on a busy machine
     assert packets_of(result, "audio") == packets_of(path, "audio")
     assert client.delete(location).status_code == 204
     refusal(client.get(location), 404, "gone")
