@@ -278,7 +278,7 @@ def test_what_a_model_folder_may_replace(tmp_path: Path) -> None:
         (tmp_path / name / entry).touch()
     for name in ("missing", "empty", "model"):
         files.refuse_other_than_model(tmp_path / name)
-    with pytest.raises(BadFolder, match="no model"):
+    with pytest.raises(BadFolder, match="nor a model folder"):
         files.refuse_other_than_model(tmp_path / "photos")
     with pytest.raises(BadFolder, match="is a file"):
         files.refuse_other_than_model(tmp_path / "photos" / "a.jpg")

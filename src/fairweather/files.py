@@ -372,7 +372,8 @@ def _replace_folder(made: Path, target: Path) -> None:
             os.rename(made, target)  # it does not exist, or is empty
             return
         except OSError as error:
-            if not target.is_dir() or (os.name == "posix" and error.errno not in (errno.ENOTEMPTY, errno.EEXIST)):
+            in_the_way = target.is_dir() if os.name != "posix" else error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+            if not in_the_way:
                 raise
         if _exchange(made, target):
             return

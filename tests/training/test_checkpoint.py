@@ -231,7 +231,7 @@ def test_a_disk_that_fills(
         fill(patched)
         assert cli.main(["train"]) == 1, "an error of ours"
     *_, last = capsys.readouterr().err.strip().splitlines()
-    assert last.startswith(f"fairweather: error: {out / name}: ")
+    assert last.startswith(f"fairweather: error: {out / name}")
     assert "No space left" in last or "disk is full" in last
     assert f"{out / 'checkpoints' / 'latest.pt'} (step 2) is the last good one" in last
     assert "--resume" in last

@@ -198,7 +198,7 @@ def test_the_log_names_the_device_of_the_batches(
 ) -> None:
     caplog.set_level("INFO", logger=trainer.log.name)
     run(tmp_path / "run", photos, config, on_device=True, steps=1)
-    assert "batches are made on cpu" in caplog.text
+    assert "batches are prepared on cpu" in caplog.text
 
 
 def drawn(loader: BatchLoader, count: int) -> list[torch.Tensor]:

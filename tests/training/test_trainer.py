@@ -134,7 +134,7 @@ def test_real_folders(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("cyclegan", {"data": None, "degraded": "a"}, "--degraded and --clear"),
         ("cyclegan", {"data": None, "degraded": "a", "clear": "b", "hold_back": 0.1}, "hold_back"),
         ("supervised", {"data": "a", "depths": "b"}, "data.depths is for mixtures"),
-        ("supervised", {"crop": 30}, "multiple of 4; 32"),
+        ("supervised", {"crop": 30}, "multiple of 4: use 32"),
         ("supervised", {"precision": "fp16"}, "fp16"),
         ("supervised", {"settings": {"learning_rate": 1.0}}, "learning_rate"),
     ],

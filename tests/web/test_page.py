@@ -59,7 +59,7 @@ def test_own_models_are_listed_by_the_name_in_their_card(tmp_path: Path, web: No
     from fairweather.web.model_registry import ModelRegistry, RestoreSettings
 
     shutil.copytree(model_folder.shipped()["dehaze-fast"], tmp_path / "folder")
-    with pytest.raises(BadSettings, match="already"):
+    with pytest.raises(BadSettings, match="exists"):
         ModelRegistry([tmp_path / "folder"])
     card = json.loads((tmp_path / "folder" / model_folder.CARD).read_text())
     (tmp_path / "folder" / model_folder.CARD).write_text(json.dumps({**card, "name": "mine"}))

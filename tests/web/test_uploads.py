@@ -114,7 +114,7 @@ def test_what_is_not_a_photo(
     else:
         response = client.post(RESTORE, params={"name": "harbour.jpg"}, content=body)
     text = refusal(response, status, kind)
-    assert text.startswith("harbour.jpg: ")
+    assert "harbour.jpg " in text
     assert message in text
     assert str(service.folders.root) not in text
     assert service.requests.active == 0
@@ -156,9 +156,9 @@ BAD_VIDEOS: dict[str, tuple[Callable[[Path], bytes], int, str, str]] = {
     "empty": (lambda path: b"", 422, "empty", "0 bytes"),
     "header": (lambda path: b"\0\0\0\x18ftypisom" + bytes(100), 422, "bad_video", "complete copy"),
     "cut": (lambda path: video(path, 6).read_bytes()[:-900], 422, "bad_video", "complete copy"),
-    "sound": (sound_only, 422, "bad_video", "harbour.mp4: "),
-    "frames": (without_frames, 422, "bad_video", "harbour.mp4: "),
-    "codec": (unknown_codec, 422, "bad_video", "harbour.mp4: "),
+    "sound": (sound_only, 422, "bad_video", "harbour.mp4 "),
+    "frames": (without_frames, 422, "bad_video", "harbour.mp4 "),
+    "codec": (unknown_codec, 422, "bad_video", "harbour.mp4 "),
     "pixels": (lambda path: make(path, size=(2000, 1200), count=1).read_bytes(), 413, "too_many_pixels", "2 megapix"),
     "bytes": (lambda path: b"\0\0\0\x18ftypisom" + bytes(3_000_001), 413, "too_large", "3 MB"),
     "playlist": (lambda path: b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n", 415, "not_a_video", "MP4, MOV"),
@@ -172,7 +172,7 @@ def test_what_is_not_a_video(client: Any, service: Any, tmp_path: Path, case: st
     before = set(service.folders.root.iterdir())
     response = client.post(VIDEOS, params={"name": "harbour.mp4", **FAST}, content=make_body(tmp_path / "made.mp4"))
     text = refusal(response, status, kind)
-    assert text.startswith("harbour.mp4: ")
+    assert "harbour.mp4 " in text
     assert message in text
     assert str(service.folders.root) not in text
     assert service.requests.active == 0
@@ -206,7 +206,7 @@ def test_errors_of_pyav_have_their_status(tmp_path: Path) -> None:
     for error, status in ((av.error.InvalidDataError(1, "nonsense"), 422), (ZeroDivisionError(), 500)):
         refused = video_error(error, tmp_path / "source", "harbour.mp4", Limits())
         assert refused.status == status
-        assert str(refused).startswith("harbour.mp4: ")
+        assert str(refused).startswith("harbour.mp4")
 
 
 def boxes(data: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
