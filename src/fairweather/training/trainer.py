@@ -132,7 +132,8 @@ def _load_config(
         record = read_record(out)
         return *resume_config(record, tables, origins), record, None
     # A run that was killed before its first checkpoint cannot be resumed, and a restart loses nothing.
-    if any(path.exists() for path in (out / "stats.jsonl", out / "model", *(out / "checkpoints").glob("*.pt"))):
+    results = (out / "stats.jsonl", out / "model", *(out / "checkpoints").glob("*.pt"))
+    if (out / "run.json").exists() and any(path.exists() for path in results):
         raise BadFolder(f"{out} already contains a run: resume it (--resume), or use another folder (--out)")
     start = None
     if tables["run"].get("start") is not None:
